@@ -1,0 +1,239 @@
+"""Losses against closed forms, torch, torchvision and timm."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.task import LogitDistillationTask
+from torch import nn
+from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
+
+from kdoct_utils.losses import balanced_class_weights, distillation_loss, distillation_terms, focal_loss, soften
+
+
+def random_case(seed=0, batch=6, classes=3, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    student = 2 * torch.randn(batch, classes, generator=generator, dtype=dtype)
+    teacher = 2 * torch.randn(batch, classes, generator=generator, dtype=dtype)
+    target = torch.randint(classes, (batch,), generator=generator)
+    return student, teacher, target
+
+
+# ---- focal loss
+
+
+@pytest.mark.parametrize("p_true", [0.01, 0.3, 0.9])
+@pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
+def test_focal_loss_is_its_formula(p_true, gamma):
+    logits = torch.tensor([[p_true, (1 - p_true) / 2, (1 - p_true) / 2]], dtype=torch.float64).log()
+    expected = -((1 - p_true) ** gamma) * math.log(p_true)
+    assert focal_loss(logits, torch.tensor([0]), gamma).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_focal_loss_with_two_classes_is_torchvisions_sigmoid_focal_loss():
+    student, _, target = random_case(classes=2)
+    # A softmax over (0, z) is a sigmoid of z.
+    expected = sigmoid_focal_loss(student[:, 1] - student[:, 0], target.double(), alpha=-1, gamma=2)
+    torch.testing.assert_close(focal_loss(student, target, 2.0, reduction="none"), expected)
+
+
+def test_gamma_zero_is_cross_entropy():
+    student, _, target = random_case()
+    torch.testing.assert_close(focal_loss(student, target, gamma=0), functional.cross_entropy(student, target))
+    weights = torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
+    torch.testing.assert_close(
+        focal_loss(student, target, 0, weights, reduction="none"),
+        functional.cross_entropy(student, target, weights, reduction="none"),
+    )
+
+
+def test_class_weights_scale_the_loss_and_leave_the_focus_alone():
+    """The reference code takes p_t from weighted cross-entropy and gets p_t ** w_t."""
+    p_true, weight, gamma = 0.6, 2.5, 2.0
+    logits = torch.tensor([[p_true, 1 - p_true]], dtype=torch.float64).log()
+    target, weights = torch.tensor([0]), torch.tensor([weight, 1.0], dtype=torch.float64)
+    right = -weight * (1 - p_true) ** gamma * math.log(p_true)
+    assert focal_loss(logits, target, gamma, weights).item() == pytest.approx(right, rel=1e-12)
+
+    weighted = functional.cross_entropy(logits, target, weights, reduction="none")
+    reference = ((1 - torch.exp(-weighted)) ** gamma * weighted).item()
+    assert reference == pytest.approx(-weight * (1 - p_true**weight) ** gamma * math.log(p_true), rel=1e-12)
+    assert reference > 2 * right
+
+
+def test_mean_is_over_images_not_over_weights():
+    student, _, target = random_case()
+    weights = torch.tensor([0.2, 0.8, 2.0], dtype=torch.float64)
+    each = focal_loss(student, target, 2.0, weights, reduction="none")
+    assert each.shape == (6,)
+    torch.testing.assert_close(focal_loss(student, target, 2.0, weights), each.mean())
+    torch.testing.assert_close(focal_loss(student, target, 2.0, weights, reduction="sum"), each.sum())
+
+
+def test_focal_gradient_is_right_and_finite_where_the_model_is_certain():
+    student, _, target = random_case()
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda logits: focal_loss(logits, target, 2.0), (student,))
+    certain = torch.tensor([[80.0, -80.0], [-80.0, 80.0]], requires_grad=True)
+    for gamma in (0.0, 0.5, 2.0):
+        (gradient,) = torch.autograd.grad(focal_loss(certain, torch.tensor([0, 0]), gamma), certain)
+        assert torch.isfinite(gradient).all()
+        assert gradient[1].abs().sum() > 0.1  # the wrong one still teaches
+
+
+@given(counts=st.lists(st.integers(0, 50), min_size=2, max_size=4).filter(any))
+@settings(max_examples=40, deadline=None)
+def test_balanced_weights_times_counts_are_equal_and_have_mean_one(counts):
+    target = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    weights = balanced_class_weights(target, len(counts))
+    assert weights.mean().item() == pytest.approx(1, rel=1e-5)
+    occurring = torch.tensor(counts) > 0
+    shares = (weights * torch.tensor(counts))[occurring]
+    torch.testing.assert_close(shares, shares[:1].expand_as(shares))
+    assert (weights[~occurring] == 1).all()
+
+
+# ---- distillation
+
+
+def test_soften_against_hand_numbers():
+    logits = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    assert soften(logits, 1.0)[0].item() == pytest.approx(1 / (1 + math.exp(-2)))
+    assert soften(logits, 4.0)[0].item() == pytest.approx(1 / (1 + math.exp(-0.5)))
+    assert soften(logits, 1e9)[0].item() == pytest.approx(0.5)
+
+
+def test_distillation_loss_is_its_closed_form():
+    temperature, alpha = 4.0, 0.7
+    student, teacher = torch.tensor([[1.0, -1.0]]).double(), torch.tensor([[3.0, 0.0]]).double()
+
+    def sigmoid(z):
+        return 1 / (1 + math.exp(-z))
+
+    q, p = sigmoid(2 / temperature), sigmoid(3 / temperature)
+    divergence = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    expected = alpha * temperature**2 * divergence - (1 - alpha) * math.log(sigmoid(-2))
+    actual = distillation_loss(student, teacher, torch.tensor([1]), temperature, alpha)
+    assert actual.item() == pytest.approx(expected, rel=1e-12)
+
+
+class FixedLogits(nn.Module):
+    """A model that timm's task accepts and that passes its input through."""
+
+    num_classes, in_chans = 3, 3
+    pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+    def __init__(self, map_weight):
+        super().__init__()
+        self.map_weight = nn.Parameter(map_weight)
+
+    def forward(self, images):
+        return images.mean(dim=(2, 3)) @ self.map_weight
+
+
+@pytest.mark.parametrize("temperature,alpha", [(1.0, 0.5), (4.0, 0.7), (10.0, 0.9)])
+def test_distillation_loss_is_timms(temperature, alpha):
+    student, _, target = random_case(dtype=torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    student_model = FixedLogits(torch.randn(3, 3, generator=generator))
+    teacher_model = FixedLogits(torch.randn(3, 3, generator=generator))
+    images = student[:, :, None, None].expand(-1, -1, 4, 4)
+    task = LogitDistillationTask(
+        student_model, teacher_model, nn.CrossEntropyLoss(), distill_loss_weight=alpha, task_loss_weight=1 - alpha,
+        temperature=temperature, verbose=False,
+    )
+    theirs = task(images, target)
+    ours = distillation_loss(student_model(images), teacher_model(images), target, temperature, alpha)
+    torch.testing.assert_close(ours, theirs["loss"])
+    soft, hard = distillation_terms(student_model(images), teacher_model(images), target, temperature)
+    torch.testing.assert_close(soft, theirs["kd_loss"])
+    torch.testing.assert_close(hard, theirs["task_loss"])
+    expected, actual = (torch.autograd.grad(loss, student_model.map_weight)[0] for loss in (theirs["loss"], ours))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_soft_term_is_zero_without_gradient_when_student_equals_teacher():
+    student, _, target = random_case()
+    student.requires_grad_()
+    soft, _ = distillation_terms(student, student.detach().clone(), target)
+    (gradient,) = torch.autograd.grad(soft, student)
+    assert abs(soft.item()) < 1e-12
+    assert gradient.abs().max() < 1e-12
+
+
+def test_temperature_squared_keeps_the_gradient_the_same_size():
+    """At high T the gradient tends to (student - teacher) / classes for centred logits, whatever T is."""
+    student, teacher, target = random_case()
+    student = (student - student.mean(dim=1, keepdim=True)).requires_grad_()
+    teacher = teacher - teacher.mean(dim=1, keepdim=True)
+    limit = (student - teacher).detach() / 3
+    for temperature in (1e3, 1e4):
+        soft, _ = distillation_terms(student, teacher, target, temperature, reduction="sum")
+        (gradient,) = torch.autograd.grad(soft, student)
+        torch.testing.assert_close(gradient, limit, rtol=1e-2, atol=1e-2)
+
+
+def test_teacher_gets_no_gradient():
+    student, teacher, target = random_case()
+    student.requires_grad_()
+    teacher.requires_grad_()
+    distillation_loss(student, teacher, target).backward()
+    assert teacher.grad is None
+    assert student.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("loss", ["focal", "distillation"])
+def test_mean_does_not_depend_on_batch_size(loss):
+    student, teacher, target = random_case()
+
+    def value(copies):
+        case = student.repeat(copies, 1), teacher.repeat(copies, 1), target.repeat(copies)
+        return focal_loss(case[0], case[2]) if loss == "focal" else distillation_loss(*case)
+
+    torch.testing.assert_close(value(1), value(5))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.7, 0.9, 1.0])
+def test_reductions_agree_and_alpha_weighs(alpha):
+    student, teacher, target = random_case()
+    each = distillation_loss(student, teacher, target, alpha=alpha, reduction="none")
+    soft, hard = distillation_terms(student, teacher, target, reduction="none")
+    assert each.shape == soft.shape == hard.shape == (6,)
+    torch.testing.assert_close(each, alpha * soft + (1 - alpha) * hard)
+    torch.testing.assert_close(distillation_loss(student, teacher, target, alpha=alpha), each.mean())
+
+
+def test_half_precision_logits_are_raised_to_float32():
+    student, teacher, target = (tensor.bfloat16() if tensor.is_floating_point() else tensor for tensor in random_case())
+    assert focal_loss(student, target).dtype == torch.float32
+    loss = distillation_loss(student, teacher, target)
+    torch.testing.assert_close(loss, distillation_loss(student.float(), teacher.float(), target))
+
+
+def test_errors_name_what_is_wrong():
+    student, teacher, target = random_case()
+    with pytest.raises(ValueError, match="gamma.*-1"):
+        focal_loss(student, target, gamma=-1)
+    with pytest.raises(ValueError, match="'avg'.*mean, sum, none"):
+        focal_loss(student, target, reduction="avg")
+    with pytest.raises(ValueError, match=r"class_weights.*\(3,\).*\(2,\)"):
+        focal_loss(student, target, class_weights=torch.ones(2))
+    with pytest.raises(ValueError, match="batch"):
+        focal_loss(student, target[:2])
+    with pytest.raises(ValueError, match="temperature.*0"):
+        distillation_loss(student, teacher, target, temperature=0)
+    with pytest.raises(ValueError, match="temperature.*-2"):
+        soften(student, -2)
+    with pytest.raises(ValueError, match=r"alpha.*1\.5"):
+        distillation_loss(student, teacher, target, alpha=1.5)
+    with pytest.raises(ValueError, match=r"differ in shape.*\(6, 2\)"):
+        distillation_loss(student, teacher[:, :2], target)
+    with pytest.raises(ValueError, match="at least one"):
+        balanced_class_weights(torch.empty(0, dtype=torch.long), 3)
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        balanced_class_weights(torch.tensor([0, 3]), 3)
