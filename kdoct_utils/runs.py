@@ -1,0 +1,247 @@
+"""The run folder: one place for everything that a run makes, written so that a kill or a full disk leaves no half file.
+
+The folder's ``config.json`` says what the run is (profile with its hyper-parameters, dataset, seed, versions).
+Opening the folder for anything else is refused, so that a student is never scored against another run's teacher.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kdoct_utils.profiles import Profile, get_profile
+
+CONFIG_NAME = "config.json"
+RECORDED_PACKAGES = ("kdoct_utils", "torch", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "onnxruntime")
+
+
+class RunError(ValueError):
+    """A run that cannot start or go on; the message says what is wrong and what to do."""
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` and move it there when the block ends without an error.
+
+    Readers see the old file or the whole new one, never a half. If the block raises (a full disk, a stop),
+    the temporary file is removed and the old file stays. The suffix is kept, since some writers look at it.
+
+    Raises RunError if the block wrote nothing to the path it was given.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        if not temporary.is_file():
+            raise RunError(f"nothing was written for {path.name}")
+        with temporary.open("rb+") as file:  # on the disk before the name points at it
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(value: object) -> object:
+    """``value`` in JSON's own types: tuples and numpy arrays become lists, numbers that are not finite become None."""
+    if hasattr(value, "tolist"):  # numpy and torch, without importing either
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for NaN
+    return value
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write ``value`` as readable, strictly valid JSON, atomically."""
+    text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | Path) -> dict:
+    """The JSON object in ``path``. Raises RunError, naming the file, if there is none or it does not parse."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"there is no {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is not valid JSON ({error}); remove it, or choose another run_dir") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{path} holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def installed_versions(packages: tuple[str, ...] = RECORDED_PACKAGES) -> dict[str, str | None]:
+    """Version of Python and of each package (None where it is not installed); nothing is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk: what it is, and where each of its files lies. Made by ``open_run``.
+
+    path: the folder, absolute. data_root: absolute, None where the dataset needs none.
+    """
+
+    path: Path
+    profile: Profile
+    dataset: str
+    data_root: Path | None
+    seed: int
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / CONFIG_NAME
+
+    @property
+    def splits_file(self) -> Path:
+        return self.path / "splits.csv"
+
+    @property
+    def table_file(self) -> Path:
+        """The scan table."""
+        return self.path / "scans.csv"
+
+    @property
+    def images_file(self) -> Path:
+        """uint8 (n, resize_size, resize_size), in the order of the scan table."""
+        return self.path / "images.npy"
+
+    @property
+    def teacher_file(self) -> Path:
+        return self.path / "teacher.safetensors"
+
+    @property
+    def teacher_logits_file(self) -> Path:
+        """float32 (views, n, classes)."""
+        return self.path / "teacher_logits.npy"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def onnx_file(self) -> Path:
+        return self.path / "student.onnx"
+
+    @property
+    def int8_file(self) -> Path:
+        return self.path / "student_int8.onnx"
+
+    @property
+    def notebooks_dir(self) -> Path:
+        return self.path / "notebooks"
+
+    @property
+    def index_file(self) -> Path:
+        return self.path / "index.html"
+
+    def student_file(self, kind: str, seed: int) -> Path:
+        """kind: "alone", "kd" (real-time teacher) or "cached" (precomputed teacher logits)."""
+        return self.path / f"student_{kind}_seed{seed}.safetensors"
+
+    def history_file(self, name: str) -> Path:
+        """Epoch by epoch record of one training, such as "teacher"."""
+        return self.path / f"history_{name}.csv"
+
+    def read_metrics(self) -> dict:
+        """``metrics.json``; an empty dict where nothing has been measured yet."""
+        return read_json(self.metrics_file) if self.metrics_file.exists() else {}
+
+    def update_metrics(self, section: str, value: dict) -> None:
+        """Merge ``value`` into one section of ``metrics.json``: its keys replace those of the same name, others stay.
+
+        Safe when several processes write at once. Numbers that are not finite are written as null.
+        """
+        from filelock import FileLock
+
+        with FileLock(self.path / ".metrics.lock"):
+            metrics = self.read_metrics()
+            metrics[section] = metrics.get(section, {}) | value
+            write_json(self.metrics_file, metrics)
+
+
+def open_run(
+    run_dir: str | Path,
+    *,
+    profile: str | Profile,
+    dataset: str,
+    data_root: str | Path | None = None,
+    seed: int = 0,
+) -> RunFolder:
+    """Make the run folder, or take up the one that is there if it is the same run.
+
+    data_root: "" and None both mean that the dataset needs none.
+
+    Raises RunError, naming the field, if the folder belongs to another run; ValueError for an unknown profile.
+    """
+    profile = get_profile(profile) if isinstance(profile, str) else profile
+    path = Path(run_dir).expanduser().resolve()
+    root = Path(data_root).expanduser().resolve() if data_root else None
+    run = RunFolder(path, profile, dataset, root, int(seed))
+    wanted = plain(
+        {
+            "profile": profile.name,
+            "dataset": dataset,
+            "data_root": str(root) if root else None,
+            "seed": run.seed,
+            "settings": asdict(profile),
+        }
+    )
+    if run.config_file.exists():
+        _refuse_other_run(read_json(run.config_file), wanted, path)
+    else:
+        write_json(run.config_file, wanted | {"versions": installed_versions()})
+    return run
+
+
+def load_run(run_dir: str | Path) -> RunFolder:
+    """The run that is already in ``run_dir``. Raises RunError if there is none."""
+    path = Path(run_dir).expanduser().resolve()
+    if not (path / CONFIG_NAME).is_file():
+        raise RunError(f"{run_dir} is not a run folder: it has no {CONFIG_NAME}; `kdoct run` makes one")
+    config = read_json(path / CONFIG_NAME)
+    missing = [name for name in ("profile", "dataset", "data_root", "seed") if name not in config]
+    if missing:
+        raise RunError(f"{path / CONFIG_NAME} lacks {', '.join(missing)}; choose another run_dir")
+    return open_run(
+        path,
+        profile=config["profile"],
+        dataset=config["dataset"],
+        data_root=config["data_root"],
+        seed=config["seed"],
+    )
+
+
+def _refuse_other_run(found: dict, wanted: dict, path: Path) -> None:
+    for name in ("profile", "dataset", "data_root", "seed"):
+        if found.get(name) != wanted[name]:
+            raise RunError(
+                f"{path} holds a run with {name} = {found.get(name)!r}, not {wanted[name]!r}; choose another run_dir"
+            )
+    settings = found.get("settings") or {}
+    changed = [name for name in wanted["settings"] if settings.get(name) != wanted["settings"][name]]
+    if changed:
+        raise RunError(
+            f"{path} was made when profile {wanted['profile']!r} had another {', '.join(changed)}; "
+            "choose another run_dir, or remove this one"
+        )
