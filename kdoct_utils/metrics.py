@@ -1,0 +1,213 @@
+"""How good a classifier is, and how sure we may be: scores, calibration, intervals over patients.
+
+NumPy in, plain Python numbers and lists out, so that the results go straight into metrics.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+
+def evaluate(
+    probabilities: np.ndarray,
+    target: np.ndarray,
+    patients: Sequence[str] | np.ndarray,
+    class_names: Sequence[str],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """Every score of one model on one set of scans.
+
+    probabilities: (n, classes), rows sum to 1. target: (n,) class indices. patients: (n,) patient keys.
+    Returns a dict ready for JSON:
+    - accuracy, sensitivity, specificity (macro one-vs-rest), auc (macro one-vs-rest ROC AUC), ece: 0..1 or None
+    - per_class: {name: {sensitivity, specificity, auc, n_scans}}; confusion: counts, rows true, columns predicted
+    - n_scans, n_patients; interval: [low, high], 95 % for accuracy, resampling patients
+    - absent_classes: names that no scan has; notes: sentences on what could not be measured
+    Macro scores average over the classes that occur in target. A score without cases is None: sensitivity of an
+    absent class, specificity and AUC where there is nothing to tell apart. With a single patient nothing is known
+    about others, and the interval is [0, 1].
+    Raises ValueError for wrong shapes, probabilities that are not, or targets outside the classes.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)  # (n, classes)
+    target, patients = np.asarray(target), np.asarray(patients)
+    _check(probabilities, target, patients, class_names)
+    n_classes = len(class_names)
+    predicted = probabilities.argmax(axis=1)
+    confusion = confusion_matrix(target, predicted, labels=np.arange(n_classes))
+    scores = confusion_scores(confusion)
+    areas = [_one_vs_rest_auc(probabilities[:, k], target == k) for k in range(n_classes)]
+    n_patients = len(np.unique(patients))
+    absent = [name for name, row in zip(class_names, confusion, strict=True) if row.sum() == 0]
+    notes = [f"no scan of class {name}: its sensitivity is unknown and macro scores leave it out" for name in absent]
+    if n_patients > 1:
+        interval = percentile_interval(patient_bootstrap(predicted == target, patients, resamples, seed))
+    else:
+        interval = [0.0, 1.0]
+        notes.append("one patient only: the interval for accuracy says nothing")
+    return {
+        "accuracy": scores["accuracy"],
+        "sensitivity": scores["sensitivity"],
+        "specificity": scores["specificity"],
+        "auc": _mean([area for area in areas if area is not None]),
+        "ece": expected_calibration_error(probabilities, target),
+        "n_scans": len(target),
+        "n_patients": n_patients,
+        "interval": interval,
+        "per_class": {
+            name: {
+                "sensitivity": scores["sensitivity_per_class"][k],
+                "specificity": scores["specificity_per_class"][k],
+                "auc": areas[k],
+                "n_scans": int(confusion[k].sum()),
+            }
+            for k, name in enumerate(class_names)
+        },
+        "confusion": confusion.tolist(),
+        "class_names": list(class_names),
+        "absent_classes": absent,
+        "notes": notes,
+    }
+
+
+def confusion_scores(confusion: np.ndarray) -> dict:
+    """Accuracy, sensitivity and specificity, macro and per class, from counts alone.
+
+    confusion: (classes, classes) counts, rows true, columns predicted.
+    Returns accuracy, sensitivity, specificity (macro over the classes that occur) and sensitivity_per_class,
+    specificity_per_class (lists, None where there are no cases). Raises ValueError if not square or empty.
+    """
+    confusion = np.asarray(confusion)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or confusion.sum() == 0:
+        raise ValueError(f"expected a square confusion matrix with counts, got shape {confusion.shape}")
+    total = confusion.sum()
+    positives = confusion.sum(axis=1)  # (classes,)
+    hits = np.diag(confusion)
+    negatives = total - positives
+    rejected = negatives - (confusion.sum(axis=0) - hits)  # true negatives
+    sensitivity = _ratios(hits, positives)
+    specificity = _ratios(rejected, negatives)
+    occurring = np.flatnonzero(positives)
+    return {
+        "accuracy": float(hits.sum() / total),
+        "sensitivity": _mean([sensitivity[k] for k in occurring]),
+        "specificity": _mean([specificity[k] for k in occurring if specificity[k] is not None]),
+        "sensitivity_per_class": sensitivity,
+        "specificity_per_class": specificity,
+    }
+
+
+def expected_calibration_error(probabilities: np.ndarray, target: np.ndarray, bins: int = 15) -> float:
+    """How far confidence is from accuracy: mean over bins of |accuracy - confidence|, weighted by scans.
+
+    probabilities: (n, classes); the confidence is the largest of a row. bins: equal widths over 0..1.
+    Returns 0 (calibrated) .. 1. Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
+    """
+    probabilities, target = np.asarray(probabilities, dtype=np.float64), np.asarray(target)
+    if bins < 1 or len(target) == 0:
+        raise ValueError(f"calibration needs at least one bin and one scan, got {bins} and {len(target)}")
+    confidence = probabilities.max(axis=1)  # (n,)
+    gap = (probabilities.argmax(axis=1) == target) - confidence
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)  # a confidence of 1 is in the last bin
+    return float(np.abs(np.bincount(bin_of, weights=gap, minlength=bins)).sum() / len(target))
+
+
+def patient_bootstrap(
+    values: np.ndarray, patients: Sequence[str] | np.ndarray, resamples: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """Means of values over resampled patients: scans of one patient stay together, because they are alike.
+
+    values: (n,), such as correct or not. patients: (n,) keys. Returns (resamples,) means over scans; the same
+    whatever the order of the scans. Raises ValueError when there is nothing to resample.
+    """
+    values, patients = np.asarray(values, dtype=np.float64), np.asarray(patients)
+    if values.ndim != 1 or values.shape != patients.shape or len(values) == 0 or resamples < 1:
+        raise ValueError(
+            f"expected values (n,), patients (n,) and resamples >= 1, "
+            f"got {values.shape}, {patients.shape} and {resamples}"
+        )
+    sums, sizes = _per_patient(values[None], patients)  # (1, patients), (patients,)
+    drawn = _draws(len(sizes), resamples, np.random.default_rng(seed))  # (resamples, patients)
+    return drawn @ sums[0] / (drawn @ sizes)
+
+
+def paired_difference(
+    correct_a: np.ndarray,
+    correct_b: np.ndarray,
+    patients: Sequence[str] | np.ndarray,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """Mean of a - b on the same scans, with a 95 % interval that resamples patients and training seeds.
+
+    correct_a, correct_b: (seeds, n), or (n,) for a single seed; row s of both was trained with seed s.
+    Returns estimate, low, high (same unit as the input: fractions for correct or not) and seeds, their number.
+    With one seed the interval knows nothing of what another training run would change.
+    Raises ValueError when the shapes do not fit.
+    """
+    a = np.atleast_2d(np.asarray(correct_a, dtype=np.float64))  # (seeds, n)
+    b = np.atleast_2d(np.asarray(correct_b, dtype=np.float64))
+    patients = np.asarray(patients)
+    if a.shape != b.shape or a.shape[1:] != patients.shape or a.size == 0 or resamples < 1:
+        raise ValueError(
+            f"expected two (seeds, n) arrays, patients (n,) and resamples >= 1, "
+            f"got {a.shape}, {b.shape}, {patients.shape} and {resamples}"
+        )
+    sums, sizes = _per_patient(a - b, patients)  # (seeds, patients), (patients,)
+    generator = np.random.default_rng(seed)
+    drawn_patients = _draws(len(sizes), resamples, generator)  # (resamples, patients)
+    drawn_seeds = _draws(len(a), resamples, generator)  # (resamples, seeds)
+    totals = np.einsum("rs,rs->r", drawn_patients @ sums.T, drawn_seeds)
+    low, high = percentile_interval(totals / (len(a) * (drawn_patients @ sizes)))
+    return {"estimate": float((a - b).mean()), "low": low, "high": high, "seeds": len(a)}
+
+
+def percentile_interval(samples: np.ndarray, level: float = 0.95) -> list[float]:
+    """[low, high]: the middle `level` (0..1) of bootstrap samples (resamples,)."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    tail = (1 - level) / 2
+    return [float(value) for value in np.quantile(samples, [tail, 1 - tail])]
+
+
+def _draws(items: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """(resamples, items): how often each item is drawn when `items` are drawn with replacement."""
+    return generator.multinomial(items, np.full(items, 1 / items), size=resamples)
+
+
+def _per_patient(values: np.ndarray, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums (rows, patients) of values (rows, n), and scans (patients,), patients in sorted order."""
+    keys, patient_of = np.unique(patients, return_inverse=True)
+    sums = np.stack([np.bincount(patient_of, weights=row, minlength=len(keys)) for row in values])
+    return sums, np.bincount(patient_of, minlength=len(keys))
+
+
+def _ratios(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
+    return [float(p / w) if w else None for p, w in zip(part, whole, strict=True)]
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _one_vs_rest_auc(score: np.ndarray, is_class: np.ndarray) -> float | None:
+    if is_class.all() or not is_class.any():
+        return None
+    return float(roc_auc_score(is_class, score))
+
+
+def _check(
+    probabilities: np.ndarray, target: np.ndarray, patients: np.ndarray, class_names: Sequence[str]
+) -> None:
+    if probabilities.ndim != 2 or probabilities.shape[1] != len(class_names):
+        raise ValueError(f"expected probabilities (n, {len(class_names)}), got {probabilities.shape}")
+    n = len(probabilities)
+    if n == 0 or target.shape != (n,) or patients.shape != (n,):
+        raise ValueError(f"{n} rows of probabilities, targets {target.shape} and patients {patients.shape}")
+    if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3) or probabilities.min() < 0:
+        raise ValueError("probabilities must be finite, at least 0 and sum to 1 in every row (are these logits?)")
+    if target.min() < 0 or target.max() >= len(class_names):
+        raise ValueError(f"targets must be in 0..{len(class_names) - 1}, got {target.min()}..{target.max()}")

@@ -1,0 +1,227 @@
+"""Metrics against scikit-learn, torchmetrics, SciPy and the published confusion matrices."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap, norm
+from sklearn.metrics import balanced_accuracy_score, recall_score, roc_auc_score
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_specificity
+
+from kdoct_utils.metrics import (
+    confusion_scores,
+    evaluate,
+    expected_calibration_error,
+    paired_difference,
+    patient_bootstrap,
+    percentile_interval,
+)
+
+NAMES = ("normal", "drusen", "cnv", "dme")
+
+# KD-OCT's teacher on NEH, five folds, as published (arXiv 2512.09069): rows true, columns predicted.
+PUBLISHED_TEACHER = [
+    [[986, 75, 1], [36, 749, 11], [0, 17, 628]],
+    [[1049, 59, 0], [50, 660, 8], [2, 32, 585]],
+    [[1087, 142, 0], [77, 553, 11], [2, 32, 615]],
+    [[1102, 43, 0], [45, 752, 25], [2, 13, 610]],
+    [[948, 173, 2], [57, 704, 4], [1, 21, 680]],
+]
+
+
+def random_case(seed=0, n=200, classes=3, patients=25):
+    generator = np.random.default_rng(seed)
+    target = generator.integers(classes, size=n)
+    logits = generator.normal(size=(n, classes)) + 1.5 * np.eye(classes)[target]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return probabilities, target, np.array([f"p/{k:03d}" for k in generator.integers(patients, size=n)])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_scores_are_those_of_scikit_learn_and_torchmetrics(classes):
+    probabilities, target, patients = random_case(classes=classes)
+    result = evaluate(probabilities, target, patients, NAMES[:classes], resamples=50)
+    predicted = probabilities.argmax(axis=1)
+    assert result["accuracy"] == pytest.approx((predicted == target).mean())
+    assert result["sensitivity"] == pytest.approx(balanced_accuracy_score(target, predicted))
+    per_class = [result["per_class"][name]["sensitivity"] for name in NAMES[:classes]]
+    assert per_class == pytest.approx(recall_score(target, predicted, average=None))
+    specificity = multiclass_specificity(torch.tensor(predicted), torch.tensor(target), classes, average="macro")
+    assert result["specificity"] == pytest.approx(specificity.item(), abs=1e-6)
+    areas = [roc_auc_score(target == k, probabilities[:, k]) for k in range(classes)]
+    assert result["auc"] == pytest.approx(np.mean(areas))
+    if classes > 2:
+        assert result["auc"] == pytest.approx(roc_auc_score(target, probabilities, multi_class="ovr"))
+    assert result["n_scans"] == 200 and result["n_patients"] == 25
+    assert sum(map(sum, result["confusion"])) == 200
+    assert result["absent_classes"] == [] and result["notes"] == []
+
+
+def test_published_confusion_matrices_give_the_recomputed_scores():
+    """Sensitivity is as printed in the paper (92.9); specificity is 96.2, where it prints 98.1."""
+    folds = [confusion_scores(np.array(matrix)) for matrix in PUBLISHED_TEACHER]
+    recomputed = {"accuracy": (92.57, 2.32), "sensitivity": (92.90, 2.08), "specificity": (96.22, 1.14)}
+    for name, (mean, deviation) in recomputed.items():
+        values = 100 * np.array([fold[name] for fold in folds])
+        assert values.mean() == pytest.approx(mean, abs=0.006)
+        assert values.std() == pytest.approx(deviation, abs=0.006)
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_calibration_error_is_that_of_torchmetrics(bins):
+    probabilities, target, _ = random_case(n=500)
+    theirs = multiclass_calibration_error(
+        torch.tensor(probabilities), torch.tensor(target), num_classes=3, n_bins=bins, norm="l1"
+    )
+    assert expected_calibration_error(probabilities, target, bins) == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_calibration_error_by_hand():
+    certain = np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert expected_calibration_error(certain, np.array([0, 0])) == 0
+    assert expected_calibration_error(certain, np.array([1, 1])) == 1
+    assert expected_calibration_error(certain, np.array([0, 1])) == 0.5
+
+
+def test_absent_classes_are_said_and_left_out():
+    probabilities, target, patients = random_case(classes=4)
+    keep = target < 2
+    result = evaluate(probabilities[keep], target[keep], patients[keep], NAMES, resamples=50)
+    assert result["absent_classes"] == ["cnv", "dme"]
+    assert len(result["notes"]) == 2 and "cnv" in result["notes"][0]
+    dme = result["per_class"]["dme"]
+    assert dme["sensitivity"] is None and dme["auc"] is None and dme["n_scans"] == 0
+    assert dme["specificity"] == pytest.approx((probabilities[keep].argmax(axis=1) != 3).mean())
+    present = [result["per_class"][name] for name in ("normal", "drusen")]
+    for score in ("sensitivity", "specificity", "auc"):
+        assert result[score] == pytest.approx(np.mean([scores[score] for scores in present]))
+
+
+def test_a_single_class_and_a_single_patient_do_not_crash():
+    probabilities, _, _ = random_case(n=5)
+    result = evaluate(probabilities, np.zeros(5, int), ["only"] * 5, NAMES[:3], resamples=50)
+    assert result["specificity"] is None and result["auc"] is None
+    assert result["sensitivity"] == result["accuracy"]
+    assert result["interval"] == [0.0, 1.0] and "one patient" in result["notes"][-1]
+
+
+def test_result_is_strict_json():
+    probabilities, target, patients = random_case(n=40, classes=4)
+    result = evaluate(probabilities.astype(np.float32), target % 2, patients, NAMES, resamples=20)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+# ---- intervals
+
+
+def unequal_patients(seed=3, patients=40):
+    """Correct-or-not for patients of different size and skill, as scans of one eye are."""
+    generator = np.random.default_rng(seed)
+    sizes = generator.integers(1, 20, size=patients)
+    skill = generator.beta(4, 1, size=patients)
+    patient = np.repeat(np.arange(patients), sizes)
+    return (generator.random(len(patient)) < skill[patient]).astype(float), patient
+
+
+def test_bootstrap_interval_is_scipys_over_patients():
+    values, patients = unequal_patients()
+    sums, sizes = np.bincount(patients, weights=values), np.bincount(patients)
+    theirs = bootstrap(
+        (sums, sizes), lambda s, n, axis: s.sum(axis) / n.sum(axis), paired=True, vectorized=True,
+        method="percentile", n_resamples=20000, rng=np.random.default_rng(0),
+    ).confidence_interval
+    samples = patient_bootstrap(values, patients, resamples=20000, seed=1)
+    assert percentile_interval(samples) == pytest.approx([theirs.low, theirs.high], abs=0.004)
+    # Wider than if scans were independent: that is what the patients are for.
+    scans = patient_bootstrap(values, np.arange(len(values)), resamples=20000, seed=1)
+    assert samples.std() > 1.3 * scans.std()
+
+
+def test_bootstrap_does_not_depend_on_row_order_and_does_on_seed():
+    values, patients = unequal_patients()
+    order = np.random.default_rng(0).permutation(len(values))
+    first = patient_bootstrap(values, patients, 200, seed=5)
+    np.testing.assert_array_equal(first, patient_bootstrap(values[order], patients[order], 200, seed=5))
+    assert (first != patient_bootstrap(values, patients, 200, seed=6)).any()
+
+
+def test_evaluate_interval_is_the_patient_bootstrap_of_correctness():
+    probabilities, target, patients = random_case()
+    result = evaluate(probabilities, target, patients, NAMES[:3], resamples=300, seed=4)
+    samples = patient_bootstrap(probabilities.argmax(axis=1) == target, patients, 300, 4)
+    assert result["interval"] == percentile_interval(samples)
+    assert result["interval"][0] < result["accuracy"] < result["interval"][1]
+
+
+def test_percentile_interval_of_a_normal_sample():
+    samples = norm.ppf((np.arange(10000) + 0.5) / 10000)
+    assert percentile_interval(samples, 0.9) == pytest.approx([norm.ppf(0.05), norm.ppf(0.95)], abs=1e-3)
+
+
+def test_paired_difference_of_one_seed_is_the_bootstrap_of_the_difference():
+    a, patients = unequal_patients(1)
+    b = np.where(np.random.default_rng(0).random(len(a)) < 0.3, 0, a)
+    result = paired_difference(a, b, patients, resamples=5000)
+    expected = percentile_interval(patient_bootstrap(a - b, patients, 5000, seed=9))
+    assert result["seeds"] == 1
+    assert result["estimate"] == pytest.approx((a - b).mean())
+    assert [result["low"], result["high"]] == pytest.approx(expected, abs=0.01)
+
+
+def test_paired_difference_widens_with_disagreeing_seeds():
+    a, patients = unequal_patients(1)
+    rows = np.stack([np.clip(a - shift, -1, 1) for shift in (0.0, 0.5, 1.0)])
+    result = paired_difference(rows, np.stack([a] * 3), patients, resamples=2000)
+    assert result["estimate"] == pytest.approx(-0.5)
+    assert result["low"] == pytest.approx(-1, abs=0.2) and result["high"] == pytest.approx(0, abs=0.2)
+    same = paired_difference(np.stack([a - 0.5] * 3), np.stack([a] * 3), patients, resamples=2000)
+    assert same["low"] == pytest.approx(-0.5) and same["high"] == pytest.approx(-0.5)
+
+
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 30), classes=st.integers(2, 4), patients=st.integers(1, 6))
+@settings(max_examples=40, deadline=None)
+def test_properties_of_any_evaluation(seed, n, classes, patients):
+    probabilities, target, patient = random_case(seed, n, classes, patients)
+    result = evaluate(probabilities, target, patient, NAMES[:classes], resamples=30)
+    for score in ("accuracy", "sensitivity", "specificity", "auc", "ece"):
+        assert result[score] is None or 0 <= result[score] <= 1
+    low, high = result["interval"]
+    assert 0 <= low <= high <= 1
+    # Classes in another order are other names for the same thing.
+    shuffled = np.random.default_rng(seed).permutation(classes)
+    renamed = evaluate(
+        probabilities[:, shuffled], np.argsort(shuffled)[target], patient, [NAMES[k] for k in shuffled], resamples=30
+    )
+    assert renamed["per_class"] == result["per_class"]
+    assert renamed["accuracy"] == result["accuracy"]
+    # A perfect classifier has perfect scores, whatever classes are missing.
+    perfect = evaluate(np.eye(classes)[target], target, patient, NAMES[:classes], resamples=30)
+    assert perfect["accuracy"] == perfect["sensitivity"] == 1 and perfect["ece"] == 0
+    assert perfect["specificity"] in (1, None) and perfect["auc"] in (1, None)
+
+
+def test_errors_name_what_is_wrong():
+    probabilities, target, patients = random_case(n=10)
+    with pytest.raises(ValueError, match=r"\(n, 2\).*\(10, 3\)"):
+        evaluate(probabilities, target, patients, NAMES[:2])
+    with pytest.raises(ValueError, match="logits"):
+        evaluate(np.log(probabilities), target, patients, NAMES[:3])
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        evaluate(probabilities, target + 3, patients, NAMES[:3])
+    with pytest.raises(ValueError, match="10 rows"):
+        evaluate(probabilities, target[:5], patients, NAMES[:3])
+    with pytest.raises(ValueError, match="seeds"):
+        paired_difference(np.ones((2, 10)), np.ones((3, 10)), patients)
+    with pytest.raises(ValueError, match="patients"):
+        patient_bootstrap(np.ones(10), patients[:5])
+    with pytest.raises(ValueError, match="square"):
+        confusion_scores(np.ones((2, 3)))
+    with pytest.raises(ValueError, match="level"):
+        percentile_interval(np.ones(3), 95)
+    with pytest.raises(ValueError, match="bin"):
+        expected_calibration_error(probabilities, target, bins=0)
