@@ -1,0 +1,243 @@
+"""The four sizes of the course: every hyper-parameter has its one home here.
+
+Everything that a profile does not have to change is the paper's
+(Nourbakhsh et al., KD-OCT, arXiv 2512.09069).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+# The order of the classes is fixed once, here: readers map their own order to it.
+CLASS_NAMES = ("normal", "drusen", "cnv", "dme")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One network, built by timm.
+
+    architecture: a name that ``timm.list_models`` knows (the course registers two small ones).
+    options: keyword arguments for ``timm.create_model``, such as depths and widths.
+    pretrained_tag: timm's tag of the ImageNet weights, None where there are none.
+    """
+
+    architecture: str
+    dropout: float
+    drop_path: float = 0.0
+    options: dict = field(default_factory=dict)
+    pretrained_tag: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run. Epoch counts are at most; learning rates are per optimiser step."""
+
+    epochs: int
+    batch_size: int  # B-scans a forward pass
+    accumulation: int  # forward passes an optimiser step
+    learning_rate: float  # head (and everything, where backbone_learning_rate is None)
+    backbone_learning_rate: float | None
+    weight_decay: float
+    warmup_epochs: float
+    minimum_learning_rate: float  # floor of the cosine, for the head; scaled for other groups
+    patience: int  # epochs without a better validation score
+    frozen_epochs: int  # backbone held still at first
+    select_on: str  # "loss" or "accuracy", of the validation scans
+    swa_learning_rate: float | None = None  # None: no weight averaging
+    swa_start: float = 0.75  # fraction of the schedule
+    gradient_clip: float = 1.0  # largest gradient norm
+    precision: str = "no"  # Accelerate's mixed_precision: "no", "bf16" or "fp16"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One size of the course, from a test on a laptop to the paper."""
+
+    name: str
+    purpose: str
+    datasets: tuple[str, ...]  # what it is meant for; others are allowed
+    image_size: int  # pixels, the square that the networks see
+    channels: int  # 1: grey; 3: grey repeated, as ImageNet weights expect
+    crop_to_band: bool  # small inputs crop to the retina first; the paper resizes the frame
+    phantom_patients: int  # per class
+    phantom_slices: int  # B-scans a patient
+    teacher: ModelConfig
+    student: ModelConfig
+    start_weights: str  # "none", "phantom" or "imagenet"
+    teacher_training: TrainingConfig
+    student_training: TrainingConfig
+    memory_gb: float  # what a run needs, host or GPU, whichever is larger
+    seeds: int = 3  # repeats of every experiment
+    gamma: float = 2.0  # focal loss
+    temperature: float = 4.0  # distillation
+    alpha: float = 0.7  # weight of the soft-label term; the rest is cross-entropy
+    departs_from_paper: str = ""  # what time forbids, for the table
+
+    @property
+    def resize_size(self) -> int:
+        """Side that scans are stored at: the paper resizes to 416 and crops 384."""
+        return round(self.image_size * 416 / 384)
+
+
+START_WEIGHTS = ("none", "phantom", "imagenet")
+
+PAPER_TEACHER_TRAINING = TrainingConfig(
+    epochs=150,
+    batch_size=4,
+    accumulation=4,
+    learning_rate=1e-4,
+    backbone_learning_rate=2e-5,
+    weight_decay=0.05,
+    warmup_epochs=10,
+    minimum_learning_rate=1e-7,
+    patience=25,
+    frozen_epochs=5,
+    select_on="loss",
+    swa_learning_rate=1e-5,
+    precision="bf16",
+)
+PAPER_STUDENT_TRAINING = TrainingConfig(
+    epochs=100,
+    batch_size=8,
+    accumulation=2,
+    learning_rate=1e-3,
+    backbone_learning_rate=None,
+    weight_decay=0.01,
+    warmup_epochs=5,
+    minimum_learning_rate=1e-6,
+    patience=20,
+    frozen_epochs=0,
+    select_on="accuracy",
+    precision="bf16",
+)
+
+QUICK_TEACHER = ModelConfig(
+    "convnextv2_atto",
+    dropout=0.3,
+    drop_path=0.1,
+    options={"depths": (1, 1, 3, 1), "dims": (24, 48, 96, 192)},
+)
+
+PROFILES = {
+    "smoke": Profile(
+        name="smoke",
+        purpose="tests: every cell runs, nothing is learnt",
+        datasets=("phantom",),
+        image_size=32,
+        channels=1,
+        crop_to_band=True,
+        phantom_patients=10,
+        phantom_slices=4,
+        teacher=ModelConfig(
+            "convnextv2_atto",
+            dropout=0.3,
+            options={"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
+        ),
+        student=ModelConfig("efficientnet_course_tiny", dropout=0.3),
+        start_weights="none",
+        teacher_training=replace(
+            PAPER_TEACHER_TRAINING,
+            epochs=2,
+            batch_size=32,
+            accumulation=1,
+            learning_rate=1e-3,
+            backbone_learning_rate=1e-3,
+            warmup_epochs=0.5,
+            frozen_epochs=0,
+            swa_start=0.5,
+            swa_learning_rate=1e-4,
+            precision="no",
+        ),
+        student_training=replace(
+            PAPER_STUDENT_TRAINING, epochs=1, batch_size=32, accumulation=1, warmup_epochs=0.2, precision="no"
+        ),
+        memory_gb=1.0,
+        seeds=2,
+        departs_from_paper="tiny networks, 32 px, one or two epochs: a test of the plumbing",
+    ),
+    "quick": Profile(
+        name="quick",
+        purpose="a laptop or Binder: the whole story on phantoms in ten minutes",
+        datasets=("phantom",),
+        image_size=64,
+        channels=1,
+        crop_to_band=True,
+        phantom_patients=80,
+        phantom_slices=10,
+        teacher=QUICK_TEACHER,
+        student=ModelConfig("efficientnet_course_small", dropout=0.1),
+        start_weights="phantom",
+        teacher_training=replace(
+            PAPER_TEACHER_TRAINING,
+            epochs=12,
+            batch_size=32,
+            accumulation=1,
+            learning_rate=1e-3,
+            backbone_learning_rate=5e-4,
+            warmup_epochs=1,
+            minimum_learning_rate=1e-6,
+            patience=12,
+            frozen_epochs=1,
+            swa_learning_rate=2e-4,
+            precision="no",
+        ),
+        student_training=replace(
+            PAPER_STUDENT_TRAINING,
+            epochs=8,
+            batch_size=32,
+            accumulation=1,
+            learning_rate=3e-3,
+            warmup_epochs=0.5,
+            patience=8,
+            precision="no",
+        ),
+        memory_gb=1.5,
+        departs_from_paper="small networks of the same families, 64 px retina band, few epochs",
+    ),
+    "colab": Profile(
+        name="colab",
+        purpose="one small GPU: real networks at 224 px",
+        datasets=("neh", "ucsd", "octmnist", "phantom"),
+        image_size=224,
+        channels=3,
+        crop_to_band=True,
+        phantom_patients=100,
+        phantom_slices=12,
+        teacher=ModelConfig("convnextv2_tiny", dropout=0.3, drop_path=0.2, pretrained_tag="fcmae_ft_in22k_in1k"),
+        student=ModelConfig("efficientnet_b0", dropout=0.3, pretrained_tag="ra_in1k"),
+        start_weights="imagenet",
+        teacher_training=replace(
+            PAPER_TEACHER_TRAINING, epochs=30, batch_size=16, accumulation=1, warmup_epochs=3, patience=8,
+            frozen_epochs=2, precision="fp16",
+        ),
+        student_training=replace(
+            PAPER_STUDENT_TRAINING, epochs=30, batch_size=16, accumulation=1, warmup_epochs=2, patience=8,
+            precision="fp16",
+        ),
+        memory_gb=8.0,
+        departs_from_paper="smaller networks of the same families, 224 px, 30 epochs",
+    ),
+    "paper": Profile(
+        name="paper",
+        purpose="NEH or UCSD on a large GPU: the published recipe",
+        datasets=("neh", "ucsd"),
+        image_size=384,
+        channels=3,
+        crop_to_band=False,
+        phantom_patients=150,
+        phantom_slices=19,
+        teacher=ModelConfig("convnextv2_large", dropout=0.3, drop_path=0.3, pretrained_tag="fcmae_ft_in22k_in1k"),
+        student=ModelConfig("efficientnet_b2", dropout=0.3, pretrained_tag="ra_in1k"),
+        start_weights="imagenet",
+        teacher_training=PAPER_TEACHER_TRAINING,
+        student_training=PAPER_STUDENT_TRAINING,
+        memory_gb=24.0,
+    ),
+}
+
+
+def get_profile(name: str) -> Profile:
+    """The profile of that name. Raises ValueError, with the valid names, for any other."""
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; valid profiles: {', '.join(PROFILES)}")
+    return PROFILES[name]
