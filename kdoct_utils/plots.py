@@ -2,10 +2,9 @@
 
 A figure is shown as a small PNG with alternative text and a one-line takeaway under it.
 Where the alternative text goes depends on who draws the notebook, so `show` sends it three ways:
-nbconvert takes it from the ``alt`` metadata of ``image/png``; VS Code takes it from the ``text/plain`` twin;
-JupyterLab 4 and GitHub give an output image no ``alt`` at all, so the same words stand under the figure
-in a folded "Figure in words". (An HTML ``<img>`` would not do: both drop its ``data:`` address
-from notebooks that the reader has not run.)
+as ``alt`` metadata of ``image/png`` (nbconvert's classic template; `with_alt_text` makes its default one obey too),
+as the ``text/plain`` twin (VS Code), and as a folded "Figure in words" under the figure, for those that give
+an output image no ``alt`` at all: JupyterLab 4.6 and nbconvert's default template.
 
 Figures that several notebooks need are here too; each takes plain arrays and returns a Figure.
 """
@@ -16,6 +15,7 @@ import html
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -27,6 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from nbformat import NotebookNode
 from PIL import Image, PngImagePlugin
 
 from .profiles import CLASS_NAMES
@@ -118,7 +119,7 @@ def figure_png(figure: Figure, largest_kb: float = PNG_LARGEST_KB, description: 
     note = PngImagePlugin.PngInfo()
     if description:
         note.add_itxt("Description", description)
-    png = b""
+    smallest = None
     for dpi, colors in ((PNG_DPI, 128), (PNG_DPI, 48), (PNG_DPI, 16), (0.8 * PNG_DPI, 16)):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
@@ -128,9 +129,10 @@ def figure_png(figure: Figure, largest_kb: float = PNG_LARGEST_KB, description: 
         buffer = io.BytesIO()
         picture.save(buffer, format="png", optimize=True, pnginfo=note)
         png = buffer.getvalue()
+        smallest = png if smallest is None or len(png) < len(smallest) else smallest
         if len(png) <= 1000 * largest_kb:
             break
-    return png
+    return smallest
 
 
 def show(figure: Figure, *, alt: str, takeaway: str) -> None:
@@ -154,6 +156,20 @@ def show(figure: Figure, *, alt: str, takeaway: str) -> None:
 def say(text: str, plain: str | None = None) -> None:
     """Display computed prose as Markdown; terminals and tests get `plain` (default: the same text)."""
     display({"text/markdown": text, "text/plain": plain or text}, raw=True)
+
+
+def with_alt_text(notebook: NotebookNode) -> NotebookNode:
+    """A copy for nbconvert's HTMLExporter, whose default template writes "No description" over our alternative text.
+
+    Every ``image/png`` output with ``alt`` metadata becomes an HTML image that carries it.
+    """
+    notebook = deepcopy(notebook)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+        if alt:
+            png = "".join(output.data.pop("image/png").split())
+            output.data["text/html"] = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png}">'
+    return notebook
 
 
 def show_table(frame: pd.DataFrame, caption: str, *, decimals: int = 3, index: bool = True) -> None:
