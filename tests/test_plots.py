@@ -22,7 +22,7 @@ from nbconvert import HTMLExporter
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from kdoct_utils import plots
+from kdoct_utils import outputs, plots
 from kdoct_utils.profiles import CLASS_NAMES
 
 # Linear-RGB matrices for full color-vision deficiency: Machado, Oliveira and Fernandes 2009.
@@ -45,11 +45,11 @@ def style():
 
 @pytest.fixture
 def displayed(monkeypatch):
-    outputs = []
+    shown = []
     monkeypatch.setattr(
-        plots, "display", lambda data, raw=False, metadata=None: outputs.append((data, metadata or {}))
+        outputs, "display", lambda data, raw=False, metadata=None: shown.append((data, metadata or {}))
     )
-    return outputs
+    return shown
 
 
 def linear(color: str) -> np.ndarray:
@@ -122,7 +122,7 @@ def test_show_reaches_every_reader(displayed):
     assert prose["text/markdown"].startswith("**Takeaway:** KD adds **7 points**.") and "<always>" not in prose[
         "text/markdown"
     ]
-    outputs = [
+    saved = [
         nbformat.v4.new_output(
             "display_data",
             {**picture, "image/png": base64.b64encode(picture["image/png"]).decode()},
@@ -130,7 +130,7 @@ def test_show_reaches_every_reader(displayed):
         ),
         nbformat.v4.new_output("display_data", prose),
     ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=saved)])
     nbformat.validate(notebook)
     page = BeautifulSoup(HTMLExporter().from_notebook_node(plots.with_alt_text(notebook))[0], "html.parser")
     assert [image["alt"] for image in page.select("main img")] == [alt]
