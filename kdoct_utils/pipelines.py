@@ -1,0 +1,117 @@
+"""The paper's augmentation pipelines as data: what each step is called, its numbers, their order.
+
+`kdoct_utils.augment` draws and applies them. Source: KD-OCT, arXiv 2512.09069, and the authors' public code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+_PROBABILITIES = ("horizontal_flip", "vertical_flip", "blur", "posterize", "erasing")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """One pipeline, fields in the paper's order; the defaults do nothing but resize.
+
+    Probabilities and areas are fractions; angles are degrees, drawn from -value..value.
+    """
+
+    name: str
+    crop: float = 1.0  # side of the random crop, fraction of the stored side
+    randaugment_operations: int = 0  # N
+    randaugment_magnitude: float = 0.0  # M of 30
+    rotation: float = 0.0
+    shear: float = 0.0  # horizontal
+    scale: tuple[float, float] = (1.0, 1.0)
+    brightness: float = 0.0  # jitter: factors from 1 - value..1 + value
+    contrast: float = 0.0
+    saturation: float = 0.0  # no effect on grey
+    hue: float = 0.0  # no effect on grey
+    horizontal_flip: float = 0.0
+    vertical_flip: float = 0.0
+    blur: float = 0.0  # probability of a 3 x 3 Gaussian
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels
+    posterize: float = 0.0  # probability
+    posterize_bits: int = 4
+    erasing: float = 0.0  # probability
+    erasing_area: tuple[float, float] = (0.02, 0.15)  # fraction of the image, erased to black
+    erasing_ratio: tuple[float, float] = (0.3, 3.3)  # height / width
+
+    def __post_init__(self) -> None:
+        for name in (*_PROBABILITIES, "crop", "brightness", "contrast"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.randaugment_magnitude <= 30:
+            raise ValueError(f"randaugment_magnitude must be between 0 and 30, got {self.randaugment_magnitude}")
+
+
+TEACHER = AugmentConfig(
+    "teacher", crop=384 / 416, randaugment_operations=2, randaugment_magnitude=9, rotation=20, shear=15,
+    scale=(0.85, 1.15), brightness=0.3, contrast=0.3, saturation=0.2, hue=0.05, horizontal_flip=0.5,
+    vertical_flip=0.3, blur=0.2, posterize=0.2, posterize_bits=4, erasing=0.25, erasing_area=(0.02, 0.15),
+)
+STUDENT = AugmentConfig(
+    "student", crop=384 / 416, randaugment_operations=2, randaugment_magnitude=7, rotation=15, brightness=0.2,
+    contrast=0.2, saturation=0.2, horizontal_flip=0.5, erasing=0.2, erasing_area=(0.02, 0.10),
+)
+EVALUATION = AugmentConfig("evaluation")
+
+# Steps in the paper's order: the fields that switch each on, and those that only say how.
+_STEPS = {
+    "crop": (("crop",), ()),
+    "randaugment": (("randaugment_operations",), ("randaugment_magnitude",)),
+    "rotation": (("rotation",), ()),
+    "shear": (("shear",), ()),
+    "scale": (("scale",), ()),
+    "jitter": (("brightness", "contrast", "saturation", "hue"), ()),
+    "horizontal_flip": (("horizontal_flip",), ()),
+    "vertical_flip": (("vertical_flip",), ()),
+    "blur": (("blur",), ("blur_sigma",)),
+    "posterize": (("posterize",), ("posterize_bits",)),
+    "erasing": (("erasing",), ("erasing_area", "erasing_ratio")),
+}
+_NUMBERS = {
+    "crop": "a random window of {crop:.3f} of the side (384 of 416 px)",
+    "randaugment": "N = {randaugment_operations}, M = {randaugment_magnitude:g} of 30",
+    "rotation": "±{rotation:g}°",
+    "shear": "±{shear:g}°",
+    "scale": "{scale[0]:g} to {scale[1]:g}",
+    "jitter": "brightness {brightness:g}, contrast {contrast:g}, saturation {saturation:g}, hue {hue:g} "
+    "(the last two do nothing to grey)",
+    "horizontal_flip": "p = {horizontal_flip:g}",
+    "vertical_flip": "p = {vertical_flip:g}",
+    "blur": "p = {blur:g}, 3 x 3 Gaussian, sigma {blur_sigma[0]:g} to {blur_sigma[1]:g} px",
+    "posterize": "p = {posterize:g}, {posterize_bits} bits",
+    "erasing": "p = {erasing:g}, {erasing_area[0]:.0%} to {erasing_area[1]:.0%} of the area, black",
+}
+
+
+def steps(config: AugmentConfig) -> tuple[str, ...]:
+    """Names of the steps that the pipeline has switched on, in the paper's order."""
+    neutral = AugmentConfig(config.name)
+    return tuple(
+        step
+        for step, (switches, _) in _STEPS.items()
+        if any(getattr(config, name) != getattr(neutral, name) for name in switches)
+    )
+
+
+def describe(config: AugmentConfig) -> list[tuple[str, str]]:
+    """(step, its numbers) in the paper's order, from resize to normalize, for a table or a gallery."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    listed = [(step, _NUMBERS[step].format(**values)) for step in steps(config)]
+    resize = "to 416/384 of the input side" if "crop" in steps(config) else "to the input side"
+    return [("resize", resize), *listed, ("normalize", "ImageNet mean and standard deviation")]
+
+
+def only(config: AugmentConfig, step: str) -> AugmentConfig:
+    """The same pipeline with a single step on, which then happens to every image: for looking at it.
+
+    Raises ValueError, with the steps that the pipeline has, for any other.
+    """
+    if step not in steps(config):
+        raise ValueError(f"no step {step!r} in {config.name!r}; its steps: {', '.join(steps(config)) or 'none'}")
+    switches, details = _STEPS[step]
+    kept = {name: 1.0 if name in _PROBABILITIES else getattr(config, name) for name in switches + details}
+    return AugmentConfig(f"{config.name}, {step} only", **kept)
