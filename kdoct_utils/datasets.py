@@ -1,0 +1,107 @@
+"""What is known about each dataset, in one place: names, licenses, citations, layouts and published counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kdoct_utils import __version__
+from kdoct_utils.profiles import CLASS_NAMES
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The facts of one dataset, for readers, provenance records and the notebooks.
+
+    classes: in the order of CLASS_NAMES. layout: what ``data_root`` must hold.
+    published_counts: numbers that the publishers or a careful count of the published files give.
+    """
+
+    name: str
+    title: str
+    version: str
+    licence: str
+    citation: str
+    url: str
+    classes: tuple[str, ...]
+    layout: str
+    published_counts: dict[str, int] = field(default_factory=dict)
+
+
+DATASETS = {
+    info.name: info
+    for info in (
+        DatasetInfo(
+            name="phantom",
+            title="Synthetic retinal B-scans drawn by this package",
+            version=__version__,
+            licence="MIT",
+            citation="KD-OCT course, kdoct_utils.phantom",
+            url="",
+            classes=CLASS_NAMES[:3],
+            layout="none: phantoms are drawn from the seed, data_root stays empty",
+        ),
+        DatasetInfo(
+            name="neh",
+            title="Noor Eye Hospital retinal OCT (NEH-UT 2021)",
+            version="2021",
+            licence="CC BY 4.0 (as reported)",
+            citation="Sotoudeh-Paima et al., Comput. Biol. Med. 144:105368 (2022); Mendeley Data 8kt969dhx6",
+            url="https://data.mendeley.com/datasets/8kt969dhx6",
+            classes=("normal", "drusen", "cnv"),
+            layout="data_information.csv beside "
+            "NEH_UT_2021RetinalOCTDataset/{NORMAL,DRUSEN,CNV}/<n>/[OD|OS/]NNN_Label.{jpg,tif}",
+            published_counts={
+                "rows": 16822,
+                "scans": 16803,
+                "patients": 441,
+                "groups": 437,
+                "worst-case rows": 12649,
+                "worst-case scans": 12641,
+            },
+        ),
+        DatasetInfo(
+            name="ucsd",
+            title="UCSD / Kermany labeled OCT",
+            version="3 (2 is the Kaggle copy)",
+            licence="CC BY 4.0",
+            citation="Kermany et al., Cell 172:1122 (2018); Mendeley Data rscbjbr9sj",
+            url="https://data.mendeley.com/datasets/rscbjbr9sj",
+            classes=CLASS_NAMES,
+            layout="{CNV,DME,DRUSEN,NORMAL}/CLASS-patient-index.jpeg, or the same under train, test and val",
+            published_counts={"scans (version 3)": 108309, "scans (version 2)": 84484, "patients (version 2)": 4657},
+        ),
+        DatasetInfo(
+            name="octmnist",
+            title="OCTMNIST (MedMNIST v2)",
+            version="2",
+            licence="CC BY 4.0",
+            citation="Yang et al., Sci. Data 10:41 (2023); images from Kermany et al., Cell 172:1122 (2018)",
+            url="https://medmnist.com",
+            classes=CLASS_NAMES,
+            layout="octmnist.npz, octmnist_64.npz, octmnist_128.npz or octmnist_224.npz; it has no patient numbers",
+            published_counts={"train": 97477, "val": 10832, "test": 1000},
+        ),
+        DatasetInfo(
+            name="octdl",
+            title="OCTDL",
+            version="2024",
+            licence="CC BY 4.0 (as reported)",
+            citation="Kulyabin et al., Sci. Data 11:365 (2024)",
+            url="https://arxiv.org/abs/2312.08255",
+            classes=CLASS_NAMES,
+            layout="OCTDL_labels.csv beside OCTDL/<DISEASE>/<disease>_<id>_<k>.jpg",
+            published_counts={"scans": 2064, "patients": 820},
+        ),
+        DatasetInfo(
+            name="csv",
+            title="Your own scans",
+            version="",
+            licence="yours",
+            citation="",
+            url="",
+            classes=CLASS_NAMES,
+            layout="a CSV file (or a folder with scans.csv) with the columns path, label, patient; optional eye, "
+            "slice, patient_class; paths are relative to the CSV file",
+        ),
+    )
+}
