@@ -40,6 +40,7 @@ class ScanImages(Dataset):
 
     def subset(self, positions: np.ndarray) -> ScanImages:
         """The scans at these positions; the images are shared, not copied."""
+        positions = np.ascontiguousarray(positions)
         return ScanImages(self.images, self.target[positions], self.indices[positions], self.rows[positions])
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,7 +49,7 @@ class ScanImages(Dataset):
 
     def __getitems__(self, positions: np.ndarray | list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """A batch in one step: images uint8 (batch, R, R), target (batch,), indices (batch,)."""
-        positions = np.asarray(positions)
+        positions = np.ascontiguousarray(positions)
         images = torch.from_numpy(np.ascontiguousarray(self.images[self.rows[positions]]))
         return images, self.target[positions], self.indices[positions]
 
@@ -64,8 +65,11 @@ def predict_logits(
     """Logits (n, classes), float32, of uint8 images (n, R, R) without augmentation, in eval mode.
 
     views: average the logits of the five test-time views instead. The mode of ``model`` is put back afterwards.
+    Raises ValueError where there is no image.
     """
     data = images if isinstance(images, ScanImages) else ScanImages(images, np.zeros(len(images)))
+    if len(data) == 0:
+        raise ValueError("no image to predict")
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

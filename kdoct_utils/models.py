@@ -179,7 +179,12 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
 
     Norms and biases, which are the vectors among the parameters, get no weight decay. Each group has ``name``,
     ``lr`` (its peak) and ``floor`` (where its cosine ends): the floor is the same fraction of the peak in each.
+    Raises ValueError for a floor above the peak.
     """
+    if config.minimum_learning_rate > config.learning_rate:
+        raise ValueError(
+            f"minimum_learning_rate {config.minimum_learning_rate} is above learning_rate {config.learning_rate}"
+        )
     head = head_name(model) + "."
     rates = {"backbone": config.backbone_learning_rate or config.learning_rate, "head": config.learning_rate}
     fraction = config.minimum_learning_rate / config.learning_rate

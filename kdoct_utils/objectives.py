@@ -29,6 +29,9 @@ class Objective:
         """Losses (batch,) on scans held out; distillation is judged by its labels alone, without a teacher."""
         return F.cross_entropy(logits, target, reduction="none")
 
+    def check(self, indices: Tensor) -> None:
+        """Raise ValueError where the objective cannot serve the scans ``indices`` (n,)."""
+
     def to(self, device: torch.device) -> Objective:
         """Move what the objective holds; returns itself."""
         return self
@@ -145,11 +148,11 @@ class CachedDistillationObjective(Objective):
         )
         return losses, logits
 
-    def covers(self, indices: np.ndarray) -> bool:
-        """Whether every one of these scans has cached logits."""
-        indices = torch.as_tensor(np.asarray(indices))
-        inside = indices < len(self.column)
-        return bool(inside.all()) and bool((self.column.cpu()[indices] >= 0).all())
+    def check(self, indices: Tensor) -> None:
+        cached = torch.isin(indices, (self.column.cpu() >= 0).nonzero().flatten())
+        if not cached.all():
+            missing = int((~cached).sum())
+            raise ValueError(f"no cached teacher logits for {missing} of the {len(indices)} training scans")
 
     def to(self, device: torch.device) -> Objective:
         self.teacher_logits = self.teacher_logits.to(device)

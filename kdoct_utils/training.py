@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from kdoct_utils.augment import AugmentConfig, augment
 from kdoct_utils.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from kdoct_utils.inference import ScanImages, cache_teacher_logits, predict_logits
+from kdoct_utils.loss_report import LossReport, TrainingError
 from kdoct_utils.models import freeze_backbone, parameter_groups, state_copy
 from kdoct_utils.objectives import (
     CachedDistillationObjective,
@@ -43,12 +44,7 @@ __all__ = [
     "learning_rate_factor", "predict_logits",
 ]  # fmt: skip
 
-REPORT_EVERY = 10  # optimiser steps between looks at the loss: each look makes a GPU wait
 SELECTIONS = ("loss", "accuracy")
-
-
-class TrainingError(RuntimeError):
-    """A training run that cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +77,14 @@ class Trainer:
     image_size: pixels, what the network sees. seed: order, augmentation and dropout follow from it.
     checkpoint: file to go on from and to write after every epoch; None for neither. A run that was killed continues
     from its last whole epoch to the same numbers.
+    progress: show one bar with the loss and the time left.
     accelerator: Accelerate's; one with ``config.precision`` is made where it is None. Under ``torchrun`` or
     ``accelerate launch`` each process takes its share of every batch: ``config.batch_size`` is per process.
 
-    Raises ValueError for empty sets or an unknown ``select_on``.
+    torch's global random generator is seeded anew at every epoch.
+
+    Raises ValueError for empty sets or an unknown ``select_on``; ``fit`` raises TrainingError for a loss that is not
+    a number, and CheckpointError for the checkpoint of another run.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Trainer:
         accelerator: Accelerator | None = None,
     ):
         _check(config, train_set, validation_set)
+        objective.check(train_set.indices)
         self.accelerator = accelerator or make_accelerator(config.precision)
         self.device = self.accelerator.device
         self.processes = self.accelerator.num_processes
@@ -144,7 +145,7 @@ class Trainer:
     def _train_epoch(self, epoch: int, bar: tqdm) -> float:
         """Every training scan once. Returns the loss averaged over them."""
         view = epoch if self.objective.views is None else epoch % self.objective.views
-        report = _LossReport(self.accelerator, bar, epoch)
+        report = LossReport(self.accelerator, bar, epoch)
         for step, (batches, n_scans) in enumerate(self._batches(epoch)):
             self._set_learning_rates(epoch, step)
             step_loss = torch.zeros((), device=self.device)
@@ -234,7 +235,8 @@ class Trainer:
             logits, target = torch.from_numpy(logits).to(self.device), share.target.to(self.device)
             losses = self.objective.validation_losses(logits, target)
             totals = torch.stack([losses.sum(), (logits.argmax(dim=1) == target).sum().to(losses)])
-        loss, accuracy = (self.accelerator.reduce(totals, "sum") / len(self.validation_set)).tolist()
+        totals = self.accelerator.reduce(totals, "sum").tolist()
+        loss, accuracy = (total / len(self.validation_set) for total in totals)
         if not math.isfinite(loss):
             raise TrainingError(f"validation loss is {loss} after epoch {epoch + 1}")
         return {"epoch": epoch, "loss": loss, "accuracy": accuracy}
@@ -349,45 +351,6 @@ class Trainer:
         if "average" in parts:
             self.average = AveragedModel(self.model)
             self.average.load_state_dict(parts["average"])
-
-
-class _LossReport:
-    """Gathers the losses of an epoch, shows them, and stops the run at the first that is not a number.
-
-    Losses stay on the device and come over in bunches: a GPU would have to wait for each look.
-    """
-
-    def __init__(self, accelerator: Accelerator, bar: tqdm, epoch: int):
-        self.accelerator, self.bar, self.epoch = accelerator, bar, epoch
-        self.pending: list[Tensor] = []
-        self.losses: list[float] = []
-        self.scans: list[int] = []
-
-    def add(self, loss: Tensor, n_scans: int) -> None:
-        """The loss of one optimiser step: this process's share of the mean over its ``n_scans`` scans."""
-        self.pending.append(loss)
-        self.scans.append(n_scans)
-        if len(self.pending) >= REPORT_EVERY:
-            self._look()
-
-    def mean(self) -> float:
-        """The loss of the epoch, averaged over scans, not over steps."""
-        self._look()
-        return float(np.average(self.losses, weights=self.scans))
-
-    def _look(self) -> None:
-        if not self.pending:
-            return
-        for loss in self.accelerator.reduce(torch.stack(self.pending), "sum").tolist():
-            self.losses.append(loss)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"loss is {loss} in epoch {self.epoch + 1}, step {len(self.losses)}. The checkpoint of the last "
-                    "whole epoch is intact; lower the learning rate, or use precision 'no' or 'bf16'"
-                )
-        self.bar.update(len(self.pending))
-        self.bar.set_postfix(epoch=self.epoch + 1, loss=f"{self.losses[-1]:.3f}", refresh=False)
-        self.pending.clear()
 
 
 def make_accelerator(precision: str) -> Accelerator:

@@ -105,6 +105,11 @@ def test_one_learning_rate_serves_everything_where_the_backbone_has_none():
     assert {group["lr"] for group in groups} == {PROFILES["quick"].student_training.learning_rate}
 
 
+def test_floor_above_the_peak_is_refused():
+    with pytest.raises(ValueError, match="minimum_learning_rate 1e-07 is above learning_rate 1e-08"):
+        parameter_groups(build_model(SMALL, 3, 1), replace(PAPER_TEACHER_TRAINING, learning_rate=1e-8))
+
+
 def test_frozen_backbone_keeps_weights_and_batch_norm_statistics():
     model = build_model(SMALL, 3, 1).train()
     freeze_backbone(model, True)

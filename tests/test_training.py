@@ -1,0 +1,601 @@
+"""The training loop: the same gradient, the same numbers after a kill, the same result on two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from kdoct_utils import checkpoints
+from kdoct_utils.augment import STUDENT, AugmentConfig, augment
+from kdoct_utils.checkpoints import CheckpointError
+from kdoct_utils.models import build_model, state_copy
+from kdoct_utils.profiles import ModelConfig, TrainingConfig
+from kdoct_utils.schedules import epoch_batches, learning_rate_factor
+from kdoct_utils.training import (
+    CachedDistillationObjective,
+    CrossEntropyObjective,
+    DistillationObjective,
+    FocalObjective,
+    ScanImages,
+    Trainer,
+    TrainingError,
+    TrainingResult,
+    cache_teacher_logits,
+    predict_logits,
+)
+
+SIZE = 32
+CONVNEXT = ModelConfig("convnextv2_atto", dropout=0.0, options={"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)})
+EFFICIENTNET = ModelConfig("efficientnet_course_tiny", dropout=0.0)
+CONFIG = TrainingConfig(
+    epochs=3,
+    batch_size=8,
+    accumulation=1,
+    learning_rate=2e-3,
+    backbone_learning_rate=1e-3,
+    weight_decay=0.05,
+    warmup_epochs=0.5,
+    minimum_learning_rate=2e-5,
+    patience=10,
+    frozen_epochs=0,
+    select_on="loss",
+)
+
+
+def make_scans(n: int, first: int = 0) -> ScanImages:
+    """n noisy scans of three classes: a bright band high, in the middle or low. Their indices begin at ``first``."""
+    rng = np.random.default_rng(first)
+    target = np.arange(n) % 3
+    images = rng.integers(0, 90, (n, 35, 35), dtype=np.uint8)
+    for image, label in zip(images, target, strict=True):
+        image[5 + 10 * label : 10 + 10 * label] += 120
+    return ScanImages(images, target, np.arange(first, first + n))
+
+
+def make_trainer(
+    objective=None, config: TrainingConfig = CONFIG, network: ModelConfig = CONVNEXT, **changes
+) -> Trainer:
+    arguments = {
+        "train_set": make_scans(30), "validation_set": make_scans(9, first=100), "augmentation": STUDENT,
+        "image_size": SIZE, "channels": 1, "seed": 4, "progress": False,
+    } | changes  # fmt: skip
+    model = arguments.pop("model", None) or build_model(network, 3, 1, seed=1)
+    return Trainer(model, objective or CrossEntropyObjective(), config=config, **arguments)
+
+
+def same_weights(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def numbers(result: TrainingResult) -> str:
+    """The history without its wall times, exactly."""
+    return result.history.drop(columns="seconds").to_json(double_precision=15)
+
+
+class Interrupted(CrossEntropyObjective):
+    """Raises at its ``at``-th call, as a kill would."""
+
+    def __init__(self, at: int):
+        super().__init__()
+        self.calls, self.at = 0, at
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return super().__call__(*arguments)
+
+    def describe(self) -> dict:
+        return CrossEntropyObjective().describe()
+
+
+class Scripted(CrossEntropyObjective):
+    """Validation losses from a list, one a call; keeps the weights of the model at each."""
+
+    def __init__(self, losses: list[float]):
+        super().__init__()
+        self.losses, self.seen, self.model = list(losses), [], None
+
+    def validation_losses(self, logits, target):
+        self.seen.append(state_copy(self.model))
+        return torch.full((len(target),), float(self.losses[len(self.seen) - 1]))
+
+
+def train_scripted(losses: list[float], **changes) -> tuple[Trainer, TrainingResult, Scripted]:
+    objective = Scripted(losses)
+    trainer = make_trainer(objective, **changes)
+    objective.model = trainer.model
+    return trainer, trainer.fit(), objective
+
+
+# --- learning -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [CONVNEXT, EFFICIENTNET], ids=["convnextv2", "efficientnet"])
+def test_learns_bands_and_reports_what_it_did(network):
+    config = replace(CONFIG, epochs=12, learning_rate=1e-2, backbone_learning_rate=1e-2)
+    trainer = make_trainer(config=config, network=network, augmentation=AugmentConfig("plain"))
+    result = trainer.fit()
+    assert list(result.history.columns) == [
+        "epoch", "train_loss", "validation_loss", "validation_accuracy", "learning_rate", "seconds", "weights",
+    ]  # fmt: skip
+    assert len(result.history) == 12
+    assert result.chosen == "best"
+    assert result.scores["best"]["accuracy"] == 1.0
+    best = result.history[result.history.weights == "best"]
+    assert best.validation_loss.tolist() == [result.history.validation_loss.min()] == [result.scores["best"]["loss"]]
+    assert result.history.train_loss.iloc[-1] < 0.5 * result.history.train_loss.iloc[0]
+    assert not trainer.model.training
+    held = trainer.validation_set  # the model holds the weights that the scores are about
+    logits = torch.from_numpy(predict_logits(trainer.model, held, SIZE, 1))
+    assert functional.cross_entropy(logits, held.target).item() == pytest.approx(best.validation_loss.item(), rel=1e-5)
+
+
+def test_one_seed_gives_identical_weights_and_another_does_not():
+    network = replace(CONVNEXT, dropout=0.3, drop_path=0.2)
+    trainers = [make_trainer(network=network, seed=seed) for seed in (4, 4, 5)]
+    results = []
+    for trainer in trainers:
+        torch.rand(3)  # the state of the global generator must not matter
+        results.append(trainer.fit())
+    weights = [trainer.model.state_dict() for trainer in trainers]
+    assert same_weights(weights[0], weights[1])
+    assert numbers(results[0]) == numbers(results[1])
+    assert not same_weights(weights[0], weights[2])
+
+
+def test_progress_shows_loss_and_time_left(capsys):
+    make_trainer(progress=True).fit()
+    shown = capsys.readouterr().err
+    assert "loss=" in shown and "12/12" in shown and "<00:00" in shown
+    make_trainer(progress=False).fit()
+    assert capsys.readouterr().err == ""
+
+
+# --- gradients and rates --------------------------------------------------------------------------------------------
+
+
+def test_accumulation_with_a_tail_averages_over_images():
+    """30 scans in four batches of 8, 8, 7 and 7, three a step: the first step is of 23 scans, the last of 7."""
+    config = replace(CONFIG, epochs=1, accumulation=3, gradient_clip=1e9, frozen_epochs=0)
+    trainer = make_trainer(config=config)
+    data, found, expected, over_batches = trainer.train_set, [], [], []
+
+    def mean_gradient(positions: np.ndarray) -> torch.Tensor:
+        images, target, indices = data.__getitems__(positions)
+        logits = trainer.model(augment(images, indices, STUDENT, 4, 0, SIZE, 1))
+        gradients = torch.autograd.grad(functional.cross_entropy(logits, target), list(trainer.model.parameters()))
+        return torch.cat([gradient.flatten() for gradient in gradients])
+
+    groups = iter(epoch_batches(30, 8, 3, seed=4, epoch=0))
+    real_step = trainer.optimizer.step
+
+    def step():
+        batches, _ = next(groups)
+        found.append(torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()]))
+        expected.append(mean_gradient(np.concatenate(batches)))
+        over_batches.append(torch.stack([mean_gradient(batch) for batch in batches]).mean(dim=0))
+        real_step()
+
+    trainer.optimizer.step = step
+    trainer.fit()
+    assert len(found) == 2
+    for gradient, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+    assert (found[0] - over_batches[0]).abs().max() > 1e-4  # the mean of the batches' means is another gradient
+
+
+def test_groups_follow_the_schedule_to_their_own_floors():
+    seen = []
+
+    class Watching(CrossEntropyObjective):
+        def __call__(self, *arguments):
+            seen.append({group["name"]: group["lr"] for group in trainer.optimizer.param_groups})
+            return super().__call__(*arguments)
+
+    trainer = make_trainer(Watching())
+    result = trainer.fit()
+    factors = [learning_rate_factor(step, 12, 2, 0.01) for step in range(12)]
+    np.testing.assert_allclose([rates["head"] for rates in seen], np.multiply(2e-3, factors))
+    np.testing.assert_allclose([rates["backbone"] for rates in seen], np.multiply(1e-3, factors))
+    assert [rates["head"] for rates in seen] == [rates["head, no decay"] for rates in seen]
+    np.testing.assert_allclose(result.history.learning_rate, np.multiply(2e-3, factors)[3::4])
+
+
+def test_frozen_backbone_moves_only_after_its_epochs():
+    _, _, objective = train_scripted([3, 2, 1], config=replace(CONFIG, frozen_epochs=2))
+    start = build_model(CONVNEXT, 3, 1, seed=1).state_dict()
+    moved = [{name for name in start if not torch.equal(start[name], weights[name])} for weights in objective.seen]
+    assert moved[0] and all(name.startswith("head.") for name in moved[1])
+    assert "stem.0.weight" in moved[2]
+
+
+def test_gradient_is_clipped_to_the_norm():
+    norms = []
+    trainer = make_trainer(config=replace(CONFIG, gradient_clip=0.01))
+    real_step = trainer.optimizer.step
+
+    def step():
+        gradients = torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
+        norms.append(gradients.norm().item())
+        real_step()
+
+    trainer.optimizer.step = step
+    trainer.fit()
+    np.testing.assert_allclose(norms, 0.01, rtol=1e-3)
+
+
+# --- killed, and gone on --------------------------------------------------------------------------------------------
+
+EVENTFUL = replace(  # every epoch another event: frozen, free, averaging
+    CONFIG, epochs=4, accumulation=2, frozen_epochs=1, swa_learning_rate=1e-3, swa_start=0.5
+)
+
+
+@pytest.mark.parametrize("network", [CONVNEXT, EFFICIENTNET], ids=["convnextv2", "efficientnet"])
+def test_a_killed_run_goes_on_to_identical_numbers(network, tmp_path):
+    network = replace(network, dropout=0.3)
+    whole = make_trainer(config=EVENTFUL, network=network)
+    expected = whole.fit()
+    # Killed in the first epoch, between epochs, inside epochs: four batches an epoch.
+    for kills in ([2], [5], [7], [11, 2], [16]):
+        checkpoint = tmp_path / f"{kills[0]}.safetensors"
+        for at in kills:
+            with pytest.raises(KeyboardInterrupt):
+                make_trainer(Interrupted(at), EVENTFUL, network, checkpoint=checkpoint).fit()
+        trainer = make_trainer(config=EVENTFUL, network=network, checkpoint=checkpoint)
+        result = trainer.fit()
+        assert numbers(result) == numbers(expected), kills
+        assert result.chosen == expected.chosen and result.scores == expected.scores
+        assert same_weights(trainer.model.state_dict(), whole.model.state_dict()), kills
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    checkpoint = tmp_path / "teacher.safetensors"
+    first = make_trainer(config=EVENTFUL, checkpoint=checkpoint)
+    expected = first.fit()
+    again = make_trainer(Interrupted(1), EVENTFUL, checkpoint=checkpoint)  # its first call would raise
+    result = again.fit()
+    assert result.history.to_json() == expected.history.to_json()
+    assert same_weights(again.model.state_dict(), first.model.state_dict())
+
+
+def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "teacher.safetensors"
+    expected = make_trainer().fit()
+    real_save, calls = checkpoints.save_file, []
+
+    def save(tensors, path, metadata):
+        calls.append(path)
+        if len(calls) == 2:
+            Path(path).write_bytes(b"half a file")
+            raise OSError("no space left on device")
+        real_save(tensors, path, metadata)
+
+    monkeypatch.setattr(checkpoints, "save_file", save)
+    with pytest.raises(OSError, match="no space"):
+        make_trainer(checkpoint=checkpoint).fit()
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
+    assert numbers(make_trainer(checkpoint=checkpoint).fit()) == numbers(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"config": replace(CONFIG, learning_rate=1e-4)}, "training"),
+        ({"seed": 5}, "seed"),
+        ({"objective": FocalObjective(gamma=1.0)}, "objective"),
+        ({"augmentation": AugmentConfig("plain")}, "augmentation"),
+        ({"train_set": make_scans(27)}, "scans"),
+        ({"network": replace(CONVNEXT, options=CONVNEXT.options | {"dims": (8, 8, 8, 8)})}, "network"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_checkpoint_of_another_run_is_refused(changes, named, tmp_path):
+    checkpoint = tmp_path / "teacher.safetensors"
+    make_trainer(config=replace(CONFIG, epochs=1), checkpoint=checkpoint).fit()
+    changes = {"config": replace(CONFIG, epochs=1)} | changes
+    with pytest.raises(CheckpointError, match=f"teacher.safetensors belongs to another.*{named}.* differ"):
+        make_trainer(checkpoint=checkpoint, **changes).fit()
+
+
+def test_damaged_checkpoint_is_told_by_name(tmp_path):
+    checkpoint = tmp_path / "teacher.safetensors"
+    make_trainer(config=replace(CONFIG, epochs=1), checkpoint=checkpoint).fit()
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="teacher.safetensors is damaged"):
+        make_trainer(config=replace(CONFIG, epochs=1), checkpoint=checkpoint).fit()
+
+
+# --- not a number ---------------------------------------------------------------------------------------------------
+
+
+def test_nan_loss_is_one_clear_error_and_the_checkpoint_stays(tmp_path):
+    checkpoint = tmp_path / "teacher.safetensors"
+
+    class Breaking(Interrupted):
+        def __call__(self, *arguments):
+            self.calls += 1
+            losses, logits = CrossEntropyObjective.__call__(self, *arguments)
+            return losses * (float("nan") if self.calls == self.at else 1.0), logits
+
+    with pytest.raises(TrainingError, match="loss is nan in epoch 2, step 3.*intact"):
+        make_trainer(Breaking(4 + 3), checkpoint=checkpoint).fit()
+    saved = load_file(checkpoint)
+    assert all(value.isfinite().all() for value in saved.values())
+    assert numbers(make_trainer(checkpoint=checkpoint).fit()) == numbers(make_trainer().fit())
+
+
+def test_weights_that_broke_in_the_last_step_are_not_saved(tmp_path):
+    checkpoint = tmp_path / "teacher.safetensors"
+    trainer = make_trainer(checkpoint=checkpoint)
+    real_step, calls = trainer.optimizer.step, []
+
+    def step():
+        real_step()
+        calls.append(1)
+        if len(calls) == 8:  # the last of the second epoch: no loss of training comes after it
+            trainer.model.head.fc.weight.data.fill_(float("inf"))
+
+    trainer.optimizer.step = step
+    with pytest.raises(TrainingError, match="validation loss is nan after epoch 2"):
+        trainer.fit()
+    assert all(value.isfinite().all() for value in load_file(checkpoint).values())
+
+
+# --- weight averaging and early stopping ----------------------------------------------------------------------------
+
+AVERAGING = replace(CONFIG, epochs=4, swa_learning_rate=1e-3, swa_start=0.5)
+
+
+@pytest.mark.parametrize(("average_loss", "chosen"), [(0.1, "swa"), (0.9, "best"), (0.3, "best")])
+def test_average_is_the_mean_of_the_weights_and_is_used_only_where_it_wins(average_loss, chosen):
+    trainer, result, objective = train_scripted([0.5, 0.3, 0.6, 0.7, average_loss], config=AVERAGING)
+    assert result.chosen == chosen
+    assert result.scores["best"]["loss"] == pytest.approx(0.3) and result.scores["best"]["epoch"] == 1
+    assert result.scores["swa"]["loss"] == pytest.approx(average_loss)
+    assert result.history.weights.tolist() == ["", "best", "", "", "swa"]
+    np.testing.assert_allclose(result.history.learning_rate[2:4], 1e-3)
+    mean = {name: (objective.seen[2][name] + objective.seen[3][name]) / 2 for name in objective.seen[2]}
+    wanted = mean if chosen == "swa" else objective.seen[1]
+    for name, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-6, atol=1e-7, msg=name)
+    assert not same_weights(objective.seen[2], objective.seen[3])
+
+
+def test_average_of_a_network_with_batch_norm_gets_new_statistics():
+    trainer, result, objective = train_scripted([1, 1, 1, 1, 0.5], config=AVERAGING, network=EFFICIENTNET)
+    assert result.chosen == "swa"
+    model, data = trainer.model, trainer.train_set
+    batches = [batch for group, _ in epoch_batches(30, 8, 1, seed=4, epoch=3) for batch in group]
+    means, variances = [], []
+    with torch.no_grad():
+        for batch in batches:
+            images, _, indices = data.__getitems__(batch)
+            features = model.conv_stem(augment(images, indices, STUDENT, 4, 3, SIZE, 1))  # (batch, 8, 16, 16)
+            means.append(features.mean(dim=(0, 2, 3)))
+            variances.append(features.var(dim=(0, 2, 3)))
+    torch.testing.assert_close(model.bn1.running_mean, torch.stack(means).mean(dim=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.bn1.running_var, torch.stack(variances).mean(dim=0), rtol=1e-4, atol=1e-5)
+    stale = objective.seen[3]["bn1.running_mean"]
+    assert (model.bn1.running_mean - stale).abs().max() > 1e-4
+
+
+def test_network_without_batch_norm_is_not_run_again_for_its_average():
+    trainer = make_trainer(config=AVERAGING)
+    forwards = []
+    trainer.model.stem.register_forward_hook(lambda *_: forwards.append(trainer.model.training))
+    trainer.fit()
+    assert forwards.count(True) == 4 * 4  # the training steps
+    assert forwards.count(False) == 4 + 1  # validation, and the average's
+
+
+def test_early_stopping_counts_epochs_without_a_better_loss():
+    _, result, _ = train_scripted([5, 4, 4, 4.5, 3, 2], config=replace(CONFIG, epochs=6, patience=2))
+    assert result.history.epoch.tolist() == [0, 1, 2, 3]
+    assert result.scores["best"]["epoch"] == 1
+
+
+def test_early_stopping_brings_the_average_forward_from_the_best_weights():
+    """At most 12 epochs of which 3 average; patience ends at the fourth, so averaging is epochs 5 to 7."""
+    losses = [5, 4, 6, 7] + [8, 8, 8] + [1]
+    config = replace(AVERAGING, epochs=12, swa_start=0.75, patience=2, swa_learning_rate=1e-12, weight_decay=0.0)
+    trainer, result, objective = train_scripted(losses, config=config)
+    assert result.history.epoch.tolist() == [0, 1, 2, 3, 4, 5, 6, 6]
+    assert result.history.weights.tolist() == ["", "best"] + [""] * 5 + ["swa"]
+    assert result.chosen == "swa"
+    for name, value in trainer.model.state_dict().items():  # the rate is too small to move away from the best
+        torch.testing.assert_close(value, objective.seen[1][name], rtol=1e-5, atol=1e-7)
+
+
+def test_selection_on_accuracy_breaks_ties_by_loss():
+    tiny = {"learning_rate": 1e-12, "backbone_learning_rate": 1e-12, "minimum_learning_rate": 0.0}
+    config = replace(CONFIG, epochs=4, select_on="accuracy", **tiny)
+    _, result, _ = train_scripted([3, 1, 2, 1], config=config)  # weights and so accuracy stand still
+    assert result.history.validation_accuracy.nunique() == 1
+    assert result.scores["best"]["epoch"] == 1
+
+
+# --- distillation ---------------------------------------------------------------------------------------------------
+
+
+def test_teacher_stays_frozen_in_eval_mode_and_unchanged():
+    teacher = build_model(replace(EFFICIENTNET, dropout=0.5), 3, 1, seed=8).train()  # BatchNorm and dropout would move
+    before = state_copy(teacher)
+    objective = DistillationObjective(teacher)
+    make_trainer(objective, network=EFFICIENTNET).fit()
+    assert same_weights(teacher.state_dict(), before)
+    assert not any(module.training for module in teacher.modules())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_teacher_that_is_set_free_is_noticed():
+    objective = DistillationObjective(build_model(EFFICIENTNET, 3, 1))
+    batch = (build_model(CONVNEXT, 3, 1), torch.zeros(2, 1, 32, 32), torch.zeros(2).long(), torch.arange(2), 0)
+    objective.teacher.bn1.train()
+    with pytest.raises(RuntimeError, match="training mode"):
+        objective(*batch)
+    objective.teacher.eval().classifier.weight.requires_grad_(True)
+    with pytest.raises(RuntimeError, match="not frozen"):
+        objective(*batch)
+
+
+@pytest.mark.parametrize("views", [3, 2])
+def test_cached_logits_of_the_same_views_teach_as_the_teacher_itself(views: int):
+    """With a view an epoch cached, both runs see the same images and the same soft labels."""
+    teacher = build_model(CONVNEXT, 3, 1, seed=8)
+    live = make_trainer(DistillationObjective(teacher), config=replace(CONFIG, epochs=views))
+    shuffled = np.random.default_rng(0).permutation(30)
+    data = live.train_set.subset(shuffled)  # the cache need not be in the order of training
+    logits = cache_teacher_logits(teacher, data, STUDENT, 4, views, SIZE, 1, batch_size=7, progress=False)
+    assert logits.shape == (views, 30, 3) and logits.dtype == np.float32
+    objective = CachedDistillationObjective(logits, indices=data.indices.numpy())
+    cached = make_trainer(objective, config=replace(CONFIG, epochs=views))
+    expected, result = live.fit(), cached.fit()
+    np.testing.assert_allclose(result.history.train_loss, expected.history.train_loss, rtol=1e-4)
+    np.testing.assert_allclose(result.history.validation_loss, expected.history.validation_loss, rtol=1e-4)
+
+
+def test_cached_logits_repeat_their_views_or_meet_new_ones():
+    seen = []
+
+    class Watching(CachedDistillationObjective):
+        def __call__(self, model, images, target, indices, view):
+            seen.append(view)
+            return super().__call__(model, images, target, indices, view)
+
+    logits = np.zeros((2, 30, 3))
+    make_trainer(Watching(logits)).fit()
+    assert seen[::4] == [0, 1, 0]
+    seen.clear()
+    make_trainer(Watching(logits, replay=False)).fit()
+    assert seen[::4] == [0, 1, 2]
+
+
+def test_cache_that_lacks_a_training_scan_is_refused():
+    logits = np.zeros((1, 29, 3))
+    with pytest.raises(ValueError, match="no cached teacher logits for 1 of the 30 training scans"):
+        make_trainer(CachedDistillationObjective(logits))
+    with pytest.raises(ValueError, match=r"shape \(29, 3\); expected \(views, scans, classes\)"):
+        CachedDistillationObjective(logits[0])
+
+
+def test_label_smoothing_is_for_training_only():
+    model, target = build_model(CONVNEXT, 3, 1).eval(), torch.tensor([0, 2])
+    images = torch.randn(2, 1, 32, 32)
+    losses, logits = CrossEntropyObjective(label_smoothing=0.1)(model, images, target, torch.arange(2), 0)
+    smooth = torch.full((2, 3), 0.1 / 3)
+    smooth[[0, 1], target] += 0.9
+    torch.testing.assert_close(losses, -(smooth * logits.log_softmax(dim=1)).sum(dim=1))
+    plain = CrossEntropyObjective(label_smoothing=0.1).validation_losses(logits, target)
+    torch.testing.assert_close(plain, -logits.log_softmax(dim=1)[[0, 1], target])
+
+
+# --- input that cannot be trained on --------------------------------------------------------------------------------
+
+
+def test_empty_sets_and_unknown_selection_are_named():
+    with pytest.raises(ValueError, match="the validation set holds no scan"):
+        make_trainer(validation_set=make_scans(3).subset(np.arange(0)))
+    with pytest.raises(ValueError, match="the training set holds no scan"):
+        make_trainer(train_set=make_scans(3).subset(np.arange(0)))
+    with pytest.raises(ValueError, match="'f1'; valid: loss, accuracy"):
+        make_trainer(config=replace(CONFIG, select_on="f1"))
+
+
+def test_half_precision_without_a_gpu_is_said():
+    if torch.accelerator.is_available():
+        pytest.skip("there is an accelerator")
+    with pytest.warns(UserWarning, match="fp16 needs a GPU.*float32"):
+        make_trainer(config=replace(CONFIG, precision="fp16"))
+
+
+# --- more processes, less precision: each in processes of its own --------------------------------------------------
+
+
+def run_script(arguments: list[str], script: str, folder: Path) -> None:
+    path = folder / "script.py"
+    path.write_text(script)
+    here = str(Path(__file__).parent)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([here, str(Path(here).parent)]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, *arguments, str(path), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+TWO_PROCESSES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import pytest
+from test_training import CrossEntropyObjective, EVENTFUL, Interrupted, make_trainer
+from kdoct_utils.models import save_weights
+
+folder, config = Path(sys.argv[1]), replace(EVENTFUL, batch_size=4)
+with pytest.raises(KeyboardInterrupt):
+    make_trainer(Interrupted(10), config, checkpoint=folder / "checkpoint.safetensors").fit()
+trainer = make_trainer(CrossEntropyObjective(), config, checkpoint=folder / "checkpoint.safetensors")
+assert trainer.processes == 2
+result = trainer.fit()
+if trainer.accelerator.is_main_process:
+    save_weights(trainer.model, folder / "model.safetensors")
+    result.history.to_json(folder / "history.json")
+"""
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
+    """Frozen epochs, an accumulation tail, averaging and a kill included; gloo on CPU, as in CI."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    run_script(launch, TWO_PROCESSES, tmp_path)
+    one = make_trainer(config=EVENTFUL)
+    expected = one.fit().history
+    history = json.loads((tmp_path / "history.json").read_text())
+    for column in ("train_loss", "validation_loss", "validation_accuracy"):
+        found = np.array([np.nan if value is None else value for value in history[column].values()])
+        np.testing.assert_allclose(found, expected[column], rtol=1e-4, err_msg=column)
+    for name, value in load_file(tmp_path / "model.safetensors").items():
+        torch.testing.assert_close(value, one.model.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+BFLOAT16 = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from test_training import CONFIG, CONVNEXT, DistillationObjective, build_model, make_trainer
+
+teacher = build_model(CONVNEXT, 3, 1, seed=8)
+seen = []
+teacher.stem[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+trainer = make_trainer(DistillationObjective(teacher), replace(CONFIG, precision="bf16", swa_learning_rate=1e-3))
+trainer.model.stem[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+result = trainer.fit()
+assert set(seen) == {torch.bfloat16}, set(seen)  # the teacher too runs inside autocast
+assert {value.dtype for value in trainer.model.parameters()} == {torch.float32}
+seen.clear()
+assert trainer.model(torch.zeros(1, 1, 32, 32)).dtype == torch.float32
+assert set(seen) == {torch.float32}, set(seen)  # handed back bare
+result.history.to_json(Path(sys.argv[1]) / "history.json")
+"""
+
+
+def test_bf16_trains_like_float32(tmp_path):
+    run_script([], BFLOAT16, tmp_path)
+    teacher = build_model(CONVNEXT, 3, 1, seed=8)
+    expected = make_trainer(DistillationObjective(teacher), replace(CONFIG, swa_learning_rate=1e-3)).fit().history
+    history = json.loads((tmp_path / "history.json").read_text())
+    np.testing.assert_allclose(list(history["train_loss"].values())[:3], expected.train_loss[:3], rtol=0.02)
