@@ -26,7 +26,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdoct_utils.lookup import change_intensity
-from kdoct_utils.pipelines import EVALUATION, STUDENT, TEACHER, AugmentConfig, describe, only, steps
+from kdoct_utils.pipelines import (
+    EVALUATION,
+    RANDAUGMENT_SPACE,
+    STUDENT,
+    TEACHER,
+    AugmentConfig,
+    describe,
+    only,
+    steps,
+)
 
 __all__ = [
     "EVALUATION", "IMAGENET_MEAN", "IMAGENET_STD", "RANDAUGMENT_SPACE", "STUDENT", "TEACHER", "TEST_TIME_VIEWS",
@@ -35,28 +44,6 @@ __all__ = [
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# RandAugment's operations: value without effect, change at magnitude 30, whether the sign is drawn. Operations and
-# ranges are torchvision's, so that magnitude 9 is 9/30 of the way (timm's own scale would count it as 9/10); shears
-# turn about the center, not the corner. The reference code has six operations of its own and gives torchvision a
-# translation of M/100 pixels, less than one, where this moves 150/331 * M/30 of the side.
-# Units: shear tangents, fractions of the side, degrees (clockwise), factors, bits kept, threshold 0..255.
-RANDAUGMENT_SPACE = {
-    "identity": (0.0, 0.0, False),
-    "shear_x": (0.0, 0.3, True),
-    "shear_y": (0.0, 0.3, True),
-    "translate_x": (0.0, 150 / 331, True),
-    "translate_y": (0.0, 150 / 331, True),
-    "rotate": (0.0, 30.0, True),
-    "brightness": (1.0, 0.9, True),
-    "color": (1.0, 0.9, True),
-    "contrast": (1.0, 0.9, True),
-    "sharpness": (1.0, 0.9, True),
-    "posterize": (8.0, -4.0, False),
-    "solarize": (255.0, -255.0, False),
-    "autocontrast": (0.0, 0.0, False),
-    "equalize": (0.0, 0.0, False),
-}
 
 
 @dataclass(frozen=True)
@@ -224,10 +211,11 @@ def _symmetric(uniform: np.ndarray, limit: float) -> np.ndarray:
 
 def _draw_randaugment(config: AugmentConfig, which: np.ndarray, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One of the N operations: names and values, (batch,) each."""
-    chosen = (which * len(RANDAUGMENT_SPACE)).astype(int)
-    neutral, change, signed = np.array(list(RANDAUGMENT_SPACE.values()))[chosen].T
+    names = config.randaugment_space
+    chosen = (which * len(names)).astype(int)
+    neutral, change, signed = np.array([RANDAUGMENT_SPACE[name] for name in names])[chosen].T
     direction = np.where((signed > 0) & (sign < 0.5), -1.0, 1.0)
-    return np.array(list(RANDAUGMENT_SPACE))[chosen], neutral + direction * change * config.randaugment_magnitude / 30
+    return np.array(names)[chosen], neutral + direction * change * config.randaugment_magnitude / 30
 
 
 def _draw_intensity(config: AugmentConfig, uniform: dict) -> list[tuple[np.ndarray, np.ndarray]]:

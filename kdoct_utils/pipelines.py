@@ -7,6 +7,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+# RandAugment's operations: value without effect, change at magnitude 30, whether the sign is drawn. Operations and
+# ranges are torchvision's, so that magnitude 9 is 9/30 of the way (timm's own scale would count it as 9/10); shears
+# turn about the center, not the corner. The reference code has six operations of its own and gives torchvision a
+# translation of M/100 pixels, less than one, where this moves 150/331 * M/30 of the side.
+# Units: shear tangents, fractions of the side, degrees (clockwise), factors, bits kept, threshold 0..255.
+RANDAUGMENT_SPACE = {
+    "identity": (0.0, 0.0, False),
+    "shear_x": (0.0, 0.3, True),
+    "shear_y": (0.0, 0.3, True),
+    "translate_x": (0.0, 150 / 331, True),
+    "translate_y": (0.0, 150 / 331, True),
+    "rotate": (0.0, 30.0, True),
+    "brightness": (1.0, 0.9, True),
+    "color": (1.0, 0.9, True),
+    "contrast": (1.0, 0.9, True),
+    "sharpness": (1.0, 0.9, True),
+    "posterize": (8.0, -4.0, False),
+    "solarize": (255.0, -255.0, False),
+    "autocontrast": (0.0, 0.0, False),
+    "equalize": (0.0, 0.0, False),
+}
+
 _PROBABILITIES = ("horizontal_flip", "vertical_flip", "blur", "posterize", "erasing")
 
 
@@ -21,6 +43,7 @@ class AugmentConfig:
     crop: float = 1.0  # side of the random crop, fraction of the stored side
     randaugment_operations: int = 0  # N
     randaugment_magnitude: float = 0.0  # M of 30
+    randaugment_space: tuple[str, ...] = tuple(RANDAUGMENT_SPACE)  # the operations to draw from
     rotation: float = 0.0
     shear: float = 0.0  # horizontal
     scale: tuple[float, float] = (1.0, 1.0)
@@ -44,6 +67,9 @@ class AugmentConfig:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if not 0 <= self.randaugment_magnitude <= 30:
             raise ValueError(f"randaugment_magnitude must be between 0 and 30, got {self.randaugment_magnitude}")
+        unknown = [name for name in self.randaugment_space if name not in RANDAUGMENT_SPACE]
+        if unknown or not self.randaugment_space:
+            raise ValueError(f"unknown RandAugment operations {unknown}; valid ones: {', '.join(RANDAUGMENT_SPACE)}")
 
 
 TEACHER = AugmentConfig(
@@ -60,7 +86,7 @@ EVALUATION = AugmentConfig("evaluation")
 # Steps in the paper's order: the fields that switch each on, and those that only say how.
 _STEPS = {
     "crop": (("crop",), ()),
-    "randaugment": (("randaugment_operations",), ("randaugment_magnitude",)),
+    "randaugment": (("randaugment_operations",), ("randaugment_magnitude", "randaugment_space")),
     "rotation": (("rotation",), ()),
     "shear": (("shear",), ()),
     "scale": (("scale",), ()),
@@ -107,6 +133,8 @@ def describe(config: AugmentConfig) -> list[tuple[str, str]]:
 
 def only(config: AugmentConfig, step: str) -> AugmentConfig:
     """The same pipeline with a single step on, which then happens to every image: for looking at it.
+
+    Its random numbers are those of the whole pipeline: an image turns by the same angle with and without the rest.
 
     Raises ValueError, with the steps that the pipeline has, for any other.
     """

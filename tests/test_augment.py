@@ -248,6 +248,19 @@ def test_randaugment_translation_really_moves(size):
         assert (place.abs() > 1).all()
 
 
+def test_randaugment_can_be_kept_to_some_operations():
+    config = replace(TEACHER, randaugment_space=("rotate", "contrast"))
+    assert set(draw(config, np.arange(200), 0, 0).operations[:, :2].flat) == {"rotate", "contrast"}
+    assert set(draw(only(config, "randaugment"), np.arange(200), 0, 0).operations[:, :2].flat) == {"rotate", "contrast"}
+
+
+def test_a_single_step_draws_the_numbers_of_the_whole_pipeline():
+    whole, single = (draw(config, np.arange(50), 3, 1) for config in (TEACHER, only(TEACHER, "erasing")))
+    erased = whole.erasing[:, 0] > 0
+    np.testing.assert_array_equal(whole.erasing[erased], single.erasing[erased])
+    assert erased.any() and (single.erasing[:, 0] > 0).all()
+
+
 def test_outside_is_black():
     output = grey(augment(torch.full((1, 64, 64), 200, dtype=torch.uint8), [0], EVALUATION, 0, 0, 64, 1))
     assert output.min() > 199
@@ -444,5 +457,7 @@ def test_errors_name_what_is_wrong():
         augment(images, [0, 1], TEACHER, 0, 0, 64, 4)
     with pytest.raises(ValueError, match=r"blur must be.*1\.5"):
         AugmentConfig("bad", blur=1.5)
+    with pytest.raises(ValueError, match=r"\['mixup'\].*shear_x"):
+        AugmentConfig("bad", randaugment_space=("rotate", "mixup"))
     with pytest.raises(ValueError, match="magnitude.*31"):
         AugmentConfig("bad", randaugment_magnitude=31)
