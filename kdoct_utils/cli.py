@@ -1,0 +1,210 @@
+"""The ``kdoct`` command. Everything heavy is imported inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdoct_utils import __version__
+from kdoct_utils.profiles import PROFILES, get_profile
+
+app = typer.Typer(
+    help="KD-OCT: run the course, read a run, check this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+TRACEBACK_VARIABLE = "KDOCT_TRACEBACK"  # set it to see where an error comes from
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program, not a table.")]
+ProfileName = Annotated[str, typer.Option("--profile", help=f"One of {', '.join(PROFILES)}.")]
+DataRoot = Annotated[str, typer.Option("--data-root", help="The folder that holds the dataset.")]
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` as strictly valid JSON on standard output."""
+    from kdoct_utils.runs import plain
+
+    typer.echo(json.dumps(plain(value), indent=2, allow_nan=False))
+
+
+@app.command()
+def run(
+    profile: ProfileName = "quick",
+    dataset: Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")] = None,
+    data_root: DataRoot = "",
+    run_dir: Annotated[Path | None, typer.Option(help="The run folder; runs/<profile> where none is given.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides phantoms, splits, start weights and draws.")] = 0,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter of a notebook; repeat for more.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Notebooks to run, such as 03,05.")] = "",
+    again: Annotated[bool, typer.Option("--again", help="Also run notebooks that are already done.")] = False,
+    timeout_minutes: Annotated[float | None, typer.Option(help="Limit for each notebook.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Execute the notebooks in order into a run folder, print its results and write its index.html."""
+    from kdoct_utils.course import run_course
+    from kdoct_utils.parameters import parse_assignments
+    from kdoct_utils.report import report as write_report
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
+    made = run_course(
+        profile,
+        dataset,
+        data_root,
+        run_dir,
+        seed,
+        parse_assignments(parameter or []),
+        only=[name for name in only.split(",") if name.strip()],
+        again=again,
+        timeout=None if timeout_minutes is None else 60 * timeout_minutes,
+    )
+    index = write_report(made)
+    show_results(made.read_metrics(), as_json)
+    typer.echo(f"\nReport: {index}", err=as_json)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> None:
+    """Write index.html from a run folder and print its results."""
+    from kdoct_utils.report import report as write_report
+    from kdoct_utils.runs import load_run
+
+    made = load_run(run_dir)
+    index = write_report(made)
+    show_results(made.read_metrics(), as_json)
+    typer.echo(f"\nReport: {index}", err=as_json)
+
+
+def show_results(metrics: dict, as_json: bool) -> None:
+    """Print what a run measured."""
+    from kdoct_utils.report import results_text
+
+    if as_json:
+        print_json(metrics)
+    else:
+        typer.echo(results_text(metrics))
+
+
+@app.command()
+def check(
+    profile: ProfileName = "quick",
+    run_dir: Annotated[Path, typer.Option(help="Where the run folder will be, for free disk space.")] = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """Tell whether this machine can run a profile; exit code 1 where it cannot."""
+    from kdoct_utils.checks import run_checks
+
+    checks = run_checks(profile, run_dir)
+    if as_json:
+        print_json([asdict(item) for item in checks])
+    else:
+        typer.echo("\n".join(map(str, checks)))
+    if not all(item.ok for item in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def profiles(as_json: AsJson = False) -> None:
+    """List the profiles and how each departs from the paper."""
+    if as_json:
+        print_json({name: asdict(profile) for name, profile in PROFILES.items()})
+        return
+    for profile in PROFILES.values():
+        typer.echo(
+            f"{profile.name}: {profile.purpose}\n"
+            f"    input {profile.image_size} px; {profile.teacher.architecture} teaches "
+            f"{profile.student.architecture}; start weights {profile.start_weights}\n"
+            f"    at most {profile.teacher_training.epochs} and {profile.student_training.epochs} epochs; "
+            f"{profile.memory_gb:g} GB of memory; data {', '.join(profile.datasets)}\n"
+            f"    departs from the paper: {profile.departs_from_paper or 'nowhere'}"
+        )
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="A dataset; none lists them all.")] = None,
+    data_root: DataRoot = "",
+    profile: ProfileName = "smoke",
+    as_json: AsJson = False,
+) -> None:
+    """Print where a dataset comes from, its licence and citation; with --data-root, also what was found there."""
+    from kdoct_utils.datasets import DATASETS
+
+    if name is not None and name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}; valid datasets: {', '.join(DATASETS)}")
+    found = {key: asdict(DATASETS[key]) for key in ([name] if name else DATASETS)}
+    if name and data_root:
+        from kdoct_utils.scans import read_scans
+
+        found = {name: read_scans(name, data_root, profile=get_profile(profile), seed=0).provenance}
+    if as_json:
+        print_json(found)
+        return
+    for key, facts in found.items():
+        typer.echo(key)
+        for field, value in facts.items():
+            typer.echo(f"    {field}: {value}")
+
+
+@app.command()
+def publish(
+    run_dir: Annotated[Path, typer.Argument(help="The finished run folder.")] = Path("runs/quick"),
+) -> None:
+    """Write a run's outputs, badges, time and memory into the repository's notebooks and README."""
+    from kdoct_utils.course import find_notebooks_folder
+    from kdoct_utils.publish import publish as write
+    from kdoct_utils.runs import load_run
+
+    for path in write(load_run(run_dir), find_notebooks_folder().parent):
+        typer.echo(f"wrote {path.name}")
+
+
+@app.command()
+def pretrain(
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("phantom_teacher.safetensors"),
+    patients: Annotated[int, typer.Option(min=1, help="Phantom patients in a pass.")] = 1200,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes, each over newly drawn ones.")] = 16,
+    seed: Annotated[int, typer.Option(help="Decides the phantoms and the start.")] = 0,
+) -> None:
+    """Make the start weights of profile quick again: a small network learns to segment phantom layers."""
+    from kdoct_utils.pretraining import pretrain_teacher
+
+    share = pretrain_teacher(output=output, patients=patients, epochs=epochs, seed=seed)
+    typer.echo(f"wrote {output}: it names the layer of {share:.1%} of the pixels of unseen phantoms")
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"kdoct {__version__}")
+        raise typer.Exit()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: what the user can mend is one clear message and exit code 2, without a traceback."""
+    try:
+        app(args=arguments, prog_name="kdoct")
+    except (ValueError, OSError) as error:  # RunError, ScanError and SplitError are ValueErrors
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        typer.echo(f"kdoct: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("kdoct: stopped; run the same command again to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The runner, on tiny notebooks: what is refused, what a failure says, what is run again, what is measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from types import SimpleNamespace
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from kdoct_utils import checks, course, execute
+from kdoct_utils.course import TIMEOUTS, run_course, select_notebooks
+from kdoct_utils.execute import execute_notebook
+from kdoct_utils.parameters import cast, declared_parameters, parse_assignments
+from kdoct_utils.profiles import PROFILES
+from kdoct_utils.publish import badges, publish, repository_url
+from kdoct_utils.report import figures_of, report, results_table, results_text
+from kdoct_utils.runs import RunError, open_run
+
+COMMON = 'profile: str = "quick"\ndataset: str = "phantom"\ndata_root: str = ""\nrun_dir: str = ""\nseed: int = 0\n'
+
+
+def write_notebook(path, *code, parameters=COMMON, title="A notebook"):
+    notebook = new_notebook(cells=[new_markdown_cell(f"# {title}\n\nAbout it.")])
+    notebook.cells += [new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    notebook.cells += [new_code_cell(source) for source in code]
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "notebooks"
+    made.mkdir()
+    return made
+
+
+def run_smoke(folder, only=("00", "01"), **options):
+    arguments = {"only": only, "progress": False, "notebooks_folder": folder, "run_dir": folder.parent / "run"}
+    return run_course("smoke", seed=5, **(arguments | options))
+
+
+def test_a_run_fails_clearly_goes_on_and_measures(folder):
+    first = write_notebook(folder / "00_first.ipynb", "block = bytearray(300_000_000)", "print(seed, profile)")
+    mended = folder.parent / "mended"
+    second_code = [f"import pathlib\nassert pathlib.Path({str(mended)!r}).exists(), 'not mended'", "print(alpha)"]
+    write_notebook(
+        folder / "01_second.ipynb", *second_code, parameters=COMMON + "alpha: float = 0.7  # weight of soft labels"
+    )
+    with pytest.raises(RunError) as failure:
+        run_smoke(folder)
+    message = str(failure.value)
+    assert "01_second.ipynb stopped at code cell 2 of 3" in message
+    assert "    assert pathlib.Path(" in message and "AssertionError: not mended" in message
+    assert "Traceback" not in message
+
+    run = open_run(folder.parent / "run", profile="smoke", dataset="phantom", seed=5)
+    assert set(run.read_metrics()["notebooks"]) == {"00"}
+    executed = run.notebooks_dir / first.name
+    done_before = executed.stat().st_mtime_ns
+
+    mended.touch()
+    run_smoke(folder, parameters={"alpha": "1e-05"})
+    assert executed.stat().st_mtime_ns == done_before  # not run again
+    costs = run.read_metrics()["notebooks"]
+    assert set(costs) == {"00", "01"}
+    assert costs["01"]["peak_mb"] + 200 < costs["00"]["peak_mb"] < 1000  # 300 MB of it is the block
+    assert costs["00"]["seconds"] > 0
+    assert "5 smoke" in executed.read_text()
+    assert stream(run.notebooks_dir / "01_second.ipynb") == "1e-05\n"
+
+    stamps = {path.name: path.stat().st_mtime_ns for path in run.notebooks_dir.glob("*.ipynb")}
+    write_notebook(folder / "00_first.ipynb", "print('new source')")
+    run_smoke(folder, parameters={"alpha": "1e-05"})
+    after = {path.name: path.stat().st_mtime_ns for path in run.notebooks_dir.glob("*.ipynb")}
+    assert {name for name in after if after[name] != stamps[name]} == {"00_first.ipynb"}
+    check_report(run)
+    check_publish(run, folder)
+
+
+def stream(executed):
+    cells = json.loads(executed.read_text())["cells"]
+    return "".join("".join(item.get("text", "")) for cell in cells for item in cell.get("outputs", []))
+
+
+def check_report(run):
+    run.update_metrics("teacher", {"accuracy": 0.91, "interval": [0.88, 0.94], "n_scans": 10, "n_patients": 4})
+    run.update_metrics("kd_gain", {"estimate": 0.01, "low": -0.02, "high": 0.04, "seeds": 3})
+    text = report(run).read_text()
+    assert text.count("<h1>") == 1 and '<html lang="en">' in text and "prefers-color-scheme: dark" in text
+    assert '<th scope="col">accuracy</th>' in text and '<th scope="row">teacher</th>' in text
+    assert "not told apart from zero" in text
+    assert 'href="notebooks/01_second.html"' in text
+    assert "new source" in (run.notebooks_dir / "00_first.html").read_text()
+
+
+def check_publish(run, folder):
+    root = folder.parent
+    (root / "pyproject.toml").write_text('[project.urls]\nrepository = "https://github.com/someone/course"\n')
+    marks = "<!-- kdoct:{0} -->\nold\n<!-- /kdoct:{0} -->\n"
+    (root / "README.md").write_text("# Course\n" + marks.format("badges") + "kept\n" + marks.format("notebooks"))
+    publish(run, root)
+    publish(run, root)  # twice is the same as once
+    readme = (root / "README.md").read_text()
+    assert "kept" in readme and "old" not in readme
+    assert readme.count("[00 A notebook](notebooks/00_first.ipynb)") == 1
+    notebook = nbformat.read(folder / "01_second.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert [cell.get("execution_count") for cell in notebook.cells] == [None, 1, 2, 3]
+    assert notebook.cells[3].outputs[0].text == "1e-05\n"
+    title = notebook.cells[0].source
+    assert title.startswith("# A notebook\n") and title.endswith("About it.")
+    assert title.count("Time and memory") == 1 and title.count("mybinder.org/v2/gh/someone/course") == 1
+    assert str(root) not in (folder / "01_second.ipynb").read_text().replace(str(root / "mended"), "")
+
+    write_notebook(folder / "00_first.ipynb", "print('changed since')")
+    with pytest.raises(RunError, match="00_first.ipynb has changed"):
+        publish(run, root)
+
+
+def test_a_notebook_that_hangs_is_stopped_with_its_kernel(folder, monkeypatch):
+    pid_file = folder.parent / "pid"
+    new = f"{pid_file}.new"
+    tell = f"with open({new!r}, 'w') as file: file.write(str(os.getpid()))\nos.rename({new!r}, {str(pid_file)!r})"
+    code = f"import os, time\n{tell}\ntime.sleep(600)"
+    source = write_notebook(folder / "00_hangs.ipynb", code)
+    # An hour passes as soon as the cell runs, however slow this machine is.
+    monkeypatch.setattr(
+        execute, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * pid_file.exists())
+    )
+    with pytest.raises(RunError, match=r"(?s)had not ended after 600 s.*code cell 2 of 2.*time.sleep\(600\)"):
+        execute_notebook(source, folder.parent / "out.ipynb", {}, cwd=folder, timeout=600)
+    kernel = int(pid_file.read_text())
+    assert not psutil.pid_exists(kernel) or psutil.Process(kernel).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_dead_kernel_is_named(folder):
+    source = write_notebook(folder / "00_dies.ipynb", "import os\nos._exit(1)")
+    with pytest.raises(RunError, match=r"(?s)code cell 2 of 2.*os._exit\(1\).*kernel died.*memory"):
+        execute_notebook(source, folder.parent / "out.ipynb", {}, cwd=folder, timeout=60)
+
+
+def test_nothing_starts_when_a_value_is_not_valid(folder, monkeypatch):
+    monkeypatch.setattr(course, "execute_notebook", lambda *_, **__: pytest.fail("a notebook was started"))
+    parameters = COMMON + "alpha: float = 0.7\nseeds: int = 3\nviews: bool = False\n"
+    write_notebook(folder / "00_a.ipynb", parameters=parameters)
+    cases = [
+        ({"parameters": {"alhpa": "0.5"}}, "parameter 'alhpa'; valid names: alpha, data_root"),
+        ({"parameters": {"alpha": "much"}}, "'alpha' takes float, not 'much'"),
+        ({"parameters": {"seeds": "1.5"}}, "'seeds' takes int, not 1.5"),
+        ({"parameters": {"seed": "1"}}, "seed is set by --seed"),
+        ({"dataset": "nhe"}, "unknown dataset 'nhe'; valid datasets: phantom, neh, ucsd"),
+        ({"dataset": "neh"}, "needs --data-root"),
+        ({"dataset": "neh", "data_root": folder / "none"}, "there is no data_root"),
+        ({"only": ["09"]}, "no notebook '09'; valid: 00"),
+        ({"only": None}, "lacks 00_start_here.ipynb, 01_data"),
+    ]
+    for options, message in cases:
+        with pytest.raises(RunError, match=message):
+            run_smoke(folder, **({"only": ["00"]} | options))
+    with pytest.raises(ValueError, match="valid profiles: smoke, quick, colab, paper"):
+        run_course("huge", notebooks_folder=folder)
+    with pytest.raises(RunError, match="profile 'paper' needs --dataset: neh or ucsd"):
+        run_course("paper", notebooks_folder=folder)
+    assert not (folder.parent / "run").exists()
+
+
+def test_a_profile_too_big_for_memory_is_refused(folder, monkeypatch):
+    write_notebook(folder / "00_a.ipynb")
+    monkeypatch.setattr(checks, "memory_limit", lambda: 500_000_000)
+    monkeypatch.setattr(checks, "gpu_memory", lambda: None)
+    with pytest.raises(RunError, match="0.5 GB of memory, profile smoke needs 1 GB. Choose a smaller profile"):
+        run_smoke(folder, only=["00"])
+
+
+def test_parameters_are_read_as_papermill_reads_them(folder):
+    cell = 'alphas: list[float] = [0.5, 0.7]  # arms\nkind: str = "kd"'
+    path = write_notebook(folder / "00_a.ipynb", parameters=cell)
+    assert declared_parameters(path) == {"alphas": "list", "kind": "str"}
+    path = write_notebook(folder / "00_b.ipynb", parameters="alpha: float | None = None")
+    with pytest.raises(RunError, match="cannot read the parameter 'alpha'"):
+        declared_parameters(path)
+    path = write_notebook(folder / "00_c.ipynb", parameters="alpha = 0.5")
+    with pytest.raises(RunError, match="'alpha' needs a type"):
+        declared_parameters(path)
+
+
+@pytest.mark.parametrize(
+    "value, type_name, expected",
+    [("3", "int", 3), ("2", "float", 2.0), (2, "float", 2.0), ("no", "bool", False), ("7", "str", "7"),
+     ("[1, 2]", "list", [1, 2]), ("(1, 2)", "list", [1, 2]), ("[1]", "tuple", (1,))],
+)  # fmt: skip
+def test_values_are_cast(value, type_name, expected):
+    found = cast("name", value, type_name)
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    "value, type_name", [("maybe", "bool"), (True, "int"), (1, "str"), ("x=", "list"), (1, "bool")]
+)
+def test_values_of_another_type_are_refused(value, type_name):
+    with pytest.raises(RunError, match=f"takes {type_name}"):
+        cast("name", value, type_name)
+
+
+def test_assignments():
+    assert parse_assignments(["a=1", "b=x=y"]) == {"a": "1", "b": "x=y"}
+    for wrong in (["a"], ["=1"], ["a=1", "a=2"], ["a b=1"]):
+        with pytest.raises(RunError):
+            parse_assignments(wrong)
+
+
+def test_notebooks_are_chosen_in_order(folder):
+    for name in ("00_a.ipynb", "03_b.ipynb", "10_c.ipynb"):
+        write_notebook(folder / name)
+    assert [path.name for path in select_notebooks(["10_c.ipynb", "3", "03"], folder)] == ["03_b.ipynb", "10_c.ipynb"]
+
+
+def test_every_profile_has_a_time_limit():
+    assert set(TIMEOUTS) == set(PROFILES)
+
+
+def test_results_of_an_unfinished_run():
+    assert results_text({}) == "This run has no results yet."
+    table = results_table({"student_kd": {"accuracy": None, "interval": None, "n_scans": 3, "n_patients": 2}})
+    assert table.loc["student, distilled (real time)", "accuracy"] == "–"
+
+
+def test_figures_are_found_by_their_alt_text(tmp_path):
+    picture = {"output_type": "display_data", "data": {"image/png": ""}}
+    outputs = [picture | {"metadata": {"image/png": {"alt": "A curve\nfalls"}}}, picture | {"metadata": {}}]
+    cells = [{"cell_type": "code", "id": "abc", "outputs": outputs}]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    assert figures_of(tmp_path / "a.ipynb") == [("abc", "A curve falls"), ("abc", "Figure 2")]
+
+
+def test_badges_come_from_the_one_setting(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[project.urls]\nrepository = "https://github.com/a/b"\n')
+    made = badges("03_x.ipynb", repository_url(tmp_path))
+    assert "https://mybinder.org/v2/gh/a/b/main?urlpath=lab/tree/notebooks/03_x.ipynb" in made
+    assert "https://colab.research.google.com/github/a/b/blob/main/notebooks/03_x.ipynb" in made
+    (tmp_path / "pyproject.toml").write_text('[project.urls]\nrepository = "https://gitlab.com/a/b"\n')
+    with pytest.raises(RunError, match="repository"):
+        repository_url(tmp_path)
