@@ -1,0 +1,72 @@
+# make course   environment, the six core notebooks on the default profile, results, runs/quick/index.html
+# make test     lint, unit tests, every notebook as a test
+# make lab      JupyterLab        make bench      benchmarks
+# make notebooks   run the default profile and write its outputs, times and badges into notebooks/ and README.md
+#
+# An environment is made in .venv where there is none. To use another: make test PY=/path/to/python
+
+PYTHON ?= python3
+VENV := .venv
+PROFILE ?= quick
+CHECKED := runs/nbval
+BOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+
+export OMP_NUM_THREADS ?= $(CORES)
+export MKL_NUM_THREADS ?= $(CORES)
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+export PIP_PROGRESS_BAR ?= off
+export JUPYTER_PREFER_ENV_PATH ?= 1
+export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
+# notebooks import this package wherever their kernel starts
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+ifeq ($(origin PY),undefined)
+PY := $(VENV)/bin/python
+ENVIRONMENT := $(VENV)/installed
+endif
+
+.PHONY: course test lint unit nbval lab bench notebooks clean
+.DELETE_ON_ERROR:
+
+course: $(ENVIRONMENT)
+	$(PY) -m kdoct_utils.cli check --profile $(PROFILE) --run-dir runs
+	$(PY) -m kdoct_utils.cli run --profile $(PROFILE) --run-dir runs/$(PROFILE)
+
+test: lint unit nbval
+
+lint: $(ENVIRONMENT)
+	$(PY) -m ruff check .
+
+unit: $(ENVIRONMENT)
+	$(PY) -m pytest tests
+
+# Every cell of every notebook runs, with the smallest profile; a slider whose callback raises fails here.
+nbval: $(ENVIRONMENT)
+	@test -n "$(BOOKS)" || { echo "there are no notebooks to test"; exit 1; }
+	rm -rf $(CHECKED) && mkdir -p $(CHECKED)
+	@for book in $(BOOKS); do \
+	  $(PY) -m papermill --prepare-only --log-level ERROR --no-progress-bar -p profile smoke -p run_dir $(CURDIR)/$(CHECKED)/run \
+	    $$book $(CHECKED)/$$(basename $$book) < /dev/null || exit 1; \
+	done
+	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 -p no:cacheprovider $(CHECKED)
+
+lab: $(ENVIRONMENT)
+	$(PY) -m jupyterlab notebooks
+
+bench: $(ENVIRONMENT)
+	$(PY) -m pytest -o addopts= -s tests/benchmarks
+
+notebooks: $(ENVIRONMENT)
+	$(PY) -m kdoct_utils.cli run --profile quick --run-dir runs/quick
+	$(PY) -m kdoct_utils.cli publish runs/quick
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the course needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): several minutes the first time, with torch"
+	$(VENV)/bin/python -m pip install --quiet --editable ".[test,lab]"
+	touch $@
+
+clean:
+	rm -rf $(CHECKED) build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,160 @@
+"""pyproject.toml, environment.yml and binder/ say the same, and the package needs nothing that they leave out."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from kdoct_utils import __version__
+from kdoct_utils.checks import PYTHON_NEEDED
+from kdoct_utils.publish import badges, repository_url
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# where conda-forge has another name, or a build that leaves out what the course does not use
+CONDA_NAMES = {
+    "torch": "pytorch-cpu",
+    "matplotlib": "matplotlib-base",
+    "nbconvert": "nbconvert-core",
+    "huggingface-hub": "huggingface_hub",
+}
+IMPORT_NAMES = {
+    "PIL": "pillow",
+    "bs4": "beautifulsoup4",
+    "huggingface_hub": "huggingface-hub",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+def bounds(requirements):
+    """Name -> lower bound, as conda spells the names."""
+    parsed = [Requirement(line) for line in requirements]
+    return {CONDA_NAMES.get(item.name, item.name): str(item.specifier) for item in parsed}
+
+
+def conda_environment(path):
+    """The file's channels and packages: name -> version text, and its pip part."""
+    loaded = yaml.safe_load((ROOT / path).read_text())
+    packages, pip = {}, []
+    for item in loaded["dependencies"]:
+        if isinstance(item, dict):
+            pip = item["pip"]
+        else:
+            name, version = re.fullmatch(r"([a-z0-9_-]+)(.*)", item).groups()
+            packages[name] = version
+    return loaded["channels"], packages, pip
+
+
+NEEDED = bounds(PROJECT["dependencies"])
+LAB = bounds(PROJECT["optional-dependencies"]["lab"])
+TEST = bounds(PROJECT["optional-dependencies"]["test"])
+
+
+def test_every_dependency_has_one_lower_bound_and_a_reason():
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    extras = PROJECT["optional-dependencies"]
+    for requirement in [*PROJECT["dependencies"], *extras["test"], *extras["lab"]]:
+        assert re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", requirement)
+        line = next(line for line in lines if f'"{requirement}"' in line)
+        assert re.search(r"#\s*\S+", line), f"{requirement} has no reason"
+
+
+@pytest.mark.parametrize(
+    "path, wanted", [("environment.yml", NEEDED | LAB | TEST), ("binder/environment.yml", NEEDED | LAB)]
+)
+def test_conda_environments_agree_with_pyproject(path, wanted):
+    channels, packages, pip = conda_environment(path)
+    assert channels == ["conda-forge", "nodefaults"]
+    assert {name: version for name, version in packages.items() if name not in ("python", "pip")} == wanted
+    assert pip == (["-e ."] if path == "environment.yml" else [])  # binder's postBuild installs the package
+
+
+def test_python_versions_agree():
+    needed = ".".join(map(str, PYTHON_NEEDED))
+    assert PROJECT["requires-python"] == f">={needed}"
+    assert conda_environment("environment.yml")[1]["python"] == f">={needed}"
+    pinned = conda_environment("binder/environment.yml")[1]["python"]
+    assert tuple(map(int, re.fullmatch(r"=(\d+)\.(\d+)", pinned).groups())) >= PYTHON_NEEDED
+
+
+def test_binder_scripts_stop_at_errors_and_hand_over(tmp_path):
+    for name in ("postBuild", "start"):
+        assert os.access(ROOT / "binder" / name, os.X_OK)
+    post_build = (ROOT / "binder" / "postBuild").read_text()
+    assert re.search(r"^set -e", post_build, re.MULTILINE) and "--no-deps -e ." in post_build
+    command = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
+    done = subprocess.run([ROOT / "binder" / "start", *command], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+    with pytest.raises(subprocess.CalledProcessError):  # a pip that fails must fail the build
+        (tmp_path / "pip").write_text("#!/bin/sh\nexit 3\n")
+        (tmp_path / "pip").chmod(0o755)
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run([ROOT / "binder" / "postBuild"], env=os.environ | {"PATH": path}, cwd=tmp_path, check=True)
+
+
+def third_party_imports(folder):
+    """Distribution names that the modules of a folder import."""
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module]
+            for module in (name.split(".")[0] for name in modules):
+                if module not in sys.stdlib_module_names and module != "kdoct_utils":
+                    found.setdefault(IMPORT_NAMES.get(module, module).lower(), path.name)
+    return found
+
+
+def declared(*groups):
+    lines = PROJECT["dependencies"] + [line for group in groups for line in PROJECT["optional-dependencies"][group]]
+    return {Requirement(line).name for line in lines}
+
+
+def test_what_the_package_imports_is_declared():
+    imports = third_party_imports(ROOT / "kdoct_utils")
+    assert {"numpy", "torch", "typer"} <= set(imports)
+    assert {name: where for name, where in imports.items() if name not in declared()} == {}
+
+
+def test_what_the_tests_import_is_declared():
+    imports = third_party_imports(ROOT / "tests")
+    assert {name: where for name, where in imports.items() if name not in declared("test")} == {}
+
+
+def test_command_and_version():
+    from kdoct_utils import cli
+
+    assert PROJECT["scripts"] == {"kdoct": "kdoct_utils.cli:main"} and callable(cli.main)
+    assert PROJECT["version"] == __version__
+
+
+def test_shipped_files_are_package_data():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kdoct_utils"]
+    shipped = [path.relative_to(ROOT / "kdoct_utils") for path in (ROOT / "kdoct_utils").rglob("*") if path.is_file()]
+    left_out = [
+        str(path)
+        for path in shipped
+        if path.suffix not in (".py", ".pyc") and not any(path.match(pattern) for pattern in patterns)
+    ]
+    assert left_out == []
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))])
+def test_notebook_badges_come_from_the_one_setting(name):
+    text = (ROOT / "notebooks" / name).read_text()
+    links = set(re.findall(r"https://(?:mybinder\.org/v2|colab\.research\.google\.com/github)[^)\s\\\"]*", text))
+    assert links <= set(re.findall(r"\]\((https://[^)]*)\)", badges(name, repository_url(ROOT))))
