@@ -1,0 +1,111 @@
+"""The model card of an exported student, every number taken from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def model_card(
+    *,
+    name: str,
+    class_names: Sequence[str],
+    image_size: int,
+    stored_size: int,
+    data: Mapping[str, Any],
+    student: Mapping[str, Any],
+    formats: Mapping[str, Mapping[str, float]],
+    training: str,
+) -> str:
+    """Markdown for whoever is handed the file.
+
+    data: the provenance record; dataset, title, licence, citation and url are printed where present.
+    student: a section of metrics.json (accuracy, sensitivity, specificity, interval, n_scans, n_patients, and ece,
+      per_class where present). formats: rows of `edge.measure` by format name. training: one sentence on the recipe.
+    Raises ValueError naming what is missing; nothing is filled in.
+    """
+    needed = ("accuracy", "sensitivity", "specificity", "interval", "n_scans", "n_patients")
+    missing = [key for key in needed if student.get(key) is None]
+    if missing:
+        raise ValueError(f"the student's metrics lack {', '.join(missing)}; measure before writing the card")
+    if not formats:
+        raise ValueError("a model card needs at least one exported format, such as fp32")
+    sections = {
+        "Intended use": _use(data),
+        "Input and output": [
+            f"- Input `image`: uint8, (batch, 1, {stored_size}, {stored_size}), grey, cropped as in training. The file"
+            f" itself resizes to {image_size} x {image_size} and normalizes.",
+            f"- Output `logits`: float32, (batch, {len(class_names)}), in the order {', '.join(class_names)}.",
+        ],
+        "Training": [training],
+        "Data": _data(data),
+        "Results on test patients": _results(student),
+        "Formats": _formats(formats),
+        "Limits": _limits(data, student, class_names),
+    }
+    body = "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items())
+    return f"# Model card: {name}\n\n{body}\n"
+
+
+def _use(data: Mapping[str, Any]) -> list[str]:
+    lines = ["Teaching and research. It is not a medical device and must not inform care of a patient."]
+    if data.get("dataset") == "phantom":
+        lines.append("It has seen synthetic scans only: what it scores on them says nothing about eyes.")
+    return lines
+
+
+def _data(data: Mapping[str, Any]) -> list[str]:
+    lines = [f"- {key}: {data[key]}" for key in ("title", "dataset", "version", "licence", "citation", "url")
+             if data.get(key)]  # fmt: skip
+    if not lines:
+        raise ValueError("the provenance record names no dataset")
+    return lines
+
+
+def _results(student: Mapping[str, Any]) -> list[str]:
+    low, high = student["interval"]
+    lines = [
+        f"- accuracy {student['accuracy']:.3f}, 95% interval over patients {low:.3f} to {high:.3f}"
+        f" ({student['n_scans']} scans of {student['n_patients']} patients)",
+        f"- sensitivity {student['sensitivity']:.3f}, specificity {student['specificity']:.3f}"
+        " (macro, one class against the rest)",
+    ]
+    if student.get("ece") is not None:
+        lines.append(f"- expected calibration error {student['ece']:.3f}")
+    return lines
+
+
+def _formats(formats: Mapping[str, Mapping[str, float]]) -> list[str]:
+    lines = ["| format | size (kB) | median latency (ms) | accuracy |", "|---|---:|---:|---:|"]
+    lines += [
+        f"| {name} | {row['bytes'] / 1000:,.0f} | {row['latency_ms']:.2f} | {row['accuracy']:.3f} |"
+        for name, row in formats.items()
+    ]
+    lines += ["", "Latency: batch 1, one thread, ONNX Runtime on the CPU that wrote this card; measure it on yours."]
+    if {"fp32", "int8"} <= set(formats):
+        full, small = formats["fp32"], formats["int8"]
+        points, smaller = 100 * (small["accuracy"] - full["accuracy"]), full["bytes"] / small["bytes"]
+        change = f"its accuracy changes by {points:+.1f} points"
+        lines.append(f"INT8 is {smaller:.1f} times smaller and {_pace(full, small)}; {change}.")
+    return lines
+
+
+def _pace(full: Mapping[str, float], small: Mapping[str, float]) -> str:
+    ratio = full["latency_ms"] / small["latency_ms"]
+    return f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
+
+
+def _limits(data: Mapping[str, Any], student: Mapping[str, Any], class_names: Sequence[str]) -> list[str]:
+    lines = [f"- It answers with one of {', '.join(class_names)} whatever it is shown, other diseases included.",
+             "- Other scanners, protocols and populations are untested."]  # fmt: skip
+    low, high = student["interval"]
+    if high - low > 0.1:
+        lines.append(f"- {student['n_patients']} test patients leave the accuracy uncertain by {high - low:.2f}.")
+    known = {name: row["sensitivity"] for name, row in (student.get("per_class") or {}).items()
+             if row.get("sensitivity") is not None}  # fmt: skip
+    if known:
+        worst = min(known, key=known.get)
+        lines.append(f"- Its weakest class is {worst}: it finds {known[worst]:.0%} of them.")
+    if data.get("n_refused"):
+        lines.append(f"- {data['n_refused']} scans could not be read and were left out.")
+    return lines
