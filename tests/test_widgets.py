@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
@@ -156,7 +157,8 @@ def notebook(path, source: str):
     return path
 
 
-def test_a_notebook_is_run_and_its_drawings_called_at_their_ends(tmp_path):
+def test_a_notebook_is_run_and_its_drawings_called_at_their_ends(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(widgets.__file__).parents[1]))  # the kernel starts in tmp_path
     source = (
         "from kdoct_utils import widgets\n"
         "def inverse(x):\n    return str(1 / (x - top))\n"
