@@ -39,7 +39,7 @@ from kdoct_utils.pipelines import (
 
 __all__ = [
     "EVALUATION", "IMAGENET_MEAN", "IMAGENET_STD", "RANDAUGMENT_SPACE", "STUDENT", "TEACHER", "TEST_TIME_VIEWS",
-    "AugmentConfig", "Draw", "apply", "augment", "describe", "draw", "only", "steps", "test_time_views",
+    "AugmentConfig", "Draw", "apply", "augment", "describe", "draw", "normalize", "only", "steps", "test_time_views",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -119,10 +119,18 @@ def apply(images: Tensor, parameters: Draw, image_size: int, channels: int) -> T
     _sharpen(batch, parameters)
     _blur(batch, parameters)
     _erase(batch, parameters)
+    return normalize(batch, channels)
+
+
+def normalize(images: Tensor, channels: int) -> Tensor:
+    """Grey images (batch, 1, S, S) in 0..1 to (batch, channels, S, S) by ImageNet's mean and standard deviation.
+
+    channels: 1 takes the means of these over the colors; 3 repeats the grey image.
+    """
     mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=images.device)  # (3,) each
     if channels == 1:
         mean, std = mean.mean(), std.mean()
-    return (batch - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+    return (images - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
 
 
 def augment(

@@ -249,12 +249,12 @@ def slice_positions(slices: int) -> np.ndarray:
 
 
 def band_view(patient: Patient, size: int) -> View:
-    """The square view of the retina band: 300 rows centered on the retina, the central 512 columns."""
+    """The square view of the retina band: 300 rows with the whole retina in the middle, the central 512 columns."""
     x_um = (np.arange(0, BAND_COLUMNS, 8) - BAND_COLUMNS / 2) * np.float32(LATERAL_UM)
-    middle = np.zeros(1, np.float32)
-    bruch = bruch_rows(patient, x_um, middle)
-    ilm = bruch - layer_heights(patient, x_um, middle)[0] / AXIAL_UM
-    center = float((bruch.mean() + ilm.mean()) / 2)
+    y_um = np.array([-2, 0, 2], np.float32) * np.float32(SLICE_SPACING_UM)
+    bruch = bruch_rows(patient, x_um, y_um)
+    ilm = bruch - layer_heights(patient, x_um, y_um)[0] / AXIAL_UM
+    center = float(bruch.max() + ilm.min()) / 2
     top = min(max(center - BAND_ROWS / 2, 0), FRAME_ROWS - BAND_ROWS)
     left = (FRAME_COLUMNS - BAND_COLUMNS) / 2
     return View(size, size, top, left, BAND_ROWS / size, BAND_COLUMNS / size)

@@ -133,7 +133,7 @@ class RunFolder:
     @property
     def teacher_logits_file(self) -> Path:
         """float32 (views, n, classes)."""
-        return self.path / "teacher_logits.npy"
+        return self.path / "teacher_logits.safetensors"
 
     @property
     def metrics_file(self) -> Path:

@@ -1,0 +1,316 @@
+"""What a notebook takes from the run folder, and makes there when it is missing.
+
+Each stage is kept with its recipe: the split, the seed, the teacher and the hyper-parameters that
+made it. A stage whose recipe is another is made again, never used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from kdoct_utils.inference import ScanImages, cache_teacher_logits, predict_logits
+from kdoct_utils.losses import balanced_class_weights
+from kdoct_utils.metrics import evaluate
+from kdoct_utils.models import build_model, load_weights, save_weights
+from kdoct_utils.objectives import (
+    CachedDistillationObjective,
+    CrossEntropyObjective,
+    DistillationObjective,
+    FocalObjective,
+    Objective,
+)
+from kdoct_utils.pipelines import EVALUATION, STUDENT, TEACHER
+from kdoct_utils.runs import RunFolder, atomic_path, read_json, write_json
+from kdoct_utils.scans import SCAN_COLUMNS, read_scans
+from kdoct_utils.splits import load_splits, make_splits, save_splits
+from kdoct_utils.training import Trainer, TrainingResult
+
+STUDENT_KINDS = ("alone", "kd", "cached")
+
+
+@dataclass(frozen=True)
+class CourseData:
+    """Scans, pictures and split of a run, in one order.
+
+    table: SCAN_COLUMNS; images: uint8 (n, R, R) memory map; role: (n,) "train", "validation" or
+    "test"; hashes: scan_id to SHA-256; split_hash: of the file that says the roles.
+    """
+
+    table: pd.DataFrame
+    images: np.ndarray
+    role: np.ndarray
+    class_names: tuple[str, ...]
+    provenance: dict
+    hashes: dict[str, str]
+    split: pd.DataFrame
+    split_hash: str
+    fold: int
+
+    @property
+    def target(self) -> np.ndarray:
+        return self.table["target"].to_numpy()
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(n,) the independent patients: what is split, resampled and counted."""
+        return self.table["group"].to_numpy(dtype=object)
+
+    def rows(self, role: str) -> np.ndarray:
+        """Row numbers of a role."""
+        return np.flatnonzero(self.role == role)
+
+    def part(self, role: str, rows: np.ndarray | None = None, target: np.ndarray | None = None) -> ScanImages:
+        """The scans of a role for training or prediction; rows and target (n,) replace the role's own."""
+        rows = self.rows(role) if rows is None else np.asarray(rows)
+        target = self.target if target is None else target
+        return ScanImages(self.images, target[rows], rows=rows)
+
+
+def course_data(run: RunFolder, fold: int = 0, progress: bool = True) -> CourseData:
+    """Read the scans, cache their pictures and write the split, or take all three from the run folder.
+
+    Raises ScanError or SplitError for faults in the data, SplitError for an unknown fold.
+    """
+    provenance_file = run.path / "provenance.json"
+    if not (provenance_file.exists() and run.images_file.exists() and run.table_file.exists()):
+        _read_into(run, provenance_file, progress)
+    record = read_json(provenance_file)
+    types = {"scan_id": str, "path": str, "patient": str, "group": str, "eye": str, "slice": "Int64"}
+    table = pd.read_csv(run.table_file, dtype=types, keep_default_na=False, na_values={"slice": [""]})
+    if not run.splits_file.exists():
+        split = make_splits(table, run.seed, class_names=record["class_names"], allow_tiny=True)
+        record["split_hash"] = save_splits(split, run.splits_file)
+        write_json(provenance_file, record)
+    split = load_splits(run.splits_file, table, record.get("split_hash"))
+    part = split[split["fold"] == fold]
+    if part.empty:
+        raise ValueError(f"no fold {fold}; folds of this split: 0 to {split['fold'].max()}")
+    return CourseData(
+        table=table[SCAN_COLUMNS],
+        images=np.load(run.images_file, mmap_mode="r"),
+        role=table["scan_id"].map(part.set_index("scan_id")["role"]).to_numpy(dtype=object),
+        class_names=tuple(record["class_names"]),
+        provenance=record["provenance"],
+        hashes=dict(zip(table["scan_id"], table["image_hash"], strict=True)),
+        split=split,
+        split_hash=split.attrs["hash"],
+        fold=fold,
+    )
+
+
+def _read_into(run: RunFolder, provenance_file: Path, progress: bool) -> None:
+    scans = read_scans(run.dataset, run.data_root, profile=run.profile, seed=run.seed, progress=progress)
+    pictures = scans.images(run.profile.resize_size, run.profile.crop_to_band, progress=progress)
+    with atomic_path(run.images_file) as temporary:
+        np.save(temporary, pictures)
+    with atomic_path(run.table_file) as temporary:
+        scans.table.assign(image_hash=scans.table["scan_id"].map(scans.hashes)).to_csv(temporary, index=False)
+    write_json(provenance_file, {"class_names": scans.class_names, "provenance": scans.provenance})
+
+
+# --- teacher ---------------------------------------------------------------------------------------------------------
+
+
+def new_teacher(run: RunFolder, data: CourseData) -> nn.Module:
+    """The profile's teacher with its start weights and a fresh head."""
+    profile = run.profile
+    return build_model(profile.teacher, len(data.class_names), profile.channels, profile.start_weights, run.seed)
+
+
+def teacher_trainer(
+    run: RunFolder,
+    data: CourseData,
+    model: nn.Module,
+    gamma: float | None = None,
+    *,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> Trainer:
+    """The paper's teacher training: focal loss with balanced class weights, heavy augmentation, SWA."""
+    profile = run.profile
+    train = data.part("train")
+    weights = balanced_class_weights(train.target, len(data.class_names))
+    return Trainer(
+        model,
+        FocalObjective(profile.gamma if gamma is None else gamma, weights),
+        train,
+        data.part("validation"),
+        profile.teacher_training,
+        augmentation=TEACHER,
+        image_size=profile.image_size,
+        channels=profile.channels,
+        seed=run.seed,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
+def teacher(run: RunFolder, data: CourseData, gamma: float | None = None, progress: bool = True) -> nn.Module:
+    """The trained teacher in eval mode: from the run folder, or trained now."""
+    recipe = {"stage": "teacher", "seed": run.seed, "split": data.split_hash, "fold": data.fold}
+    recipe["gamma"] = run.profile.gamma if gamma is None else gamma
+    model = new_teacher(run, data)
+
+    def train(checkpoint: Path) -> TrainingResult:
+        return teacher_trainer(run, data, model, gamma, checkpoint=checkpoint, progress=progress).fit()
+
+    _take_or_train(run, model, run.teacher_file, recipe, train, "teacher")
+    return model
+
+
+def teacher_logits(run: RunFolder, data: CourseData, model: nn.Module, progress: bool = True) -> np.ndarray:
+    """The teacher's logits (n, classes) for every scan as it is, without augmentation."""
+    profile = run.profile
+    recipe = json.dumps({"stage": "teacher_logits", "teacher": file_hash(run.teacher_file), "split": data.split_hash})
+    path = run.teacher_logits_file
+    if _recipe_of(path) != recipe:
+        everything = data.part("", rows=np.arange(len(data.table)))
+        logits = cache_teacher_logits(
+            model, everything, EVALUATION, 0, 1, profile.image_size, profile.channels, progress=progress
+        )
+        with atomic_path(path) as temporary:
+            save_file({"logits": torch.from_numpy(logits[0]).contiguous()}, temporary, metadata={"recipe": recipe})
+    return load_file(path)["logits"].numpy()
+
+
+# --- students --------------------------------------------------------------------------------------------------------
+
+
+def new_student(run: RunFolder, data: CourseData, seed: int) -> nn.Module:
+    """The profile's student: ImageNet weights where the profile starts from them, else fresh ones of that seed."""
+    profile = run.profile
+    start = "imagenet" if profile.start_weights == "imagenet" else "none"  # phantom weights are a teacher's
+    return build_model(profile.student, len(data.class_names), profile.channels, start, seed)
+
+
+def student_trainer(
+    run: RunFolder,
+    data: CourseData,
+    model: nn.Module,
+    objective: Objective,
+    seed: int,
+    *,
+    train: ScanImages | None = None,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> Trainer:
+    """The profile's student training for any objective; train replaces the training scans."""
+    return Trainer(
+        model,
+        objective,
+        data.part("train") if train is None else train,
+        data.part("validation"),
+        run.profile.student_training,
+        augmentation=STUDENT,
+        image_size=run.profile.image_size,
+        channels=run.profile.channels,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
+def student_objective(
+    run: RunFolder, data: CourseData, kind: str, teacher_model: nn.Module | None, temperature: float, alpha: float
+) -> Objective:
+    """What a student of that kind is trained for: labels alone, a live teacher, or the teacher's kept logits."""
+    if kind not in STUDENT_KINDS:
+        raise ValueError(f"unknown kind of student {kind!r}; valid kinds: {', '.join(STUDENT_KINDS)}")
+    if kind == "alone":
+        return CrossEntropyObjective()
+    if teacher_model is None:
+        raise ValueError(f"a {kind!r} student needs a teacher")
+    if kind == "kd":
+        return DistillationObjective(teacher_model, temperature, alpha)
+    logits = teacher_logits(run, data, teacher_model, progress=False)
+    return CachedDistillationObjective(logits[None], temperature, alpha, replay=False)
+
+
+def student(
+    run: RunFolder,
+    data: CourseData,
+    kind: str,
+    seed: int,
+    teacher_model: nn.Module | None = None,
+    temperature: float | None = None,
+    alpha: float | None = None,
+    progress: bool = True,
+) -> nn.Module:
+    """A trained student in eval mode: from the run folder, or trained now.
+
+    kind: "alone" (cross-entropy), "kd" (a live teacher sees every view) or "cached" (the teacher's
+    logits for the plain scan). seed: of weights, order, augmentation and dropout.
+    """
+    temperature = run.profile.temperature if temperature is None else temperature
+    alpha = run.profile.alpha if alpha is None else alpha
+    recipe = {"stage": "student", "kind": kind, "seed": seed, "split": data.split_hash, "fold": data.fold}
+    if kind != "alone":
+        recipe |= {"teacher": file_hash(run.teacher_file), "temperature": temperature, "alpha": alpha}
+    model = new_student(run, data, seed)
+    name = f"student_{kind}_seed{seed}"
+
+    def train(checkpoint: Path) -> TrainingResult:
+        objective = student_objective(run, data, kind, teacher_model, temperature, alpha)
+        return student_trainer(run, data, model, objective, seed, checkpoint=checkpoint, progress=progress).fit()
+
+    _take_or_train(run, model, run.student_file(kind, seed), recipe, train, name)
+    return model
+
+
+def test_logits(run: RunFolder, data: CourseData, model: nn.Module, views: bool = False) -> np.ndarray:
+    """Logits (n_test, classes) of the test scans; views: averaged over the five test-time views."""
+    return predict_logits(model, data.part("test"), run.profile.image_size, run.profile.channels, views=views)
+
+
+def score(data: CourseData, logits: np.ndarray, role: str = "test", seed: int = 0) -> dict:
+    """metrics.evaluate for the scans of a role, patients resampled. logits: (n of that role, classes)."""
+    rows = data.rows(role)
+    probabilities = torch.softmax(torch.from_numpy(np.asarray(logits, np.float64)), dim=1).numpy()
+    return evaluate(probabilities, data.target[rows], data.groups[rows], data.class_names, seed=seed)
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _recipe_of(path: Path) -> str | None:
+    """The recipe that a safetensors file was made by; None where there is no such file."""
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("recipe")
+
+
+def _take_or_train(
+    run: RunFolder, model: nn.Module, path: Path, recipe: dict, train: Callable[[Path], TrainingResult], name: str
+) -> None:
+    """Fill ``model`` from ``path`` if it was made by this recipe; else train it and keep it there.
+
+    The checkpoint of a killed training carries the recipe in its name: only the same training takes it up.
+    """
+    wanted = json.dumps(recipe, sort_keys=True)
+    if _recipe_of(path) == wanted:
+        load_weights(model, path)
+    else:
+        checkpoint = run.path / f"{name}_{hashlib.sha256(wanted.encode()).hexdigest()[:8]}_checkpoint.safetensors"
+        result = train(checkpoint)
+        with atomic_path(run.history_file(name)) as temporary:
+            result.history.to_csv(temporary, index=False)
+        save_weights(model, path, {"recipe": wanted, "chosen": result.chosen})
+        checkpoint.unlink(missing_ok=True)
+    model.eval()
