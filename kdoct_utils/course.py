@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def _run_notebooks(
             before += sizes[path.name]
             bar.update(before - bar.n)
             if progress:
-                bar.write(f"{path.stem}: {said}")
+                bar.write(f"{path.stem}: {said}", file=sys.stderr)  # standard output is for results
 
 
 def _run_one(run, path, executed, parameters, mark, timeout, bar, before) -> str:

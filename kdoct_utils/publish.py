@@ -99,8 +99,9 @@ def notebook_table(notebooks: list[Path], costs: dict) -> str:
     """Markdown table: notebook, minutes, memory."""
     lines = ["| notebook | time | peak memory |", "|---|---|---|"]
     for path in notebooks:
-        cost = costs[notebook_number(path.name)]
-        link = f"[{path.stem.split('_')[0]} {notebook_title(path)}](notebooks/{path.name})"
+        number, title = notebook_number(path.name), notebook_title(path)
+        cost = costs[number]
+        link = f"[{title if title.startswith(number) else f'{number} {title}'}](notebooks/{path.name})"
         lines.append(f"| {link} | {minutes(cost['seconds'])} | {gigabytes(cost['peak_mb'])} |")
     return "\n".join(lines)
 
