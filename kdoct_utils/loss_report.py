@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-REPORT_EVERY = 10  # optimiser steps between looks at the loss: each look makes a GPU wait
+REPORT_EVERY = 10  # optimizer steps between looks at the loss: each look makes a GPU wait
 
 
 class TrainingError(RuntimeError):
@@ -30,7 +30,7 @@ class LossReport:
         self.scans: list[int] = []
 
     def add(self, loss: Tensor, n_scans: int) -> None:
-        """The loss of one optimiser step: this process's share of the mean over its ``n_scans`` scans."""
+        """The loss of one optimizer step: this process's share of the mean over its ``n_scans`` scans."""
         self.pending.append(loss)
         self.scans.append(n_scans)
         if len(self.pending) >= REPORT_EVERY:

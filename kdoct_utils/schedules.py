@@ -8,7 +8,7 @@ import numpy as np
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_steps: int, floor_fraction: float) -> float:
-    """Fraction of the peak learning rate at optimiser step ``step`` (0 to total_steps - 1).
+    """Fraction of the peak learning rate at optimizer step ``step`` (0 to total_steps - 1).
 
     Rises linearly over ``warmup_steps`` without starting at zero, is 1 at step ``warmup_steps`` and falls along half
     a cosine towards ``floor_fraction`` at step ``total_steps``.
@@ -35,7 +35,7 @@ def batches_per_epoch(n_scans: int, batch_size: int, processes: int = 1) -> int:
 def epoch_batches(
     n_scans: int, batch_size: int, accumulation: int, seed: int, epoch: int, process: int = 0, processes: int = 1
 ) -> list[tuple[list[np.ndarray], int]]:
-    """Shuffled positions of one epoch, grouped by optimiser step: [(batches of this process, scans in the step)].
+    """Shuffled positions of one epoch, grouped by optimizer step: [(batches of this process, scans in the step)].
 
     A batch holds at most ``batch_size`` scans a process and the remainder is spread over all batches rather than left
     as a tiny last one, whose BatchNorm statistics would be worthless. The count is over all processes: a loss summed

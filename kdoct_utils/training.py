@@ -151,7 +151,7 @@ class Trainer:
             step_loss = torch.zeros((), device=self.device)
             for number, batch in enumerate(batches, start=1):
                 images, target, indices = self._inputs(batch, view)
-                with self._gradients_stay_here(until_last=number == len(batches)):
+                with self._exchange_gradients(now=number == len(batches)):
                     with self.accelerator.autocast():
                         losses, _ = self.objective(self.network, images, target, indices, view)  # (batch,)
                     loss = losses.sum() / n_scans  # this batch's share of the mean over the step's scans
@@ -186,9 +186,9 @@ class Trainer:
             # Averaging wants weights that wander around the optimum, so its learning rate stays up.
             group["lr"] = self.config.swa_learning_rate if epoch >= self.state.swa_from else peak * factor
 
-    def _gradients_stay_here(self, until_last: bool) -> AbstractContextManager:
-        """Processes exchange gradients only in the last batch of a step."""
-        return nullcontext() if until_last else self.accelerator.no_sync(self.network)
+    def _exchange_gradients(self, now: bool) -> AbstractContextManager:
+        """Processes exchange gradients once a step, in its last batch."""
+        return nullcontext() if now else self.accelerator.no_sync(self.network)
 
     # --- around an epoch ---------------------------------------------------------------------------------------------
 

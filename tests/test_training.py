@@ -542,7 +542,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import pytest
-from test_training import CrossEntropyObjective, EVENTFUL, Interrupted, make_trainer
+from test_training import CONFIG, EFFICIENTNET, EVENTFUL, CrossEntropyObjective, Interrupted, make_trainer
 from kdoct_utils.models import save_weights
 
 folder, config = Path(sys.argv[1]), replace(EVENTFUL, batch_size=4)
@@ -554,6 +554,9 @@ result = trainer.fit()
 if trainer.accelerator.is_main_process:
     save_weights(trainer.model, folder / "model.safetensors")
     result.history.to_json(folder / "history.json")
+student = make_trainer(config=replace(CONFIG, epochs=2, batch_size=4), network=EFFICIENTNET)
+student.fit()
+save_weights(student.model, folder / f"student_{student.accelerator.process_index}.safetensors")
 """
 
 
@@ -569,6 +572,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
         np.testing.assert_allclose(found, expected[column], rtol=1e-4, err_msg=column)
     for name, value in load_file(tmp_path / "model.safetensors").items():
         torch.testing.assert_close(value, one.model.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+    students = [load_file(tmp_path / f"student_{process}.safetensors") for process in range(2)]
+    assert same_weights(*students)  # BatchNorm statistics too, though each process gathers its own
 
 
 BFLOAT16 = """
