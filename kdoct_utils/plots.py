@@ -23,9 +23,10 @@ from .outputs import PNG_DPI, figure_png, say, show, show_table, table_html, wit
 from .profiles import CLASS_NAMES
 
 __all__ = [
-    "ARM_LOOKS", "CLASS_LOOKS", "DIVERGING", "LINE_COLORS", "LINE_STYLES", "SEQUENTIAL", "Look", "confusion_matrix",
-    "curves", "figure_png", "headline", "interval_plot", "layer_overlay", "learning_curves", "lesion_overlay", "look",
-    "message", "say", "scan_grid", "show", "show_table", "table_html", "use_style", "with_alt_text",
+    "ARM_LOOKS", "CLASS_LOOKS", "DIVERGING", "LINE_COLORS", "LINE_STYLES", "SEQUENTIAL", "Look", "class_bars",
+    "confusion_matrix", "curves", "figure_png", "headline", "interval_plot", "layer_overlay", "learning_curves",
+    "lesion_overlay", "look", "message", "say", "scan_grid", "show", "show_table", "table_html", "use_style",
+    "with_alt_text",
 ]  # fmt: skip
 
 
@@ -225,6 +226,29 @@ def confusion_matrix(counts: Sequence[Sequence[int]] | np.ndarray, class_names: 
     figure.colorbar(drawn, ax=axis, label="share of the true class", shrink=0.8)
     message(axis, title)
     return figure
+
+
+def class_bars(
+    values: np.ndarray, class_names: Sequence[str], groups: Sequence[str], *, title: str, ylabel: str = "probability",
+    ylim: tuple[float, float] = (0, 1), axis: Axes | None = None,
+) -> Figure:
+    """Groups of bars, one bar a class in its fixed look, each with its value. values: (groups, classes)."""
+    values = np.asarray(values, dtype=float)
+    if values.shape != (len(groups), len(class_names)):
+        raise ValueError(f"values {values.shape} do not fit {len(groups)} groups of {len(class_names)} classes")
+    axis = axis or plt.subplots(figsize=(6.8, 2.8))[1]
+    width = 0.8 / len(class_names)
+    for k, name in enumerate(class_names):
+        known = CLASS_LOOKS.get(name, Look(name, LINE_COLORS[k % len(LINE_COLORS)], "o", ""))
+        place = np.arange(len(groups)) + width * (k - (len(class_names) - 1) / 2)
+        bars = axis.bar(place, values[:, k], 0.92 * width, color=known.color, hatch=known.hatch, edgecolor="white",
+                        label=known.label)
+        axis.bar_label(bars, fmt="%.2f", fontsize=8)
+    axis.set(xticks=range(len(groups)), xticklabels=groups, ylabel=ylabel, ylim=ylim)
+    axis.grid(axis="x", visible=False)
+    axis.legend(ncols=len(class_names), fontsize=8)
+    message(axis, title)
+    return axis.figure
 
 
 def interval_plot(

@@ -219,3 +219,14 @@ def test_grid_and_curves():
         plots.scan_grid([SCAN] * 5, ["a"])
     figure = plots.curves([1, 2], {"normal": [1, 2], "x": [2, 3]}, xlabel="T", ylabel="nats", title="t")
     assert figure.axes[0].get_lines()[0].get_color() == plots.CLASS_LOOKS["normal"].color
+
+
+def test_class_bars_have_the_values_and_the_class_look():
+    values = [[0.85, 0.15], [0.6, 0.4]]
+    figure = plots.class_bars(values, ["drusen", "cnv"], ["T = 1", "T = 4"], title="t")
+    drusen, cnv = figure.axes[0].containers
+    assert [bar.get_height() for bar in drusen] == [0.85, 0.6] and [bar.get_height() for bar in cnv] == [0.15, 0.4]
+    assert cnv[0].get_facecolor() == matplotlib.colors.to_rgba(plots.CLASS_LOOKS["cnv"].color)
+    assert {"T = 1", "T = 4", "0.85", "0.40", "CNV"} <= set(texts(figure))
+    with pytest.raises(ValueError, match="2 groups of 3 classes"):
+        plots.class_bars(values, ["normal", "drusen", "cnv"], ["a", "b"], title="t")

@@ -1,0 +1,42 @@
+"""The door of the course names notebooks and files that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdoct_utils.course import NOTEBOOKS, notebook_number
+from kdoct_utils.datasets import DATASETS
+from kdoct_utils.profiles import PROFILES, get_profile
+from kdoct_utils.runs import RunFolder
+from kdoct_utils.scans import read_scans
+from kdoct_utils.tour import STEPS, course_map, dataset_table, profile_table
+
+
+def test_every_notebook_but_the_door_is_a_step():
+    numbers = [number for _, notebooks, _ in STEPS for number in notebooks.split(", ")]
+    assert numbers == [notebook_number(name) for name in NOTEBOOKS[1:]]
+
+
+def test_files_of_the_steps_are_the_run_folders():
+    run = RunFolder(Path("run"), get_profile("smoke"), "phantom", None, 0)
+    files = (run.splits_file, run.teacher_file, run.teacher_logits_file, run.student_file("kd", 0), run.int8_file)
+    assert [file for *_, file in STEPS] == [path.name for path in files]
+
+
+def test_the_map_shows_every_step():
+    shown = {text.get_text() for text in course_map().axes[0].texts}
+    assert {name for name, *_ in STEPS} <= shown
+
+
+def test_tables_cover_profiles_and_datasets():
+    assert list(profile_table().index) == list(PROFILES)
+    assert profile_table().loc["paper", "epochs, at most"] == "150 / 100"
+    assert list(dataset_table().index) == list(DATASETS)
+
+
+@pytest.mark.parametrize("name", [name for name, row in dataset_table().iterrows() if row.iloc[-1] == "not yet"])
+def test_what_is_called_unread_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="no reader yet"):
+        read_scans(name, tmp_path, profile=get_profile("smoke"), seed=0)
