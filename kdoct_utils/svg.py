@@ -5,11 +5,14 @@ About a tenth of a millisecond each, against some 75 for a matplotlib figure.
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
 from .plots import ARM_LOOKS, CLASS_LOOKS, LINE_COLORS
 
@@ -92,6 +95,23 @@ def curves_svg(
         parts.append(f'<path d="M{place:.1f} {top}v{drop}" stroke="black" stroke-dasharray="2 3"/>')
     spoken = "; ".join(f"{name}: {values[0]:.3g} to {values[-1]:.3g}" for name, values in lines.items())
     return _svg(title, spoken, width, height, parts)
+
+
+def scan_html(image: np.ndarray, alt: str, width: int = 150) -> str:
+    """A B-scan as an HTML image, to stand beside a drawing. image: (H, W) uint8; width: pixels on the page.
+
+    Raises ValueError for an image of another kind and for empty alternative text.
+    """
+    if image.ndim != 2 or image.dtype != np.uint8 or not alt.strip():
+        raise ValueError(f"expected uint8 (height, width) and alternative text, got {image.dtype} {image.shape}, {alt!r}")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="png")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    # Pixels are shown as they are: a browser would smooth away what the network sees.
+    return (
+        f'<img alt="{html.escape(alt)}" width="{width}" style="image-rendering: pixelated; vertical-align: top" '
+        f'src="data:image/png;base64,{data}">'
+    )
 
 
 def _svg(title: str, description: str, width: int, height: int, parts: Sequence[str]) -> str:

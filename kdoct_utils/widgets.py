@@ -24,11 +24,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from .outputs import figure_png
-from .svg import bars_svg, curves_svg
+from .svg import bars_svg, curves_svg, scan_html
 
 __all__ = [
     "Choice", "Panel", "Registered", "Slider", "bars_svg", "check_registered", "clear_registered", "curves_svg",
-    "registered", "run_and_check", "sliders",
+    "registered", "run_and_check", "scan_html", "sliders",
 ]  # fmt: skip
 
 Draw = Callable[..., "Figure | str"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +15,9 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 from kdoct_utils import widgets
 from kdoct_utils.plots import CLASS_LOOKS
@@ -147,6 +151,17 @@ def test_curves_run_between_the_corners():
     assert points == "56.0,256.0 243.0,146.0 430.0,36.0"
     with pytest.raises(ValueError, match="'rising' needs 2 finite"):
         widgets.curves_svg([0, 1], {"rising": [0, np.nan]}, title="t", xlabel="x", ylabel="y", ylim=(0, 1))
+
+
+def test_a_scan_is_shown_pixel_by_pixel_with_its_words():
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    tag = BeautifulSoup(widgets.scan_html(image, 'a "scan" & more', width=80), "html.parser").img
+    assert tag["alt"] == 'a "scan" & more' and tag["width"] == "80" and "pixelated" in tag["style"]
+    data = base64.b64decode(tag["src"].removeprefix("data:image/png;base64,"))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), image)
+    for wrong, alt in ((image.astype(float), "x"), (image[None], "x"), (image, " ")):
+        with pytest.raises(ValueError, match="alternative text"):
+            widgets.scan_html(wrong, alt)
 
 
 def notebook(path, source: str):

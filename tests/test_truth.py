@@ -1,0 +1,67 @@
+"""What is said to be true of a phantom scan is what was drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kdoct_utils.anatomy import VISIBLE_DRUSE_UM, VISIBLE_EDEMA_UM, VISIBLE_NEOVASCULAR_UM, draw_patient
+from kdoct_utils.phantom import phantom_cohort, render_band
+from kdoct_utils.profiles import CLASS_NAMES
+from kdoct_utils.truth import cohort_heights, drusen_patients, lesion_heights, redraw_patient, with_druse_height
+
+PATIENTS, SLICES, SIZE, SEED = 6, 7, 40, 3
+THRESHOLD = {"drusen": VISIBLE_DRUSE_UM, "cnv": VISIBLE_NEOVASCULAR_UM, "dme": VISIBLE_EDEMA_UM}
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return phantom_cohort(PATIENTS, SLICES, SIZE, SEED, CLASS_NAMES)
+
+
+def test_a_patient_is_redrawn_to_the_pixel(cohort):
+    images, table = cohort
+    for row in range(0, len(table), 11):
+        scan = table.iloc[row]
+        patient = redraw_patient(scan["patient"], scan["patient_class"], PATIENTS, SEED)
+        np.testing.assert_array_equal(render_band(patient, SLICES, SIZE).images[scan["slice"]], images[row])
+
+
+def test_heights_decide_the_labels(cohort):
+    _, table = cohort
+    heights = cohort_heights(table, PATIENTS, SLICES, SIZE, SEED)
+    assert heights.shape == (len(table),)
+    for kind, threshold in THRESHOLD.items():
+        part = table["patient_class"] == kind
+        shows = (table["label"] == kind)[part].to_numpy()
+        assert shows.any()
+        np.testing.assert_array_equal(heights[part] >= threshold, shows)
+    assert (heights[table["patient_class"] == "normal"] == 0).all()
+
+
+def test_heights_of_a_part_are_those_of_the_whole(cohort):
+    _, table = cohort
+    whole = cohort_heights(table, PATIENTS, SLICES, SIZE, SEED)
+    np.testing.assert_array_equal(cohort_heights(table[::5], PATIENTS, SLICES, SIZE, SEED), whole[::5])
+
+
+@pytest.mark.parametrize("height", [0.0, 35.0, 110.0])
+def test_drusen_are_scaled_and_nothing_else(height):
+    patient = drusen_patients(1, seed=0, size=64)[0]
+    scaled = with_druse_height(patient, height, 64)
+    assert lesion_heights(scaled, 1, 64)[0] == pytest.approx(height, abs=1e-3)
+    before, after = render_band(patient, 1, 64, noise=False), render_band(scaled, 1, 64, noise=False)
+    far = np.abs(before.images[0].astype(int) - after.images[0].astype(int)).max(axis=0) == 0
+    assert far.any()  # columns without a druse stay as they were
+    assert patient.lesions.drusen[:, 3].max() > 0  # the patient given is not changed
+
+
+def test_drusen_patients_have_a_druse_and_differ():
+    patients = drusen_patients(5, seed=1, size=48)
+    assert len({patient.seed for patient in patients}) == 5
+    assert all(lesion_heights(patient, 1, 48)[0] >= 10 for patient in patients)
+
+
+def test_no_druse_to_scale_is_an_error():
+    with pytest.raises(ValueError, match="normal patient .* no druse"):
+        with_druse_height(draw_patient("normal", 0), 50, 32)
