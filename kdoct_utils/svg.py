@@ -103,7 +103,8 @@ def scan_html(image: np.ndarray, alt: str, width: int = 150) -> str:
     Raises ValueError for an image of another kind and for empty alternative text.
     """
     if image.ndim != 2 or image.dtype != np.uint8 or not alt.strip():
-        raise ValueError(f"expected uint8 (height, width) and alternative text, got {image.dtype} {image.shape}, {alt!r}")
+        found = f"{image.dtype} {image.shape} with {alt!r}"
+        raise ValueError(f"expected a uint8 image (height, width) with alternative text, not {found}")
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="png")
     data = base64.b64encode(buffer.getvalue()).decode()
