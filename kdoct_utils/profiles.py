@@ -42,7 +42,7 @@ class TrainingConfig:
     minimum_learning_rate: float  # floor of the cosine, for the head; scaled for other groups
     patience: int  # epochs without a better validation score
     frozen_epochs: int  # backbone held still at first
-    select_on: str  # "loss" or "accuracy", of the validation scans
+    select_on: str  # "loss" or "accuracy" of the validation scans; "last" keeps the end of the schedule
     swa_learning_rate: float | None = None  # None: no weight averaging
     swa_start: float = 0.75  # fraction of the schedule
     gradient_clip: float = 1.0  # largest gradient norm

@@ -44,7 +44,7 @@ __all__ = [
     "learning_rate_factor", "predict_logits",
 ]  # fmt: skip
 
-SELECTIONS = ("loss", "accuracy")
+SELECTIONS = ("loss", "accuracy", "last")
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,10 @@ class Trainer:
         return {"epoch": epoch, "loss": loss, "accuracy": accuracy}
 
     def _beats(self, score: dict, other: dict) -> bool:
-        """Whether a score is strictly better; equal accuracies are told apart by their loss."""
+        """Whether a score is strictly better; equal accuracies are told apart by their loss. "last" prefers whatever
+        is newer: an experiment that is judged on the validation scans must not choose its epoch on them too."""
+        if self.config.select_on == "last":
+            return True
         if self.config.select_on == "loss":
             return score["loss"] < other["loss"]
         return (score["accuracy"], -score["loss"]) > (other["accuracy"], -other["loss"])
