@@ -11,12 +11,16 @@ import math
 import os
 import platform
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdoct_utils.profiles import Profile, get_profile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONFIG_NAME = "config.json"
 RECORDED_PACKAGES = ("kdoct_utils", "torch", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "onnxruntime")
@@ -80,6 +84,23 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(value, dict):
         raise RunError(f"{path} holds a {type(value).__name__}, not a JSON object")
     return value
+
+
+def kept_table(path: str | Path, recipe: dict, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table in ``path`` if this recipe made it; else what ``make()`` returns now, kept there for the next time.
+
+    recipe: all that the table follows from, in JSON's types; it is the first line of the CSV file.
+    A new table comes back as it will be read: through the same file.
+    """
+    import pandas as pd
+
+    path, line = Path(path), "# " + json.dumps(plain(recipe), sort_keys=True) + "\n"
+    if not (path.exists() and path.read_text(encoding="utf-8").startswith(line)):
+        table = make()
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(line)
+            table.to_csv(file, index=False)
+    return pd.read_csv(path, skiprows=1)
 
 
 def installed_versions(packages: tuple[str, ...] = RECORDED_PACKAGES) -> dict[str, str | None]:
