@@ -161,6 +161,7 @@ def layer_overlay(image: np.ndarray, layers: np.ndarray, names: Sequence[str], *
         tint = np.zeros((height, width, 4))
         tint[layers == value] = (*color[:3], 0.45)
         right.imshow(tint)
+        right.contour(layers == value, levels=[0.5], colors="white", linewidths=0.4)  # neighbors have close tints
         column = np.flatnonzero((layers == value).any(axis=0))[-1]  # the layer's right end
         row = np.flatnonzero(layers[:, column] == value).mean()
         right.annotate(

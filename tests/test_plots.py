@@ -185,7 +185,9 @@ def test_interval_plot_draws_the_interval_in_the_arm_look():
 def test_overlays_name_what_is_there_and_refuse_unnamed_indices():
     mask = np.zeros_like(SCAN, dtype=int)
     mask[5:10], mask[15:20, :20] = 1, 2
-    assert {"RNFL", "RPE"} <= set(texts(plots.layer_overlay(SCAN, mask, ["none", "RNFL", "RPE"])))
+    layered = plots.layer_overlay(SCAN, mask, ["none", "RNFL", "RPE"])
+    assert {"RNFL", "RPE"} <= set(texts(layered))
+    assert len(layered.axes[1].collections) == 2 and not layered.axes[0].collections  # an outline a layer, tinted side
     assert {"drusen", "fluid"} <= set(texts(plots.lesion_overlay(SCAN, mask, ["none", "drusen", "fluid"])))
     assert "no lesion in this scan" in texts(plots.lesion_overlay(SCAN, 0 * mask, ["none"]))
     for overlay in (plots.layer_overlay, plots.lesion_overlay):
