@@ -19,7 +19,7 @@ def model_card(
 ) -> str:
     """Markdown for whoever is handed the file.
 
-    data: the provenance record; dataset, title, licence, citation and url are printed where present.
+    data: the provenance record; dataset, title, licence, citation, url and what was refused are printed where present.
     student: a section of metrics.json (accuracy, sensitivity, specificity, interval, n_scans, n_patients, and ece,
       per_class where present). formats: rows of `edge.measure` by format name. training: one sentence on the recipe.
     Raises ValueError naming what is missing; nothing is filled in.
@@ -81,18 +81,21 @@ def _formats(formats: Mapping[str, Mapping[str, float]]) -> list[str]:
         f"| {name} | {row['bytes'] / 1000:,.0f} | {row['latency_ms']:.2f} | {row['accuracy']:.3f} |"
         for name, row in formats.items()
     ]
-    lines += ["", "Latency: batch 1, one thread, ONNX Runtime on the CPU that wrote this card; measure it on yours."]
+    lines += ["", "Latency: batch 1, one thread, on the CPU that wrote this card; measure it on yours."]
     if {"fp32", "int8"} <= set(formats):
         full, small = formats["fp32"], formats["int8"]
-        points, smaller = 100 * (small["accuracy"] - full["accuracy"]), full["bytes"] / small["bytes"]
-        change = f"its accuracy changes by {points:+.1f} points"
-        lines.append(f"INT8 is {smaller:.1f} times smaller and {_pace(full, small)}; {change}.")
+        size = times(full["bytes"] / small["bytes"], "smaller", "larger")
+        pace = times(full["latency_ms"] / small["latency_ms"], "faster", "slower")
+        points = 100 * (small["accuracy"] - full["accuracy"])
+        lines.append(f"INT8 is {size} and {pace}; its accuracy changes by {points:+.1f} points.")
     return lines
 
 
-def _pace(full: Mapping[str, float], small: Mapping[str, float]) -> str:
-    ratio = full["latency_ms"] / small["latency_ms"]
-    return f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
+def times(ratio: float, more: str, less: str) -> str:
+    """A ratio in words: "2.0 times smaller", below 1 "1.5 times larger", and close to 1 neither of both."""
+    if 0.95 < ratio < 1.05:
+        return f"neither {more} nor {less}"
+    return f"{ratio:.1f} times {more}" if ratio >= 1 else f"{1 / ratio:.1f} times {less}"
 
 
 def _limits(data: Mapping[str, Any], student: Mapping[str, Any], class_names: Sequence[str]) -> list[str]:
@@ -106,6 +109,5 @@ def _limits(data: Mapping[str, Any], student: Mapping[str, Any], class_names: Se
     if known:
         worst = min(known, key=known.get)
         lines.append(f"- Its weakest class is {worst}: it finds {known[worst]:.0%} of them.")
-    if data.get("n_refused"):
-        lines.append(f"- {data['n_refused']} scans could not be read and were left out.")
+    lines += [f"- {count} scans were left out: {reason}." for reason, count in (data.get("refused") or {}).items()]
     return lines

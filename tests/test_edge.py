@@ -231,6 +231,12 @@ def test_time_calls_counts_and_orders():
         edge.time_calls(lambda: None, runs=0)
 
 
+def test_time_by_operation_names_what_the_runtime_ran(path, int8_path):
+    full, small = edge.time_by_operation(path, runs=3), edge.time_by_operation(int8_path, runs=3)
+    assert full["Conv"] >= 0 and "QLinearConv" not in full and {"QLinearConv", "QuantizeLinear"} <= set(small)
+    assert list(small.values()) == sorted(small.values(), reverse=True)
+
+
 def test_measure_fills_a_row_of_the_table(path):
     target = edge.OnnxClassifier(path).predict(IMAGES)
     target[:10] = (target[:10] + 1) % 3
@@ -267,8 +273,18 @@ def test_card_is_written_from_the_numbers():
         "uint8, (batch, 1, 69, 69)",
     ):
         assert words in card, words
-    real = edge.model_card(**CARD | {"data": {"dataset": "ucsd", "n_refused": 2}})
-    assert "synthetic" not in real and "2 scans could not be read" in real
+    real = edge.model_card(**CARD | {"data": {"dataset": "ucsd", "refused": {"not an image": 2}}})
+    assert "synthetic" not in real and "2 scans were left out: not an image." in real
+
+
+def test_card_says_when_the_small_file_is_the_larger_one():
+    """In a tiny network the names and nodes of an INT8 file outweigh the weights that it saves."""
+    formats = {"fp32": CARD["formats"]["int8"], "int8": CARD["formats"]["fp32"]}
+    assert "INT8 is 2.0 times larger and 2.0 times faster; its" in edge.model_card(**CARD | {"formats": formats})
+    formats["int8"] = formats["fp32"]
+    assert "INT8 is neither smaller nor larger and neither faster nor slower; its accuracy changes by +0.0 points" in (
+        edge.model_card(**CARD | {"formats": formats})
+    )
 
 
 def test_card_fills_nothing_in():
