@@ -1,0 +1,106 @@
+"""The four signs of trouble that a distillation run must name by itself, each with what to check next.
+
+A sign is a reason to look, no verdict. 80 % and 90 % are the recipe's; it gives no number for "low KL" and "large
+spread", so those two limits are the course's. Source: KD-OCT, arXiv 2512.09069.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+TEACHER_GATE = 0.90  # accuracy that a teacher should have before it teaches
+WEAK_STUDENT = 0.80  # accuracy
+LOW_DIVERGENCE = 0.05  # nats a scan, at the temperature of distillation: the student says what the teacher says
+LARGE_SPREAD = 0.05  # standard deviation of accuracy; about twice that of the published teacher over five folds
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One sign. finding: what was measured, a sentence; check_next: where to look if it fires."""
+
+    name: str
+    fires: bool
+    finding: str
+    check_next: str
+
+
+def signs_of_trouble(
+    *,
+    teacher_before: float,
+    teacher: float,
+    students: Sequence[float],
+    divergence: float,
+    difference: Sequence[float] | None = None,
+    repeats: str = "seeds",
+) -> tuple[Sign, ...]:
+    """Student above teacher, weak student with low KL, large spread, weak teacher: in this order, fired or not.
+
+    teacher_before: the teacher's validation accuracy, known before distilling. teacher: its accuracy on the test
+    scans; students: that of each distilled student there (runs,), one for each fold or seed. All fractions of 1.
+    divergence: mean KL(teacher_T || student_T) of a scan in nats at the temperature T of distillation, without the
+    factor T^2.
+    difference: [low, high], interval of student minus teacher, where there is one. It does not decide whether the
+    first sign fires; it says whether chance may have done it.
+    repeats: what the students differ in, "seeds" or "folds".
+    Raises ValueError for no student, accuracies outside 0..1, a negative divergence or a reversed interval.
+    """
+    students = np.asarray(students, dtype=np.float64)
+    _check(np.array([teacher_before, teacher]), students, divergence, difference)
+    mean, spread = float(students.mean()), float(students.std())
+    return (
+        _above_teacher(mean, teacher, difference),
+        Sign(
+            name="weak student, low KL",
+            fires=mean < WEAK_STUDENT and divergence < LOW_DIVERGENCE,
+            finding=f"the student scores {mean:.1%} (limit {WEAK_STUDENT:.0%}) and differs from its teacher by "
+            f"{divergence:.3f} nats a scan (low is under {LOW_DIVERGENCE})",
+            check_next="The student copies its teacher well, so the teacher is what to mend: train it longer, look at "
+            "its learning curves and its confusion matrix. A larger student or another alpha will not help.",
+        ),
+        Sign(
+            name=f"large spread over {repeats}",
+            fires=spread > LARGE_SPREAD,
+            finding=f"standard deviation {100 * spread:.1f} points over {len(students)} {repeats} "
+            f"(limit {100 * LARGE_SPREAD:.0f})"
+            + ("; one run has no spread, so nothing is known" if len(students) == 1 else ""),
+            check_next=f"Compare the classes of the {repeats}: a rare class makes them differ by a few patients. Then "
+            "look at augmented scans: where you cannot tell the class, the network cannot. Then train longer.",
+        ),
+        Sign(
+            name="weak teacher before distilling",
+            fires=teacher_before < TEACHER_GATE,
+            finding=f"the teacher's validation accuracy is {teacher_before:.1%} (gate {TEACHER_GATE:.0%})",
+            check_next="Do not distill yet: its errors become soft labels. Check labels and class weights, start "
+            "weights, learning rates, and whether its loss still falls at the last epoch.",
+        ),
+    )
+
+
+def _above_teacher(mean: float, teacher: float, difference: Sequence[float] | None) -> Sign:
+    finding = f"student {mean:.1%}, teacher {teacher:.1%}"
+    if difference is not None:
+        low, high = difference
+        held = "does not hold zero" if low > 0 or high < 0 else "holds zero, so chance may have done it"
+        finding += f"; the interval of their difference, {100 * low:+.1f} to {100 * high:+.1f} points, {held}"
+    return Sign(
+        name="student above teacher",
+        fires=mean > teacher,
+        finding=finding,
+        check_next="Suspect leakage: compare the hash of the split that each was trained on, run "
+        "splits.audit_leakage, and look for identical images. Then ask whether the teacher is undertrained.",
+    )
+
+
+def _check(teacher: np.ndarray, students: np.ndarray, divergence: float, difference: Sequence[float] | None) -> None:
+    if students.ndim != 1 or len(students) == 0:
+        raise ValueError(f"students must be accuracies (runs,), at least one, got shape {students.shape}")
+    for value in (*teacher, *students):
+        if not 0 <= value <= 1:
+            raise ValueError(f"accuracies are fractions of 1, not {value:g}")
+    if not divergence >= -1e-6:  # rounding may leave a KL of zero a hair below it
+        raise ValueError(f"a divergence is at least 0, not {divergence:g}")
+    if difference is not None and not difference[0] <= difference[1]:
+        raise ValueError(f"difference must be [low, high], got {list(difference)}")
