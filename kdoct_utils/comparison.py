@@ -1,0 +1,144 @@
+"""Arms of an experiment over several training seeds: their scores, and the figures that notebook 05 reads them from.
+
+An arm is one way of training; each of its seeds is a network. Figures go to `outputs.show`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kdoct_utils.metrics import paired_difference
+from kdoct_utils.plots import LINE_COLORS, curves, headline, look, message
+from kdoct_utils.stages import CourseData, score
+
+AVERAGED = ("accuracy", "sensitivity", "specificity", "auc", "ece")
+
+
+def score_seeds(data: CourseData, logits: Sequence[np.ndarray], role: str = "test") -> dict:
+    """Scores of an arm: those of its seeds averaged, with an interval over patients and seeds.
+
+    logits: (n of that role, classes) of each seed. Returns a dict for metrics.json: accuracy, sensitivity,
+    specificity, auc and ece (means; None where no seed has one), interval ([low, high] of the accuracy), by_seed
+    (accuracies), confusion (counts of all seeds added up), class_names, n_scans, n_patients and seeds (their number).
+    """
+    scores = [score(data, one, role) for one in logits]
+    correct = right(data, logits, role)
+    accuracy = paired_difference(correct, np.zeros_like(correct), data.groups[data.rows(role)])
+    known = {name: [one[name] for one in scores if one[name] is not None] for name in AVERAGED}
+    return {name: float(np.mean(values)) if values else None for name, values in known.items()} | {
+        "interval": [accuracy["low"], accuracy["high"]],
+        "by_seed": [one["accuracy"] for one in scores],
+        "confusion": np.sum([one["confusion"] for one in scores], axis=0).tolist(),
+        "class_names": list(data.class_names),
+        "n_scans": scores[0]["n_scans"],
+        "n_patients": scores[0]["n_patients"],
+        "seeds": len(scores),
+    }
+
+
+def right(data: CourseData, logits: Sequence[np.ndarray], role: str = "test") -> np.ndarray:
+    """(seeds, n of that role) bool: which scans each seed's network names rightly. logits as in `score_seeds`."""
+    target = data.target[data.rows(role)]
+    return np.stack([one.argmax(axis=1) == target for one in logits])
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def answers_figure(
+    images: Mapping[str, np.ndarray],
+    answers: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    *,
+    xlabel: str,
+    title: str,
+) -> Figure:
+    """Pictures of one scan beside bars of what is said of it.
+
+    images: name -> (H, W) in 0..255. answers: who -> probabilities (classes,).
+    """
+    widths = [1.0] * len(images) + [1.7]
+    figure, axes = plt.subplots(1, len(widths), figsize=(6.8, 2.5), width_ratios=widths)
+    for axis, (name, image) in zip(axes, images.items(), strict=False):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axis.set_title(name, fontsize=9, fontweight="normal")
+        axis.set_axis_off()
+    axis, height = axes[-1], 0.8 / len(answers)
+    for row, (who, probabilities) in enumerate(answers.items()):
+        places = np.arange(len(class_names)) + height * (row - (len(answers) - 1) / 2)
+        axis.barh(places, probabilities, 0.9 * height, color=LINE_COLORS[row], hatch=("", "///", "...")[row % 3],
+                  edgecolor="white", label=who)  # fmt: skip
+    labels = [look(name).label for name in class_names]
+    axis.set(yticks=range(len(labels)), yticklabels=labels, xlim=(0, 1), xlabel=xlabel)
+    axis.invert_yaxis()
+    axis.legend(fontsize=8, ncols=len(answers), loc="lower left", bbox_to_anchor=(-0.3, 1.0), columnspacing=1.0)
+    headline(figure, title)
+    return figure
+
+
+def range_figure(still: np.ndarray, moving: np.ndarray, *, shown: int = 40, ylabel: str, title: str) -> Figure:
+    """For scans sorted by ``still`` (n,), a dot there and a bar over the range of ``moving`` (views, n)."""
+    order = np.argsort(still)[np.unique(np.linspace(0, len(still) - 1, shown).round().astype(int))]
+    figure, axis = plt.subplots()
+    axis.vlines(range(len(order)), moving.min(axis=0)[order], moving.max(axis=0)[order], color="#9AA5B1", linewidth=3,
+                label=f"range over {len(moving)} views")  # fmt: skip
+    axis.plot(range(len(order)), still[order], "o", markersize=4, color=LINE_COLORS[1], label="plain scan")
+    axis.set(xlabel="training scans, sorted by the plain answer", ylabel=ylabel, xticks=[])
+    axis.legend(fontsize=8)
+    message(axis, title)
+    return figure
+
+
+def seed_curves(histories: Mapping[str, Sequence[pd.DataFrame]], *, title: str) -> tuple[Figure, dict[str, float]]:
+    """Validation accuracy by epoch: for each arm the mean of its seeds, and each seed as a thin line.
+
+    Epochs that not every training reached are left out of the means. Returns the figure and each arm's last mean.
+    """
+    reached = min(len(history) for runs in histories.values() for history in runs)
+    means = {
+        arm: np.mean([history["validation_accuracy"][:reached] for history in runs], axis=0)
+        for arm, runs in histories.items()
+    }
+    epochs = np.arange(1, reached + 1)
+    figure = curves(epochs, means, xlabel="epoch", ylabel="validation accuracy", title=title)
+    axis = figure.axes[0]
+    if reached <= 12:
+        for line in axis.get_lines():
+            line.set_markevery(1)  # also where a single epoch is all there is
+    for arm, runs in histories.items():
+        for history in runs:
+            axis.plot(history["epoch"] + 1, history["validation_accuracy"], "-", color=look(arm).color, linewidth=0.7,
+                      alpha=0.5)  # fmt: skip
+    axis.set_xticks(epochs if reached <= 12 else epochs[:: reached // 10])
+    return figure, {arm: float(mean[-1]) for arm, mean in means.items()}
+
+
+def dose_figure(curve: Mapping[float, Mapping[str, float]], *, xlabel: str, ylabel: str, title: str) -> Figure:
+    """Estimates with their intervals against a number. curve: number -> {"estimate", "low", "high"}."""
+    numbers = sorted(curve)
+    middle, low, high = (np.array([curve[number][key] for number in numbers]) for key in ("estimate", "low", "high"))
+    figure, axis = plt.subplots(figsize=(6.8, 2.9))
+    axis.errorbar(numbers, middle, yerr=[middle - low, high - middle], marker="o", capsize=4, color=LINE_COLORS[0])
+    axis.set(xlabel=xlabel, ylabel=ylabel, xticks=numbers)
+    message(axis, title)
+    return figure
+
+
+def share_figure(shares: pd.DataFrame, *, xlabel: str, title: str) -> Figure:
+    """Stacked bars. shares: a row a bar, a column a part, rows sum to 1."""
+    figure, axis = plt.subplots(figsize=(6.8, 1.2 + 0.3 * len(shares)))
+    left = np.zeros(len(shares))
+    for name, color, hatch in zip(shares, ("#D55E00", "#F0C060", "#0072B2"), ("///", "...", ""), strict=True):
+        axis.barh(shares.index, shares[name], left=left, color=color, hatch=hatch, edgecolor="white", label=name)
+        left += shares[name].to_numpy()
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.set(xlabel=xlabel, xlim=(0, 1))
+    axis.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1)
+    headline(figure, title)
+    return figure
