@@ -100,7 +100,11 @@ def table_html(frame: pd.DataFrame, caption: str, decimals: int = 3, index: bool
     """The table as HTML in which a screen reader can tell header cells (scope) from values."""
     numeric = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
     names = ([frame.index.name or ""] if index else []) + [str(column) for column in frame.columns]
-    head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in names)
+    sides = ["left"] * index + ["right" if is_number else "left" for is_number in numeric]  # a header over its values
+    head = "".join(
+        f'<th scope="col" style="text-align:{side}">{html.escape(str(name))}</th>'
+        for name, side in zip(names, sides, strict=True)
+    )
     rows = []
     for key, values in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
         cells = [f'<th scope="row" style="text-align:left">{html.escape(str(key))}</th>'] if index else []
