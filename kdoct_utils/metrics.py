@@ -140,10 +140,13 @@ def paired_difference(
     patients: Sequence[str] | np.ndarray,
     resamples: int = 2000,
     seed: int = 0,
+    classes: np.ndarray | None = None,
 ) -> dict:
     """Mean of a - b on the same scans, with a 95 % interval that resamples patients and training seeds.
 
     correct_a, correct_b: (seeds, n), or (n,) for a single seed; row s of both was trained with seed s.
+    classes: (n,) the true class of each scan: the means of the classes are averaged, which for correct or not is the
+    difference in macro sensitivity; a resample leaves out a class that it does not draw. None: the mean over scans.
     Returns estimate, low, high (same unit as the input: fractions for correct or not) and seeds, their number.
     With one seed the interval knows nothing of what another training run would change.
     Raises ValueError when the shapes do not fit.
@@ -151,18 +154,27 @@ def paired_difference(
     a = np.atleast_2d(np.asarray(correct_a, dtype=np.float64))  # (seeds, n)
     b = np.atleast_2d(np.asarray(correct_b, dtype=np.float64))
     patients = np.asarray(patients)
-    if a.shape != b.shape or a.shape[1:] != patients.shape or a.size == 0 or resamples < 1:
+    classes = np.zeros(len(patients)) if classes is None else np.asarray(classes)
+    fits = a.shape == b.shape and a.shape[1:] == patients.shape == classes.shape
+    if not fits or a.size == 0 or resamples < 1:
         raise ValueError(
-            f"expected two (seeds, n) arrays, patients (n,) and resamples >= 1, "
-            f"got {a.shape}, {b.shape}, {patients.shape} and {resamples}"
+            f"expected two (seeds, n) arrays, patients (n,), classes (n,) and resamples >= 1, "
+            f"got {a.shape}, {b.shape}, {patients.shape}, {classes.shape} and {resamples}"
         )
-    sums, sizes = _per_patient(a - b, patients)  # (seeds, patients), (patients,)
+    n_patients = len(np.unique(patients))
     generator = np.random.default_rng(seed)
-    drawn_patients = _draws(len(sizes), resamples, generator)  # (resamples, patients)
+    drawn_patients = _draws(n_patients, resamples, generator)  # (resamples, patients)
     drawn_seeds = _draws(len(a), resamples, generator)  # (resamples, seeds)
-    totals = np.einsum("rs,rs->r", drawn_patients @ sums.T, drawn_seeds)
-    low, high = percentile_interval(totals / (len(a) * (drawn_patients @ sizes)))
-    return {"estimate": float((a - b).mean()), "low": low, "high": high, "seeds": len(a)}
+    estimates, samples = [], []
+    for chosen in (classes == one for one in np.unique(classes)):
+        sums, _ = _per_patient((a - b) * chosen, patients)  # (seeds, patients)
+        scans = _per_patient(chosen[None], patients)[0][0]  # (patients,) of this class
+        totals = np.einsum("rs,rs->r", drawn_patients @ sums.T, drawn_seeds)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where the class was not drawn
+            samples.append(totals / (len(a) * (drawn_patients @ scans)))
+        estimates.append((a - b)[:, chosen].mean())
+    low, high = percentile_interval(np.nanmean(samples, axis=0))
+    return {"estimate": float(np.mean(estimates)), "low": low, "high": high, "seeds": len(a)}
 
 
 def percentile_interval(samples: np.ndarray, level: float = 0.95) -> list[float]:

@@ -183,6 +183,33 @@ def test_paired_difference_widens_with_disagreeing_seeds():
     assert same["low"] == pytest.approx(-0.5) and same["high"] == pytest.approx(-0.5)
 
 
+def test_paired_difference_over_classes_is_that_of_macro_sensitivity():
+    random = np.random.default_rng(3)
+    patients = np.repeat(np.arange(40), 6)
+    target = np.where(patients < 30, 0, np.where(patients < 37, 1, 2))  # a patient has one class
+    a = random.random((3, 240)) < np.array([0.5, 0.9, 0.7])[target]
+    b = random.random((3, 240)) < np.array([0.8, 0.2, 0.7])[target]
+
+    def macro(hits, scans):
+        return np.mean([hits[:, scans[target[scans] == k]].mean() for k in np.unique(target[scans])])
+
+    rows = [np.flatnonzero(patients == patient) for patient in range(40)]
+    samples = []
+    for _ in range(3000):
+        scans = np.concatenate([rows[k] for k in random.integers(0, 40, 40)])
+        seeds = random.integers(0, 3, 3)
+        samples.append(macro(a[seeds], scans) - macro(b[seeds], scans))
+    everything = np.arange(240)
+    result = paired_difference(a, b, patients, resamples=5000, classes=target)
+    assert result["estimate"] == pytest.approx(macro(a, everything) - macro(b, everything))
+    assert [result["low"], result["high"]] == pytest.approx(percentile_interval(samples), abs=0.015)
+    # Showing the scans of a class twice changes the mean over scans, not the mean over classes.
+    twice = np.concatenate([everything, np.flatnonzero(target == 0)])
+    assert paired_difference(a[:, twice], b[:, twice], patients[twice], classes=target[twice]) == pytest.approx(
+        paired_difference(a, b, patients, classes=target)
+    )
+
+
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 30), classes=st.integers(2, 4), patients=st.integers(1, 6))
 @settings(max_examples=40, deadline=None)
 def test_properties_of_any_evaluation(seed, n, classes, patients):
