@@ -40,7 +40,7 @@ LESION_NAMES = (
     "subretinal material", "cyst", "bright focus",
 )  # fmt: skip
 # A B-scan carries a lesion's label only where the lesion can be seen.
-VISIBLE_DRUSE_UM = 30.0
+VISIBLE_DRUSE_UM = 40.0
 VISIBLE_NEOVASCULAR_UM = 60.0
 VISIBLE_EDEMA_UM = 60.0
 
@@ -118,7 +118,7 @@ def _draw_lesions(patient_class: str, random: np.random.Generator) -> Lesions:
     empty = np.zeros((0, 8), np.float32)
     drusen = detachments = cysts = foci = edema = empty
     if patient_class == "drusen":
-        drusen = _draw_drusen(random, int(random.integers(25, 110)), random.uniform(450, 800))
+        drusen = _draw_drusen(random, int(random.integers(10, 60)), random.uniform(450, 800))
     elif patient_class == "cnv":
         detachments = _draw_neovascular(random)
         drusen = _draw_drusen(random, int(random.integers(5, 30)), 800)
@@ -137,6 +137,12 @@ def _draw_lesions(patient_class: str, random: np.random.Generator) -> Lesions:
     return Lesions(drusen, detachments, cysts, foci, edema)
 
 
+def _draw_gain(random: np.random.Generator) -> np.ndarray:
+    """Brightness of each layer, (layers,): the scanner's gain for this eye times the layer's own."""
+    overall = np.clip(random.normal(1, 0.12), 0.75, 1.25)
+    return random.normal(overall, 0.06, len(LAYER_NAMES)).astype(np.float32)
+
+
 def draw_patient(patient_class: str, seed: int | Sequence[int]) -> Patient:
     """Draw what one patient keeps over all slices.
 
@@ -149,8 +155,9 @@ def draw_patient(patient_class: str, seed: int | Sequence[int]) -> Patient:
     random = np.random.default_rng([*seed, CLASS_NAMES.index(patient_class)])
     vessels = _uniform_rows(random, int(random.integers(5, 13)), (-4500, 4500), (-0.4, 0.4), (3, 14), (0.57, 0.78))
     vessels = vessels[np.abs(vessels[:, 0]) > 450]  # the fovea has none
-    waves = (random.normal(0, (3.0, 1.5, 0.8)), 2 * np.pi / random.uniform(1500, 6000, 3), random.uniform(0, 6.28, 3))
-    texture = (random.normal(0, 0.05, 3), 2 * np.pi / random.uniform(400, 2500, 3), random.uniform(0, 6.28, 3))
+    lengths = random.uniform((1500, 1000, 500), (6000, 3000, 1500))  # um; all layers follow these waves
+    waves = (random.normal(0, (3.0, 2.0, 1.5)), 2 * np.pi / lengths, random.uniform(0, 6.28, 3))
+    texture = (random.normal(0, 0.08, 3), 2 * np.pi / random.uniform(400, 2500, 3), random.uniform(0, 6.28, 3))
     return Patient(
         patient_class=patient_class,
         eye="OD" if random.random() < 0.5 else "OS",
@@ -166,7 +173,7 @@ def draw_patient(patient_class: str, seed: int | Sequence[int]) -> Patient:
         choroid_um=float(np.clip(random.normal(275, 60), 120, 420)),
         choroid_offset=(int(random.integers(0, 256)), int(random.integers(0, 512))),
         vessels=vessels,
-        layer_gain=random.normal(np.clip(random.normal(1, 0.07), 0.8, 1.2), 0.03, len(LAYER_NAMES)).astype(np.float32),
+        layer_gain=_draw_gain(random),
         texture=np.array(texture, np.float32),
         frames_averaged=float(random.uniform(8, 17)),
         noise_level=float(random.uniform(15, 22)),

@@ -176,7 +176,7 @@ def pretrain(
     epochs: Annotated[int, typer.Option(min=1, help="Passes, each over newly drawn ones.")] = 16,
     seed: Annotated[int, typer.Option(help="Decides the phantoms and the start.")] = 0,
 ) -> None:
-    """Make the start weights of profile quick again: a small network learns to segment phantom layers."""
+    """Make the start weights of profile quick again: a small network learns to segment phantoms."""
     from kdoct_utils.pretraining import pretrain_teacher
 
     share = pretrain_teacher(output=output, patients=patients, epochs=epochs, seed=seed)

@@ -101,7 +101,8 @@ def speckle(patient: Patient, shape: tuple[int, ...], view: View, random: np.ran
 
     Wilson and Hilferty (1931): the cube root of a gamma variable is nearly normal, so a
     correlated normal field gives correlated gamma speckle. A pixel that covers several native
-    ones averages them: its gamma shape grows by the number of independent grains in it.
+    ones averages them: its gamma shape grows by the square root of the number of grains in it, not
+    by the number, since real tissue also varies over more than a grain.
     """
     normal = random.standard_normal(shape, np.float32)
     gamma_shape = patient.frames_averaged
@@ -112,7 +113,7 @@ def speckle(patient: Patient, shape: tuple[int, ...], view: View, random: np.ran
             normal /= np.sqrt(1 + 2 * a * a)
     else:
         grain = (1 + 2 * (0.6**2 + 0.12**2)) ** 2  # native pixels a grain, from the two correlations squared
-        gamma_shape *= max(1.0, view.rows_per_pixel * view.columns_per_pixel / grain)
+        gamma_shape *= max(1.0, view.rows_per_pixel * view.columns_per_pixel / grain) ** 0.5
     root = 1 - 1 / (9 * gamma_shape) + normal * (1 / (3 * np.sqrt(gamma_shape)))
     return np.maximum(root, 0) ** 3
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 # RandAugment's operations: value without effect, change at magnitude 30, whether the sign is drawn. Operations and
 # ranges are torchvision's, so that magnitude 9 is 9/30 of the way (timm's own scale would count it as 9/10); shears
@@ -129,6 +129,22 @@ def describe(config: AugmentConfig) -> list[tuple[str, str]]:
     listed = [(step, _NUMBERS[step].format(**values)) for step in steps(config)]
     resize = "to 416/384 of the input side" if "crop" in steps(config) else "to the input side"
     return [("resize", resize), *listed, ("normalize", "ImageNet mean and standard deviation")]
+
+
+def weakened(config: AugmentConfig, strength: float) -> AugmentConfig:
+    """The same steps in the same order with every magnitude and probability times ``strength``, 0 to 1.
+
+    For short trainings, which have no time to learn from the full pipeline. Horizontal flips, which change
+    nothing that matters, keep their probability; erased areas and the number of operations stay too.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must be between 0 and 1, got {strength}")
+    magnitudes = ("randaugment_magnitude", "rotation", "shear", "brightness", "contrast", "saturation", "hue")
+    scaled = {name: strength * getattr(config, name) for name in (*magnitudes, *_PROBABILITIES)}
+    scaled["horizontal_flip"] = config.horizontal_flip
+    scaled["crop"] = 1 - strength * (1 - config.crop)
+    scaled["scale"] = tuple(1 + strength * (bound - 1) for bound in config.scale)
+    return replace(config, **scaled)
 
 
 def only(config: AugmentConfig, step: str) -> AugmentConfig:

@@ -30,7 +30,7 @@ from kdoct_utils.objectives import (
     FocalObjective,
     Objective,
 )
-from kdoct_utils.pipelines import EVALUATION, STUDENT, TEACHER
+from kdoct_utils.pipelines import EVALUATION, STUDENT, TEACHER, weakened
 from kdoct_utils.runs import RunFolder, atomic_path, read_json, write_json
 from kdoct_utils.scans import SCAN_COLUMNS, read_scans
 from kdoct_utils.splits import load_splits, make_splits, save_splits
@@ -147,7 +147,7 @@ def teacher_trainer(
         train,
         data.part("validation"),
         profile.teacher_training,
-        augmentation=TEACHER,
+        augmentation=weakened(TEACHER, profile.teacher_augmentation),
         image_size=profile.image_size,
         channels=profile.channels,
         seed=run.seed,
@@ -306,6 +306,8 @@ def _take_or_train(
     wanted = json.dumps(recipe, sort_keys=True)
     if _recipe_of(path) == wanted:
         load_weights(model, path)
+        if torch.accelerator.is_available():  # where training would have put it
+            model.to(torch.accelerator.current_accelerator())
     else:
         checkpoint = run.path / f"{name}_{hashlib.sha256(wanted.encode()).hexdigest()[:8]}_checkpoint.safetensors"
         result = train(checkpoint)
