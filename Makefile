@@ -8,6 +8,7 @@
 PYTHON ?= python3
 VENV := .venv
 PROFILE ?= quick
+UCSD ?= ../shared/oct_samples/ucsd
 CHECKED := runs/nbval
 BOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -26,7 +27,7 @@ PY := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/installed
 endif
 
-.PHONY: course test lint unit nbval lab bench notebooks clean
+.PHONY: course test lint unit nbval real lab bench notebooks clean
 .DELETE_ON_ERROR:
 
 course: $(ENVIRONMENT)
@@ -50,6 +51,10 @@ nbval: $(ENVIRONMENT)
 	    $$book $(CHECKED)/$$(basename $$book) < /dev/null || exit 1; \
 	done
 	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 -p no:cacheprovider $(CHECKED)
+
+# Every notebook on a folder of real UCSD scans, with the smallest profile.
+real: $(ENVIRONMENT)
+	$(PY) -m kdoct_utils.cli run --profile smoke --dataset ucsd --data-root $(UCSD) --run-dir runs/smoke-ucsd
 
 lab: $(ENVIRONMENT)
 	$(PY) -m jupyterlab notebooks

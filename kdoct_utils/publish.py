@@ -92,7 +92,23 @@ def publish(run: RunFolder, root: Path) -> list[Path]:
     text = fill_block(text, "notebooks", notebook_table(written, costs))
     with atomic_path(readme) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return [*written, readme]
+    return [*written, readme, *_write_overview(run, root)]
+
+
+def _write_overview(run: RunFolder, root: Path) -> list[Path]:
+    """docs/overview.png from a run that has measured the four arms; nothing from one that has not."""
+    from kdoct_utils.outputs import figure_png
+    from kdoct_utils.overview import ARM_LOOKS, overview_figure
+
+    metrics = run.read_metrics()
+    if not {*ARM_LOOKS, "kd_gain"} <= metrics.keys():
+        return []
+    data = "phantoms" if run.dataset == "phantom" else run.dataset
+    setting = f"{data}, {run.profile.image_size} px, students: {metrics['kd_gain']['seeds']} seeds"
+    path = root / "docs" / "overview.png"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(figure_png(overview_figure(metrics, setting), largest_kb=150))
+    return [path]
 
 
 def notebook_table(notebooks: list[Path], costs: dict) -> str:

@@ -1,0 +1,59 @@
+"""What things cost on this machine, on one core: `make bench`. Ratios are taken within one run."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from kdoct_utils import models
+from kdoct_utils.augment import STUDENT, TEACHER, augment
+from kdoct_utils.objectives import CrossEntropyObjective, DistillationObjective
+from kdoct_utils.phantom import draw_patient, render_band
+from kdoct_utils.profiles import CLASS_NAMES, get_profile
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def milliseconds(work, repeats=15):
+    """Median time of one call after two that warm up."""
+    times = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times[2:]))
+
+
+def test_phantom_costs_at_most_two_milliseconds_a_scan():
+    patients = [draw_patient(CLASS_NAMES[k % 4], [9, k]) for k in range(8)]
+    for size in (64, 96):
+        cost = milliseconds(lambda size=size: [render_band(patient, 10, size) for patient in patients], 5) / 80
+        print(f"\nphantom B-scan at {size} px: {cost:.2f} ms")
+    assert cost <= 2
+
+
+def test_what_a_live_teacher_costs():
+    profile = get_profile("quick")
+    scans = torch.randint(0, 255, (32, profile.resize_size, profile.resize_size), dtype=torch.uint8)
+    indices, target = torch.arange(32), torch.arange(32) % 3
+    teacher = models.build_model(profile.teacher, 3, profile.channels)
+    student = models.build_model(profile.student, 3, profile.channels).train()
+
+    def step(objective):
+        images = augment(scans, indices, STUDENT, 0, 0, profile.image_size, profile.channels)
+        losses, _ = objective(student, images, target, indices, 0)
+        losses.mean().backward()
+
+    alone = milliseconds(lambda: step(CrossEntropyObjective()))
+    distilled = milliseconds(lambda: step(DistillationObjective(teacher)))
+    views = milliseconds(lambda: augment(scans, indices, TEACHER, 0, 0, profile.image_size, profile.channels))
+    print(f"\nstudent alone {alone:.1f} ms a step of 32; with a live teacher {distilled / alone:.2f} times that")
+    print(f"teacher's augmentation: {views / alone:.2f} of a student step")
+    assert distilled > alone
