@@ -10,7 +10,6 @@ VENV := .venv
 PROFILE ?= quick
 UCSD ?= ../shared/oct_samples/ucsd
 CHECKED := runs/nbval
-BOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 export OMP_NUM_THREADS ?= $(CORES)
@@ -42,14 +41,10 @@ lint: $(ENVIRONMENT)
 unit: $(ENVIRONMENT)
 	$(PY) -m pytest tests
 
-# Every cell of every notebook runs, with the smallest profile; a slider whose callback raises fails here.
+# Every cell of every notebook runs, with the smallest profile, and every slider is moved to its ends.
 nbval: $(ENVIRONMENT)
-	@test -n "$(BOOKS)" || { echo "there are no notebooks to test"; exit 1; }
-	rm -rf $(CHECKED) && mkdir -p $(CHECKED)
-	@for book in $(BOOKS); do \
-	  $(PY) -m papermill --prepare-only --log-level ERROR --no-progress-bar -p profile smoke -p run_dir $(CURDIR)/$(CHECKED)/run \
-	    $$book $(CHECKED)/$$(basename $$book) < /dev/null || exit 1; \
-	done
+	rm -rf $(CHECKED)
+	$(PY) tests/prepare_notebooks.py $(CHECKED)
 	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 -p no:cacheprovider $(CHECKED)
 
 # Every notebook on a folder of real UCSD scans, with the smallest profile.

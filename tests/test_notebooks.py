@@ -1,0 +1,99 @@
+"""The notebooks as documents: parameters, cells, outputs, headings, alternative text, links."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from kdoct_utils.profiles import PROFILES, get_profile
+from kdoct_utils.publish import badges, repository_url
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+SHARED = ["profile: str", "dataset: str", "data_root: str", "run_dir: str", "seed: int"]
+
+
+@pytest.fixture(params=BOOKS, ids=lambda path: path.stem)
+def book(request):
+    return request.param
+
+
+def cells(path, kind):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def test_all_core_notebooks_are_there():
+    assert [path.stem[:2] for path in BOOKS] == ["00", "01", "02", "03", "04", "05", "06"]
+
+
+def test_one_parameters_cell_with_the_shared_names(book):
+    tagged = [cell for cell in cells(book, "code") if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    lines = source(tagged[0]).splitlines()
+    assert [line.split(" =")[0] for line in lines[:5]] == SHARED
+    for name, values in (("temperature", "temperature"), ("alpha", "alpha")):  # no second home with another value
+        for line in lines:
+            if line.startswith(f"{name}: "):
+                assert float(line.split("=")[1].split("#")[0]) == getattr(get_profile("quick"), values)
+
+
+def test_code_cells_are_short(book):
+    lengths = [len(source(cell).splitlines()) for cell in cells(book, "code")]
+    assert max(lengths) <= 25
+    assert statistics.median(lengths) <= 6
+
+
+def test_outputs_are_there_and_clean(book):
+    code = cells(book, "code")
+    text = json.dumps([cell["outputs"] for cell in code])
+    assert all(cell["execution_count"] for cell in code)
+    assert "Traceback" not in text and "Warning" not in text
+    assert not re.search(r"/(root|home|work|tmp|usr)/|site-packages", text)
+    assert book.stat().st_size < 500_000
+
+
+def test_every_picture_has_words(book):
+    for cell in cells(book, "code"):
+        for output in cell["outputs"]:
+            if "image/png" in output.get("data", {}):
+                assert len(output["metadata"]["image/png"]["alt"]) > 20
+
+
+def test_headings(book):
+    levels = []
+    for cell in cells(book, "markdown"):
+        levels += [len(mark) for mark in re.findall(r"^(#{1,6}) ", source(cell), re.M)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    text = "\n".join(source(cell) for cell in cells(book, "markdown"))
+    for part in ("You will", "## Now you have", "## Exercises", "## Sources"):
+        assert part in text
+
+
+def test_badges_come_from_the_one_setting(book):
+    first = source(cells(book, "markdown")[0])
+    assert badges(book.name, repository_url(ROOT)) in first
+    assert "measured with profile" in first
+
+
+def test_links_between_notebooks_lead_somewhere(book):
+    for cell in cells(book, "markdown"):
+        for link in re.findall(r"\]\(((?!https?:|#|mailto:)[^)]+)\)", source(cell)):
+            assert (book.parent / link.split("#")[0]).exists(), link
+
+
+def test_the_readme_shows_what_is_there():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in BOOKS:
+        assert f"notebooks/{path.name}" in readme
+    for name in PROFILES:
+        assert f"`{name}`" in readme
+    for link in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", readme):
+        assert (ROOT / link).exists(), link
