@@ -98,7 +98,7 @@ _STEPS = {
     "erasing": (("erasing",), ("erasing_area", "erasing_ratio")),
 }
 _NUMBERS = {
-    "crop": "a random window of {crop:.3f} of the side (384 of 416 px)",
+    "crop": "a random window of {crop:.3f} of the side",
     "randaugment": "N = {randaugment_operations}, M = {randaugment_magnitude:g} of 30",
     "rotation": "±{rotation:g}°",
     "shear": "±{shear:g}°",

@@ -194,7 +194,7 @@ class Panel:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         # A reader without a kernel gets this sentence, not "VBox(children=...".
-        note = f"Slider “{self.name}”: run this notebook to move it; the figure beside it shows the same."
+        note = f"Slider “{self.name}”: run this notebook to move it; the figure near it shows the same."
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         return {
             "application/vnd.jupyter.widget-view+json": view,
