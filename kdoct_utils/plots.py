@@ -142,14 +142,7 @@ def layer_overlay(image: np.ndarray, layers: np.ndarray, names: Sequence[str], *
 
     image, layers: (H, W); layers holds indices into names. Index 0 is taken as background and left clear.
     """
-    _same_shape(image, layers)
-    present = [int(value) for value in np.unique(layers) if value > 0]
-    if present and present[-1] >= len(names):
-        raise ValueError(f"layer index {present[-1]} has no name; {len(names)} names given")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.0))
-    for axis in (left, right):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axis.set_axis_off()
+    figure, right, present = _scan_twice(image, layers, names, "layer")
     height, width = layers.shape
     colors = plt.get_cmap("cividis")(np.linspace(0.15, 1, max(len(present), 2)))
     rows = np.arange(height)[:, None]
@@ -174,14 +167,7 @@ def layer_overlay(image: np.ndarray, layers: np.ndarray, names: Sequence[str], *
 
 def lesion_overlay(image: np.ndarray, lesions: np.ndarray, names: Sequence[str], *, title: str = "") -> Figure:
     """A B-scan with its lesions outlined and hatched. lesions: (H, W) indices into names, 0 for none."""
-    _same_shape(image, lesions)
-    present = [int(value) for value in np.unique(lesions) if value > 0]
-    if present and present[-1] >= len(names):
-        raise ValueError(f"lesion index {present[-1]} has no name; {len(names)} names given")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.0))
-    for axis in (left, right):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axis.set_axis_off()
+    figure, right, present = _scan_twice(image, lesions, names, "lesion")
     handles = []
     hatches = ("////", "....", "xxxx", "\\\\\\\\", "++++", "oooo")
     # bright: a scan is dark; each outline also has its own hatch
@@ -201,9 +187,18 @@ def lesion_overlay(image: np.ndarray, lesions: np.ndarray, names: Sequence[str],
     return figure
 
 
-def _same_shape(image: np.ndarray, mask: np.ndarray) -> None:
+def _scan_twice(image: np.ndarray, mask: np.ndarray, names: Sequence[str], kind: str) -> tuple[Figure, Axes, list[int]]:
+    """The same B-scan left and right, the axis to draw over, and the indices above 0 that the mask holds."""
     if image.shape != mask.shape or image.ndim != 2:
         raise ValueError(f"image {image.shape} and mask {mask.shape} must both be (height, width) and equal")
+    present = [int(value) for value in np.unique(mask) if value > 0]
+    if present and present[-1] >= len(names):
+        raise ValueError(f"{kind} index {present[-1]} has no name; {len(names)} names given")
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.0))
+    for axis in axes:
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axis.set_axis_off()
+    return figure, axes[1], present
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:

@@ -44,6 +44,13 @@ def test_one_parameters_cell_with_the_shared_names(book):
                 assert float(line.split("=")[1].split("#")[0]) == getattr(get_profile("quick"), values)
 
 
+def test_one_setup_cell_for_colab_from_the_one_setting():
+    setups = {source(cells(path, "code")[0]) for path in BOOKS}
+    assert len(setups) == 1
+    setup = setups.pop()
+    assert 'if "google.colab" in sys.modules' in setup and f"git+{repository_url(ROOT)}" in setup
+
+
 def test_code_cells_are_short(book):
     lengths = [len(source(cell).splitlines()) for cell in cells(book, "code")]
     assert max(lengths) <= 25
