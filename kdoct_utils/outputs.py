@@ -22,7 +22,7 @@ from nbformat import NotebookNode
 from PIL import Image, PngImagePlugin
 
 PNG_DPI = 90
-PNG_LARGEST_KB = 30
+PNG_LARGEST_KB = 36
 
 
 def figure_png(figure: Figure, largest_kb: float = PNG_LARGEST_KB, description: str = "") -> bytes:
