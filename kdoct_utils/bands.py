@@ -9,6 +9,7 @@ uint8 arrays of shape (height, width), 0 black to 255 white.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,7 @@ BAND_HEIGHT = BAND_ROWS / FRAME_HEIGHT  # as a fraction of the height of any fra
 
 WHITE = 180  # registration borders are 255, a little less where JPEG rings and where their edge is slanted
 GROWN = 4  # pixels that JPEG ringing and interpolation reach from a border into the picture
+GREY_MODES = ("1", "L", "LA", "I", "F")  # of Pillow
 SMALLEST_SIDE = 16  # pixels; anything smaller is no B-scan
 
 
@@ -28,25 +30,37 @@ class ScanError(ValueError):
     """Scans that cannot be used as they are; the message names the file or row and what would be valid."""
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Read one image file as grey uint8, shape (height, width).
+def decode_image(file: BinaryIO | str | Path, name: str) -> np.ndarray:
+    """Decode one image as stored: uint8, (height, width), or (height, width, 3) where it is in color.
 
-    Color images are converted by luminance, 16-bit images keep their upper eight bits.
-    Raises ScanError, naming the file, if it is missing, truncated, not an image or too small to be a B-scan.
-    A file that cannot be read never becomes a black image.
+    16-bit images keep their upper eight bits. name: what messages call it.
+    Raises ScanError, with the name, if it is missing, truncated, not an image or too small to be a B-scan.
+    An image that cannot be read never becomes a black one.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()  # decoding happens here; a truncated file fails here
-            deep = image.mode.startswith("I;16")
-            pixels = np.asarray(image) >> 8 if deep else np.asarray(image.convert("L"))
+            if image.mode.startswith("I;16"):
+                pixels = np.asarray(image) >> 8
+            else:
+                pixels = np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB"))
     except FileNotFoundError as error:
-        raise ScanError(f"{path}: no such file") from error
+        raise ScanError(f"{name}: no such file") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ScanError(f"{path}: cannot be read as an image ({error})") from error
-    if min(pixels.shape) < SMALLEST_SIDE:
-        raise ScanError(f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels are too few for a B-scan")
+        raise ScanError(f"{name}: cannot be read as an image ({error})") from error
+    if min(pixels.shape[:2]) < SMALLEST_SIDE:
+        raise ScanError(f"{name}: {pixels.shape[1]} x {pixels.shape[0]} pixels are too few for a B-scan")
     return pixels.astype(np.uint8)
+
+
+def to_grey(pixels: np.ndarray) -> np.ndarray:
+    """Luminance (height, width) of a grey (height, width) or color (height, width, 3) uint8 image."""
+    return pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read one image file as grey uint8, shape (height, width). Raises ScanError as decode_image does."""
+    return to_grey(decode_image(path, str(path)))
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -19,7 +19,7 @@ def model_card(
 ) -> str:
     """Markdown for whoever is handed the file.
 
-    data: the provenance record; dataset, title, licence, citation, url and what was refused are printed where present.
+    data: the provenance record; dataset, title, license, citation, url and what was refused are printed where present.
     student: a section of metrics.json (accuracy, sensitivity, specificity, interval, n_scans, n_patients, and ece,
       per_class where present). formats: rows of `edge.measure` by format name. training: one sentence on the recipe.
     Raises ValueError naming what is missing; nothing is filled in.
@@ -55,7 +55,7 @@ def _use(data: Mapping[str, Any]) -> list[str]:
 
 
 def _data(data: Mapping[str, Any]) -> list[str]:
-    lines = [f"- {key}: {data[key]}" for key in ("title", "dataset", "version", "licence", "citation", "url")
+    lines = [f"- {key}: {data[key]}" for key in ("title", "dataset", "version", "license", "citation", "url")
              if data.get(key)]  # fmt: skip
     if not lines:
         raise ValueError("the provenance record names no dataset")

@@ -137,7 +137,7 @@ def data(
     profile: ProfileName = "smoke",
     as_json: AsJson = False,
 ) -> None:
-    """Print where a dataset comes from, its licence and citation; with --data-root, also what was found there."""
+    """Print where a dataset comes from, its license and citation; with --data-root, also what was found there."""
     from kdoct_utils.datasets import DATASETS
 
     if name is not None and name not in DATASETS:

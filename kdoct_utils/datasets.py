@@ -7,6 +7,28 @@ from dataclasses import dataclass, field
 from kdoct_utils import __version__
 from kdoct_utils.profiles import CLASS_NAMES
 
+SPLITS = ("patient", "official")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What may be asked of a dataset beyond its name; a run has one set of them, kept in its config.json.
+
+    worst_case: keep only scans that show their patient's class (NEH's Class == Label), as its authors did.
+    split: "patient", our folds over patients; "official", the publishers' test part held out of every fold.
+    keep_shared: with the official split, keep training scans whose patient or image the test part holds too.
+    verify: refuse an array file whose MD5 is not the published one.
+    """
+
+    worst_case: bool = True
+    split: str = "patient"
+    keep_shared: bool = False
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"unknown split {self.split!r}; valid splits: {', '.join(SPLITS)}")
+
 
 @dataclass(frozen=True)
 class DatasetInfo:
@@ -19,7 +41,7 @@ class DatasetInfo:
     name: str
     title: str
     version: str
-    licence: str
+    license: str
     citation: str
     url: str
     classes: tuple[str, ...]
@@ -34,7 +56,7 @@ DATASETS = {
             name="phantom",
             title="Synthetic retinal B-scans drawn by this package",
             version=__version__,
-            licence="MIT",
+            license="MIT",
             citation="KD-OCT course, kdoct_utils.phantom",
             url="",
             classes=CLASS_NAMES[:3],
@@ -44,7 +66,7 @@ DATASETS = {
             name="neh",
             title="Noor Eye Hospital retinal OCT (NEH-UT 2021)",
             version="2021",
-            licence="CC BY 4.0 (as reported)",
+            license="CC BY 4.0 (as reported)",
             citation="Sotoudeh-Paima et al., Comput. Biol. Med. 144:105368 (2022); Mendeley Data 8kt969dhx6",
             url="https://data.mendeley.com/datasets/8kt969dhx6",
             classes=("normal", "drusen", "cnv"),
@@ -63,7 +85,7 @@ DATASETS = {
             name="ucsd",
             title="UCSD / Kermany labeled OCT",
             version="3 (2 is the Kaggle copy)",
-            licence="CC BY 4.0",
+            license="CC BY 4.0",
             citation="Kermany et al., Cell 172:1122 (2018); Mendeley Data rscbjbr9sj",
             url="https://data.mendeley.com/datasets/rscbjbr9sj",
             classes=CLASS_NAMES,
@@ -74,7 +96,7 @@ DATASETS = {
             name="octmnist",
             title="OCTMNIST (MedMNIST v2)",
             version="2",
-            licence="CC BY 4.0",
+            license="CC BY 4.0",
             citation="Yang et al., Sci. Data 10:41 (2023); images from Kermany et al., Cell 172:1122 (2018)",
             url="https://medmnist.com",
             classes=CLASS_NAMES,
@@ -85,7 +107,7 @@ DATASETS = {
             name="octdl",
             title="OCTDL",
             version="2024",
-            licence="CC BY 4.0 (as reported)",
+            license="CC BY 4.0 (as reported)",
             citation="Kulyabin et al., Sci. Data 11:365 (2024)",
             url="https://arxiv.org/abs/2312.08255",
             classes=CLASS_NAMES,
@@ -96,7 +118,7 @@ DATASETS = {
             name="csv",
             title="Your own scans",
             version="",
-            licence="yours",
+            license="yours",
             citation="",
             url="",
             classes=CLASS_NAMES,

@@ -10,26 +10,28 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from kdoct_utils.bands import ScanError, crop_to_band, find_band, read_image, resize
-from kdoct_utils.datasets import DATASETS, DatasetInfo
+from kdoct_utils.bands import ScanError, crop_to_band, find_band, read_image, resize, to_grey
+from kdoct_utils.datasets import DATASETS, DataOptions, DatasetInfo
 from kdoct_utils.profiles import CLASS_NAMES, Profile
 from kdoct_utils.readers import READERS, Found
+from kdoct_utils.sources import Source
 
 __all__ = [
-    "DATASETS", "SCAN_COLUMNS", "DatasetInfo", "ScanError", "ScanSet", "crop_to_band", "find_band", "link_patients",
-    "read_image", "read_scans",
+    "DATASETS", "SCAN_COLUMNS", "DataOptions", "DatasetInfo", "ScanError", "ScanSet", "crop_to_band", "find_band",
+    "link_patients", "read_image", "read_scans",
 ]
 
 SCAN_COLUMNS = [
     "scan_id", "path", "dataset", "patient", "group", "eye", "slice", "patient_class", "label", "target",
 ]
+DEFAULT_OPTIONS = DataOptions()
 EXAMPLES = 5  # names shown for each reason of refusal
 
 
@@ -37,18 +39,19 @@ EXAMPLES = 5  # names shown for each reason of refusal
 class ScanSet:
     """A dataset as the course uses it.
 
-    table: DataFrame of SCAN_COLUMNS, sorted by scan_id; path is relative to root, or an index into the phantoms.
+    table: DataFrame of SCAN_COLUMNS, then further ones that the dataset has, sorted by scan_id; path names a file of
+    source, or is an index into the phantoms.
     provenance: what the data are, counts found, what was refused and why; plain JSON types, no absolute paths.
     class_names: the classes present, in the order of CLASS_NAMES; target indexes it.
     hashes: scan_id -> SHA-256 of the file (of the pixels, for phantoms), for the leakage audit.
-    root: folder that paths start at, None for phantoms. render: draws all phantoms at a size, None for files.
+    source: where the images lie, None for phantoms. render: draws all phantoms at a size, None for files.
     """
 
     table: pd.DataFrame
     provenance: dict
     class_names: tuple[str, ...]
     hashes: dict[str, str]
-    root: Path | None = None
+    source: Source | None = None
     render: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -58,7 +61,7 @@ class ScanSet:
         record = self.provenance
         counts = ", ".join(f"{n} {label}" for label, n in record["found"]["labels"].items())
         lines = [
-            f"{record['title']} (version {record['version'] or 'not given'}; license: {record['licence']})",
+            f"{record['title']} (version {record['version'] or 'not given'}; license: {record['license']})",
             f"{record['citation']} {record['url']}".strip(),
             f"{len(self)} B-scans ({counts}) of {record['found']['patients']} patients "
             f"in {record['found']['groups']} independent groups",
@@ -86,7 +89,7 @@ class ScanSet:
             return out
 
         def make(position: int) -> None:
-            out[position] = _picture(self.root / self.table["path"].iloc[position], size, crop_to_band)
+            out[position] = _picture(self.source, self.table["path"].iloc[position], size, crop_to_band)
 
         # Decoding and filtering release the interpreter lock; each thread writes only its own rows.
         with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -96,12 +99,12 @@ class ScanSet:
         return out
 
 
-def _picture(path: Path, size: int, crop: bool) -> np.ndarray:
-    image = read_image(path)
+def _picture(source: Source, path: str, size: int, crop: bool) -> np.ndarray:
+    image = to_grey(source.pixels(path))
     try:
         return resize(crop_to_band(image) if crop else image, size)
     except ScanError as error:
-        raise ScanError(f"{path}: {error}") from error
+        raise ScanError(f"{source.where(path)}: {error}") from error
 
 
 def read_scans(
@@ -110,26 +113,25 @@ def read_scans(
     *,
     profile: Profile,
     seed: int,
-    worst_case: bool = True,
+    options: DataOptions = DEFAULT_OPTIONS,
     progress: bool = True,
 ) -> ScanSet:
     """Read a dataset into a ScanSet; the same result whatever the order of rows and files.
 
     dataset: a name in DATASETS. data_root: where it lies (DATASETS[dataset].layout); None for phantoms.
     profile, seed: say which phantoms are drawn, and at what size.
-    worst_case: keep only scans that show their patient's class (Class == Label), as the NEH authors did;
-    False keeps every scan with its own label.
+    options: what else may be asked, such as worst_case=False for every scan with its own label.
 
     Raises ScanError for an unknown dataset, one without a reader, a missing folder, unknown labels, wrong columns,
     and where fewer than two classes remain.
     """
     info = _dataset_info(dataset)
-    render, root = None, None
+    render, source = None, None
     if dataset == "phantom":
         found, hashes, render = _draw_phantoms(data_root, profile, seed)
     else:
-        found = READERS[dataset](_existing_root(dataset, data_root))
-        root = found.root
+        found = READERS[dataset](_existing_root(dataset, data_root), options)
+        source = found.source
         if found.table.empty:
             raise ScanError(f"{data_root} holds no scans of {dataset}; expected: {info.layout}")
         hashes = _hash_files(found, progress)
@@ -139,7 +141,7 @@ def read_scans(
     table["group"] = link_patients(table, hashes)
     _note_identical_images(table, hashes, found)
     shows_class = table["patient_class"] == table["label"]
-    if worst_case:
+    if options.worst_case:
         dropped = table.loc[~shows_class, "scan_id"].tolist()
         found.refuse("label is not the patient's class (worst-case filter)", dropped)
         table = table[shows_class].reset_index(drop=True)
@@ -149,8 +151,9 @@ def read_scans(
         raise ScanError(f"{dataset}: two classes are needed, found {only}; valid classes: {', '.join(info.classes)}")
     table["target"] = table["label"].map({name: index for index, name in enumerate(class_names)}).astype(np.int64)
     hashes = {scan_id: hashes[scan_id] for scan_id in table["scan_id"]}
-    provenance = _provenance(info, table, found, class_names, worst_case)
-    return ScanSet(table[SCAN_COLUMNS], provenance, class_names, hashes, root, render)
+    provenance = _provenance(info, table, found, class_names, options)
+    further = [column for column in found.table if column not in SCAN_COLUMNS]
+    return ScanSet(table[SCAN_COLUMNS + further], provenance, class_names, hashes, source, render)
 
 
 def _dataset_info(dataset: str) -> DatasetInfo:
@@ -196,7 +199,7 @@ def _draw_phantoms(
         scan_id: hashlib.sha256(image.tobytes()).hexdigest()
         for scan_id, image in zip(table["scan_id"], images, strict=True)
     }
-    found = Found(table, Path(), notes=[f"drawn from seed {seed} in the retina band; no patient is real"])
+    found = Found(table, None, notes=[f"drawn from seed {seed} in the retina band; no patient is real"])
 
     def render(size: int) -> np.ndarray:
         return images if size == profile.resize_size else draw(size)[0]
@@ -209,8 +212,7 @@ def _hash_files(found: Found, progress: bool) -> dict[str, str]:
     hashes = {}
     pairs = zip(found.table["scan_id"], found.table["path"], strict=True)
     for scan_id, path in tqdm(pairs, total=len(found.table), desc="hashing", unit="scan", disable=not progress):
-        with open(found.root / path, "rb") as file:
-            hashes[scan_id] = hashlib.file_digest(file, "sha256").hexdigest()
+        hashes[scan_id] = hashlib.sha256(found.source.read(path)).hexdigest()
     return hashes
 
 
@@ -246,7 +248,7 @@ def _note_identical_images(table: pd.DataFrame, hashes: dict[str, str], found: F
 
 
 def _provenance(
-    info: DatasetInfo, table: pd.DataFrame, found: Found, class_names: tuple[str, ...], worst_case: bool
+    info: DatasetInfo, table: pd.DataFrame, found: Found, class_names: tuple[str, ...], options: DataOptions
 ) -> dict:
     absent = [name for name in info.classes if name not in class_names]
     notes = found.notes + ([f"no scans of class {', '.join(absent)}"] if absent else [])
@@ -254,11 +256,11 @@ def _provenance(
         "dataset": info.name,
         "title": info.title,
         "version": info.version,
-        "licence": info.licence,
+        "license": info.license,
         "citation": info.citation,
         "url": info.url,
         "published": dict(info.published_counts),
-        "worst_case": worst_case,
+        "options": asdict(options),
         "found": {
             "scans": len(table),
             "patients": int(table["patient"].nunique()),

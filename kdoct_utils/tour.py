@@ -59,7 +59,7 @@ def dataset_table() -> pd.DataFrame:
     rows = {
         name: {
             "what": info.title,
-            "license": info.licence,
+            "license": info.license,
             "classes": ", ".join(info.classes),
             "read by this version": "yes" if name == "phantom" or name in READERS else "not yet",
         }

@@ -249,7 +249,7 @@ def test_measure_fills_a_row_of_the_table(path):
 
 CARD = {
     "name": "student", "class_names": CLASSES, "image_size": 64, "stored_size": 69, "training": "Distilled.",
-    "data": {"dataset": "phantom", "title": "Phantoms", "licence": "MIT"},
+    "data": {"dataset": "phantom", "title": "Phantoms", "license": "MIT"},
     "student": {
         "accuracy": 0.812, "sensitivity": 0.8, "specificity": 0.9, "interval": [0.7, 0.9], "n_scans": 50,
         "n_patients": 9, "per_class": {"normal": {"sensitivity": 0.9}, "cnv": {"sensitivity": 0.456}},

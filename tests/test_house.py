@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "kdoct_utils"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+FILES = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")]
+MODULES = sorted({path.parts[0].removesuffix(".py") for path in FILES} - {"__init__"})
 
 
 def floors():
@@ -26,11 +27,12 @@ def floors():
 
 
 def imported(module):
-    """Names of the package's modules that a module imports, anywhere in it, and the names it takes from them."""
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+    """Names of the package's modules that a module (or folder of them) imports, and the names it takes from them."""
+    files = [PACKAGE / f"{module}.py"] if (PACKAGE / f"{module}.py").exists() else (PACKAGE / module).glob("*.py")
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
         if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("kdoct_utils")):
             names = [alias.name for alias in node.names]
-            target = (node.module or "").removeprefix("kdoct_utils").lstrip(".")
+            target = (node.module or "").removeprefix("kdoct_utils").lstrip(".").split(".")[0]
             yield from [(target, names)] if target else [(name, []) for name in names]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from kdoct_utils.phantom import write_neh_folder
 from kdoct_utils.profiles import CLASS_NAMES, PROFILES
-from kdoct_utils.scans import DATASETS, SCAN_COLUMNS, ScanError, link_patients, read_scans
+from kdoct_utils.scans import DATASETS, SCAN_COLUMNS, DataOptions, ScanError, link_patients, read_scans
 
 SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"
 real_scans = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real B-scans at ../shared/oct_samples/ucsd")
@@ -23,7 +23,7 @@ SMOKE = PROFILES["smoke"]
 
 
 def read(dataset, root, **options):
-    return read_scans(dataset, root, profile=SMOKE, seed=0, progress=False, **options)
+    return read_scans(dataset, root, profile=SMOKE, seed=0, options=DataOptions(**options), progress=False)
 
 
 def write_image(path, seed):
@@ -106,12 +106,12 @@ def test_every_reader_returns_the_scan_table(any_scans):
 def test_every_reader_leaves_a_provenance_record(any_scans):
     record = json.loads(json.dumps(any_scans.provenance))
     info = DATASETS[record["dataset"]]
-    assert (record["title"], record["licence"], record["citation"]) == (info.title, info.licence, info.citation)
+    assert (record["title"], record["license"], record["citation"]) == (info.title, info.license, info.citation)
     assert record["found"]["scans"] == len(any_scans) == sum(record["found"]["labels"].values())
     assert record["found"]["patients"] == any_scans.table["patient"].nunique()
     assert info.title in str(any_scans)
-    if any_scans.root is not None:
-        assert str(any_scans.root) not in json.dumps(record)
+    if any_scans.source is not None:
+        assert str(any_scans.source) not in json.dumps(record)
 
 
 def test_images_come_in_the_order_of_the_table(any_scans):

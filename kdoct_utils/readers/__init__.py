@@ -1,0 +1,19 @@
+"""One reader for each dataset's layout on disk; ``scans.read_scans`` makes the scan table from what they find.
+
+A reader lists every scan with its own label and the patient's class, and says what it refused and why. It guesses
+nothing: a label that it does not know is an error, never a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kdoct_utils.datasets import DataOptions
+from kdoct_utils.readers.common import Found
+from kdoct_utils.readers.neh import read_neh
+from kdoct_utils.readers.own import read_own
+from kdoct_utils.readers.ucsd import read_ucsd
+
+# Datasets that are registered without a reader are refused by name in scans.read_scans.
+READERS: dict[str, Callable[[Path, DataOptions], Found]] = {"neh": read_neh, "ucsd": read_ucsd, "csv": read_own}

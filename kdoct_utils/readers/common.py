@@ -1,0 +1,101 @@
+"""What the readers share: the record of what was found, spellings of classes, and tables read from CSV files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from kdoct_utils.bands import ScanError
+from kdoct_utils.datasets import DATASETS
+from kdoct_utils.sources import Source
+
+UNKNOWN_EYE = "unknown"
+UNKNOWN_PATIENT = ""  # a dataset that gives no patients cannot be split by patient; splits.make_splits refuses it
+OFFICIAL_PART = "part"  # further column: "train", "validation" or "test", where the publishers fixed the parts
+FOUND_COLUMNS = ["scan_id", "path", "patient", "eye", "slice", "patient_class", "label"]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+
+
+@dataclass
+class Found:
+    """What a reader found in its ``source``.
+
+    table: DataFrame of FOUND_COLUMNS, and of any further ones the dataset has (such as OFFICIAL_PART); path names a
+    file of the source. refused: reason -> rows or files that were left out for it. notes: what else a user of the
+    data should know. counts: what was counted on the way, under the names of DatasetInfo.published_counts.
+    """
+
+    table: pd.DataFrame
+    source: Source | None  # None: drawn, not read
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, reason: str, names: list[str]) -> None:
+        """Record rows or files that were left out."""
+        if names:
+            self.refused.setdefault(reason, []).extend(sorted(names))
+
+
+def class_name(spelling: object, dataset: str, where: str) -> str:
+    """The course's name of a class, however it is spelled. Raises ScanError for any other."""
+    name = str(spelling).strip().lower()
+    valid = DATASETS[dataset].classes
+    if name not in valid:
+        raise ScanError(f"{where}: unknown label {spelling!r}; valid labels for {dataset}: {', '.join(valid)}")
+    return name
+
+
+def read_table(path: Path, required: list[str]) -> pd.DataFrame:
+    """A CSV file as strings, with the column ``line``: its line in the file.
+
+    Raises ScanError if it is missing, malformed or empty, or columns lack.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False)
+    except FileNotFoundError as error:
+        raise ScanError(f"{path}: no such file") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ScanError(f"{path}: cannot be read as a CSV file ({error})") from error
+    table.columns = [str(column).strip() for column in table.columns]
+    missing = [column for column in required if column not in table.columns]
+    if missing:
+        raise ScanError(
+            f"{path}: wrong columns, {', '.join(missing)} not found; "
+            f"required: {', '.join(required)}; found: {', '.join(table.columns)}"
+        )
+    table = table.apply(lambda column: column.str.strip())
+    table["line"] = range(2, len(table) + 2)  # the header is line 1
+    table = table[(table[required] != "").any(axis=1)]  # blank lines are not rows
+    if table.empty:
+        raise ScanError(f"{path}: no rows")
+    return table
+
+
+def refuse_blanks(table: pd.DataFrame, columns: list[str], path: Path) -> None:
+    for column in columns:
+        blank = table.loc[table[column] == "", "line"]
+        if len(blank):
+            raise ScanError(f"{path}, line {blank.iloc[0]}: {column} is empty")
+
+
+def slice_numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    numbers = pd.to_numeric(table[column].replace("", None), errors="coerce")
+    wrong = table[(table[column] != "") & (numbers.isna() | (numbers % 1 != 0))]
+    if len(wrong):
+        row = wrong.iloc[0]
+        raise ScanError(f"{path}, line {row['line']}: {column} {row[column]!r} is not a whole number")
+    return numbers.astype("Int64")
+
+
+def refuse_contradictions(table: pd.DataFrame, column: str, path: Path) -> None:
+    """Rows that name one file must agree in everything; identical rows are gone before this is called."""
+    twice = table[table[column].duplicated(keep=False)].sort_values([column, "line"])
+    if len(twice):
+        first, second = twice.iloc[0], twice.iloc[1]
+        raise ScanError(
+            f"{path}, lines {first['line']} and {second['line']}: {first[column]} is listed twice, "
+            "with different entries"
+        )
