@@ -11,12 +11,14 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from kdoct_utils import __version__
 from kdoct_utils.checks import check_memory
+from kdoct_utils.datasets import DataOptions
 from kdoct_utils.execute import execute_notebook
-from kdoct_utils.parameters import declared_parameters, share_parameters
+from kdoct_utils.parameters import cast, declared_parameters, share_parameters
 from kdoct_utils.profiles import Profile, get_profile
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, open_run
 
@@ -137,6 +139,19 @@ def plan_parameters(
     return {name: of_run[name] | shared[name] for name in declared}
 
 
+def split_off_options(
+    parameters: dict[str, object], notebooks: Sequence[Path]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """The parameters for notebooks, and those of them that are dataset options, cast to their types.
+
+    An option that no notebook declares is left out of the first.
+    """
+    types = {field.name: type(getattr(DataOptions(), field.name)).__name__ for field in fields(DataOptions)}
+    options = {name: cast(name, value, types[name]) for name, value in parameters.items() if name in types}
+    declared = {name for path in notebooks for name in declared_parameters(path)}
+    return {name: value for name, value in parameters.items() if name in declared or name not in types}, options
+
+
 def run_course(
     profile: str | Profile = "quick",
     dataset: str | None = None,
@@ -153,7 +168,8 @@ def run_course(
 ) -> RunFolder:
     """Execute the notebooks of the course in order and return their run folder.
 
-    parameters: values by name; a notebook gets those that it declares, cast to its types.
+    parameters: values by name; a notebook gets those that it declares, cast to its types. Those that are fields of
+    DataOptions (such as split) also decide how the whole run reads its dataset.
     only: numbers or names of the notebooks to run. again: also those that are already done.
     timeout: seconds a notebook may take; None: the profile's in ``TIMEOUTS``.
 
@@ -167,11 +183,12 @@ def run_course(
     path = Path(run_dir or default_run_dir(profile.name, dataset, seed)).expanduser().resolve()
     root = str(Path(data_root).expanduser().resolve()) if data_root else ""
     values = (profile.name, dataset, root, str(path), seed)
-    plan = plan_parameters(notebooks, dict(zip(COMMON_PARAMETERS, values, strict=True)), parameters or {})
+    given, options = split_off_options(parameters or {}, notebooks)
+    plan = plan_parameters(notebooks, dict(zip(COMMON_PARAMETERS, values, strict=True)), given)
     memory = check_memory(profile)
     if not memory.ok:
         raise RunError(f"{memory.found}. {memory.remedy}")
-    run = open_run(path, profile=profile, dataset=dataset, data_root=data_root, seed=seed)
+    run = open_run(path, profile=profile, dataset=dataset, data_root=data_root, seed=seed, options=options)
     limit = TIMEOUTS[profile.name] if timeout is None else timeout
     _run_notebooks(run, notebooks, plan, again=again, timeout=limit, progress=progress)
     return run

@@ -11,12 +11,13 @@ import math
 import os
 import platform
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdoct_utils.datasets import DataOptions
 from kdoct_utils.profiles import Profile, get_profile
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def installed_versions(packages: tuple[str, ...] = RECORDED_PACKAGES) -> dict[st
 class RunFolder:
     """A run on disk: what it is, and where each of its files lies. Made by ``open_run``.
 
-    path: the folder, absolute. data_root: absolute, None where the dataset needs none.
+    path: the folder, absolute. data_root: absolute, None where the dataset needs none. options: how it is read.
     """
 
     path: Path
@@ -128,6 +129,7 @@ class RunFolder:
     dataset: str
     data_root: Path | None
     seed: int
+    options: DataOptions = DataOptions()
 
     @property
     def config_file(self) -> Path:
@@ -208,31 +210,50 @@ def open_run(
     dataset: str,
     data_root: str | Path | None = None,
     seed: int = 0,
+    options: Mapping[str, object] | None = None,
 ) -> RunFolder:
     """Make the run folder, or take up the one that is there if it is the same run.
 
-    data_root: "" and None both mean that the dataset needs none.
+    data_root: "" and None both mean that the dataset needs none. options: fields of DataOptions that shall have this
+    value; the others are as the folder has them, or the defaults.
 
-    Raises RunError, naming the field, if the folder belongs to another run; ValueError for an unknown profile.
+    Raises RunError, naming the field, if the folder belongs to another run; ValueError for an unknown profile or
+    option.
     """
     profile = get_profile(profile) if isinstance(profile, str) else profile
     path = Path(run_dir).expanduser().resolve()
     root = Path(data_root).expanduser().resolve() if data_root else None
-    run = RunFolder(path, profile, dataset, root, int(seed))
+    given = check_options(options or {})
+    found = read_json(path / CONFIG_NAME) if (path / CONFIG_NAME).exists() else None
+    kept = replace(DataOptions(), **check_options((found or {}).get("options", {})))
+    run = RunFolder(path, profile, dataset, root, int(seed), kept if found else replace(kept, **given))
     wanted = plain(
         {
             "profile": profile.name,
             "dataset": dataset,
             "data_root": str(root) if root else None,
             "seed": run.seed,
+            "options": asdict(run.options),
             "settings": asdict(profile),
         }
     )
-    if run.config_file.exists():
-        _refuse_other_run(read_json(run.config_file), wanted, path)
+    if found:
+        _refuse_other_run(found, wanted, path)
+        _refuse_other_options(kept, given, path)
     else:
         write_json(run.config_file, wanted | {"versions": installed_versions()})
     return run
+
+
+def check_options(options: Mapping[str, object]) -> dict[str, object]:
+    """``options`` as they are, if each is a field of DataOptions with a value of its type; else RunError."""
+    valid = {field.name: type(getattr(DataOptions(), field.name)) for field in fields(DataOptions)}
+    for name, value in options.items():
+        if name not in valid:
+            raise RunError(f"unknown dataset option {name!r}; valid options: {', '.join(valid)}")
+        if not isinstance(value, valid[name]):
+            raise RunError(f"dataset option {name!r} takes {valid[name].__name__}, not {value!r}")
+    return dict(options)
 
 
 def load_run(run_dir: str | Path) -> RunFolder:
@@ -251,6 +272,14 @@ def load_run(run_dir: str | Path) -> RunFolder:
         data_root=config["data_root"],
         seed=config["seed"],
     )
+
+
+def _refuse_other_options(kept: DataOptions, given: Mapping[str, object], path: Path) -> None:
+    for name, value in given.items():
+        if getattr(kept, name) != value:
+            raise RunError(
+                f"{path} holds a run with {name} = {getattr(kept, name)!r}, not {value!r}; choose another run_dir"
+            )
 
 
 def _refuse_other_run(found: dict, wanted: dict, path: Path) -> None:

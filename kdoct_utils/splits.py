@@ -2,7 +2,8 @@
 
 The unit of splitting is the group: a patient, or several that share identical images. In every fold each scan has one
 role: test (20 % of the groups of each class), validation (16 %) or train (64 %), as in KD-OCT (arXiv 2512.09069).
-Every group is tested in exactly one fold. Nothing here looks at an image or depends on the order of rows.
+Every group is tested in exactly one fold; with the publishers' own test part, that part is tested in all of them.
+Nothing here looks at an image or depends on the order of rows.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from kdoct_utils.profiles import CLASS_NAMES
 from kdoct_utils.runs import atomic_path
 
 ROLES = ("train", "validation", "test")
+UNUSED = "unused"  # role of a scan that would leak: it is in no part of this split
 SPLIT_COLUMNS = ["scan_id", "group", "fold", "role"]
 VALIDATION_SHARE = 0.2  # of the groups that are not tested: 16 % of all with five folds
+PART = "part"  # column of the scan table: the publishers' own parts, by the names of ROLES
 FEWEST_GROUPS = 2  # a class needs one group to learn from and one to be tested on
 
 
@@ -49,9 +52,10 @@ def make_splits(
     The same for the same table and seed, whatever the order of rows.
 
     Raises SplitError for missing columns, repeated scan_ids, an empty class, a class with one group, fewer than two
-    folds.
+    folds, and for scans whose patient is not known.
     """
     _check_table(table, folds)
+    _check_patients(table)
     groups = _group_classes(table)  # class of each group, sorted by name
     held = table.groupby("label")["group"].nunique()  # how many groups show each class
     tiny = _tiny_classes(held, class_names, allow_tiny)
@@ -64,6 +68,64 @@ def make_splits(
         warnings.append(f"{made} folds instead of {folds}: the smallest class has {made} groups of patients")
     frame.attrs = {"folds": made, "warnings": warnings + missing_classes(table, frame)}
     return frame
+
+
+def official_splits(
+    table: pd.DataFrame,
+    seed: int,
+    folds: int = 5,
+    *,
+    class_names: Sequence[str] | None = None,
+    allow_tiny: bool = False,
+    keep_shared: bool = False,
+) -> pd.DataFrame:
+    """Hold the publishers' test part out of every fold.
+
+    table: as for make_splits, with the column ``part`` ("train", "validation" or "test"). Where patients are known,
+    all that is not tested is dealt to folds over groups: in fold k the k-th fifth is for validation, the rest for
+    training. Where they are not known, the publishers' three parts are taken as they are, as one fold.
+    keep_shared: keep scans whose group also lies in the test part (or, without patients, in validation); by default
+    they get the role "unused", since they show the test's patients or are its very images.
+
+    Returns what make_splits does; the warnings also say how many scans are unused, or leak. Raises SplitError as
+    make_splits does, and where the table has no test part.
+    """
+    _check_table(table, folds)
+    if PART not in table or not (table[PART] == "test").any():
+        raise SplitError("the publishers of this dataset fixed no test part; use split='patient'")
+    tested = table[PART] == "test"
+    shared = table["group"].isin(set(table.loc[tested, "group"])) & ~tested
+    pool = table[~tested & (keep_shared | ~shared)]
+    if pool.empty:
+        raise SplitError("every scan outside the test part shares a patient or an image with it: nothing to train on")
+    if (table["patient"] == "").any():
+        held = pool[PART] == "validation"
+        shared |= (pool["group"].isin(set(pool.loc[held, "group"])) & ~held).reindex(table.index, fill_value=False)
+        role = table[PART].where(keep_shared | ~shared, UNUSED)
+        frame, warnings = _with_roles(table, [role]), []
+    else:
+        dealt = make_splits(pool, seed, folds, class_names=class_names, allow_tiny=allow_tiny)
+        warnings = [text for text in dealt.attrs["warnings"] if "scans in fold" not in text]
+        roles = []
+        for fold in range(dealt.attrs["folds"]):
+            of_scan = dealt[dealt["fold"] == fold].set_index("scan_id")["role"]
+            # What a fold would test is its validation; the rest is trained on: the test is the publishers'.
+            of_scan = of_scan.map({"test": "validation", "validation": "train", "train": "train"})
+            roles.append(table["scan_id"].map(of_scan).where(~tested, "test").fillna(UNUSED))
+        frame = _with_roles(table, roles)
+    count = int(shared.sum())
+    if count and keep_shared:
+        warnings.append(f"{count} scans share a patient or an image with the test part, and were kept: the test leaks")
+    elif count:
+        warnings.append(f"{count} scans share a patient or an image with the test part, and are not used")
+    frame.attrs = {"folds": int(frame["fold"].nunique()), "warnings": warnings + missing_classes(table, frame)}
+    return frame
+
+
+def _with_roles(table: pd.DataFrame, roles: Sequence[pd.Series]) -> pd.DataFrame:
+    """SPLIT_COLUMNS from one series of roles (in the order of the table) for each fold."""
+    parts = [table[["scan_id", "group"]].assign(fold=fold, role=role) for fold, role in enumerate(roles)]
+    return pd.concat(parts).sort_values(["fold", "scan_id"], ignore_index=True)[SPLIT_COLUMNS]
 
 
 def scan_level_splits(table: pd.DataFrame, seed: int, folds: int = 5) -> pd.DataFrame:
@@ -98,6 +160,19 @@ def _check_table(table: pd.DataFrame, folds: int) -> None:
         raise SplitError(f"{len(repeated)} repeated scan_ids, the first is {repeated.iloc[0]}")
     if table["group"].isna().any():
         raise SplitError(f"scan {table.loc[table['group'].isna(), 'scan_id'].iloc[0]} has no group")
+
+
+def _check_patients(table: pd.DataFrame) -> None:
+    unknown = int((table["patient"] == "").sum()) if "patient" in table else 0
+    if unknown:
+        official = ""
+        if PART in table:
+            official = (
+                "; use split='official', the publishers' own parts, and mind that a patient may lie in several of them"
+            )
+        raise SplitError(
+            f"{unknown} of {len(table)} scans have no patient number, so they cannot be split by patient{official}"
+        )
 
 
 def _group_classes(table: pd.DataFrame) -> pd.Series:
@@ -217,9 +292,9 @@ def _parse_splits(path: Path, content: bytes) -> pd.DataFrame:
         raise
     except (ValueError, pd.errors.ParserError) as error:  # EmptyDataError and UnicodeDecodeError are ValueErrors
         raise SplitError(f"{path}: cannot be read as a split file ({error})") from error
-    wrong = sorted(set(frame["role"]) - set(ROLES))
+    wrong = sorted(set(frame["role"]) - {*ROLES, UNUSED})
     if wrong:
-        raise SplitError(f"{path}: unknown role {wrong[0]!r}; valid roles: {', '.join(ROLES)}")
+        raise SplitError(f"{path}: unknown role {wrong[0]!r}; valid roles: {', '.join([*ROLES, UNUSED])}")
     return frame
 
 
@@ -263,7 +338,9 @@ def audit_leakage(
         unknown = scans.loc[scans["role"].isna() | keys.isna(), "scan_id"]
         if len(unknown):
             raise SplitError(f"cannot audit {len(unknown)} scans without role or {kind}, such as {min(unknown)}")
-        leaking = scans.groupby(keys)["role"].transform("nunique") > 1
+        used = (scans["role"] != UNUSED) & (keys != "")  # a patient who is not known is nobody
+        roles_of_key = scans[used].groupby(keys[used])["role"].transform("nunique").reindex(scans.index, fill_value=0)
+        leaking = roles_of_key > 1
         for key, members in scans[leaking].groupby(keys[leaking]):
             roles = tuple(role for role in ROLES if (members["role"] == role).any())
             rows.append((kind, key, roles, tuple(sorted(members["scan_id"]))))

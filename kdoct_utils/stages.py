@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +32,8 @@ from kdoct_utils.objectives import (
 )
 from kdoct_utils.pipelines import EVALUATION, STUDENT, TEACHER, weakened
 from kdoct_utils.runs import RunFolder, atomic_path, read_json, write_json
-from kdoct_utils.scans import SCAN_COLUMNS, read_scans
-from kdoct_utils.splits import load_splits, make_splits, save_splits
+from kdoct_utils.scans import read_scans
+from kdoct_utils.splits import load_splits, make_splits, official_splits, save_splits
 from kdoct_utils.training import Trainer, TrainingResult
 
 STUDENT_KINDS = ("alone", "kd", "cached")
@@ -43,8 +43,8 @@ STUDENT_KINDS = ("alone", "kd", "cached")
 class CourseData:
     """Scans, pictures and split of a run, in one order.
 
-    table: SCAN_COLUMNS; images: uint8 (n, R, R) memory map; role: (n,) "train", "validation" or
-    "test"; hashes: scan_id to SHA-256; split_hash: of the file that says the roles.
+    table: SCAN_COLUMNS and what else the dataset has; images: uint8 (n, R, R) memory map; role: (n,) "train",
+    "validation", "test" or "unused"; hashes: scan_id to SHA-256; split_hash: of the file that says the roles.
     """
 
     table: pd.DataFrame
@@ -89,7 +89,7 @@ def course_data(run: RunFolder, fold: int = 0, progress: bool = True) -> CourseD
     types = {"scan_id": str, "path": str, "patient": str, "group": str, "eye": str, "slice": "Int64"}
     table = pd.read_csv(run.table_file, dtype=types, keep_default_na=False, na_values={"slice": [""]})
     if not run.splits_file.exists():
-        split = make_splits(table, run.seed, class_names=record["class_names"], allow_tiny=True)
+        split = new_split(run, table, record["class_names"])
         record["split_hash"] = save_splits(split, run.splits_file)
         write_json(provenance_file, record)
     split = load_splits(run.splits_file, table, record.get("split_hash"))
@@ -97,7 +97,7 @@ def course_data(run: RunFolder, fold: int = 0, progress: bool = True) -> CourseD
     if part.empty:
         raise ValueError(f"no fold {fold}; folds of this split: 0 to {split['fold'].max()}")
     return CourseData(
-        table=table[SCAN_COLUMNS],
+        table=table.drop(columns="image_hash"),
         images=np.load(run.images_file, mmap_mode="r"),
         role=table["scan_id"].map(part.set_index("scan_id")["role"]).to_numpy(dtype=object),
         class_names=tuple(record["class_names"]),
@@ -109,8 +109,18 @@ def course_data(run: RunFolder, fold: int = 0, progress: bool = True) -> CourseD
     )
 
 
+def new_split(run: RunFolder, table: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+    """The split that the run's options ask for: folds over patients, or the publishers' test part held out."""
+    settings = {"class_names": class_names, "allow_tiny": True}
+    if run.options.split == "official":
+        return official_splits(table, run.seed, keep_shared=run.options.keep_shared, **settings)
+    return make_splits(table, run.seed, **settings)
+
+
 def _read_into(run: RunFolder, provenance_file: Path, progress: bool) -> None:
-    scans = read_scans(run.dataset, run.data_root, profile=run.profile, seed=run.seed, progress=progress)
+    scans = read_scans(
+        run.dataset, run.data_root, profile=run.profile, seed=run.seed, options=run.options, progress=progress
+    )
     pictures = scans.images(run.profile.resize_size, run.profile.crop_to_band, progress=progress)
     with atomic_path(run.images_file) as temporary:
         np.save(temporary, pictures)
