@@ -36,6 +36,8 @@ class DatasetInfo:
 
     classes: in the order of CLASS_NAMES. layout: what ``data_root`` must hold.
     published_counts: numbers that the publishers or a careful count of the published files give.
+    download: where it is to be had, in words; nothing is downloaded by this package.
+    md5: name of a published file -> its MD5. caveats: what spoils a result if it is not minded.
     """
 
     name: str
@@ -47,6 +49,9 @@ class DatasetInfo:
     classes: tuple[str, ...]
     layout: str
     published_counts: dict[str, int] = field(default_factory=dict)
+    download: str = ""
+    md5: dict[str, str] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
 
 
 DATASETS = {
@@ -80,6 +85,13 @@ DATASETS = {
                 "worst-case rows": 12649,
                 "worst-case scans": 12641,
             },
+            download="Mendeley Data, record 8kt969dhx6: one zip that holds another",
+            caveats=(
+                "patient numbers restart in each class folder",
+                "some case folders are byte-identical to another, also across classes",
+                "file format, scale bar and black canvas go with the class: a network can learn them instead",
+                "outer slices of a diseased eye often look normal",
+            ),
         ),
         DatasetInfo(
             name="ucsd",
@@ -91,6 +103,12 @@ DATASETS = {
             classes=CLASS_NAMES,
             layout="{CNV,DME,DRUSEN,NORMAL}/CLASS-patient-index.jpeg, or the same under train, test and val",
             published_counts={"scans (version 3)": 108309, "scans (version 2)": 84484, "patients (version 2)": 4657},
+            download="Mendeley Data, record rscbjbr9sj (version 3); version 2 is also on Kaggle",
+            caveats=(
+                "the number in a file name is the patient, across classes and parts",
+                "in version 2, train shares most of the test patients, and many images occur twice",
+                "registration left white borders in part of the images",
+            ),
         ),
         DatasetInfo(
             name="octmnist",
@@ -101,7 +119,20 @@ DATASETS = {
             url="https://medmnist.com",
             classes=CLASS_NAMES,
             layout="octmnist.npz, octmnist_64.npz, octmnist_128.npz or octmnist_224.npz; it has no patient numbers",
-            published_counts={"train": 97477, "val": 10832, "test": 1000},
+            published_counts={"train scans": 97477, "validation scans": 10832, "test scans": 1000},
+            download="the MedMNIST record on Zenodo, linked from medmnist.com; take one size",
+            md5={
+                "octmnist.npz": "c68d92d5b585d8d81f7112f81e2d0842",
+                "octmnist_64.npz": "e229e9440236b774d9f0dfef9d07bdaf",
+                "octmnist_128.npz": "0a97e76651ace45c5d943ee3f65b63ae",
+                "octmnist_224.npz": "abc493b6d529d5de7569faaef2773ba3",
+            },
+            caveats=(
+                "no patient numbers: it cannot be split by patient, and a patient may lie in several published parts",
+                "intervals resample scans, which are not independent, and so are too narrow",
+                "the classes have other shares in train than in test",
+                "enlarging a small picture adds no detail",
+            ),
         ),
         DatasetInfo(
             name="octdl",
@@ -109,10 +140,28 @@ DATASETS = {
             version="2024",
             license="CC BY 4.0 (as reported)",
             citation="Kulyabin et al., Sci. Data 11:365 (2024)",
-            url="https://arxiv.org/abs/2312.08255",
+            url="https://data.mendeley.com/datasets/sncdhf53xc",
             classes=CLASS_NAMES,
             layout="OCTDL_labels.csv beside OCTDL/<DISEASE>/<disease>_<id>_<k>.jpg",
-            published_counts={"scans": 2064, "patients": 820},
+            published_counts={
+                "scans": 2064,
+                "patients": 820,
+                "AMD scans": 1231,
+                "AMD patients": 421,
+                "DME scans": 147,
+                "ERM scans": 155,
+                "NO scans": 332,
+                "RAO scans": 22,
+                "RVO scans": 101,
+                "VID scans": 76,
+            },
+            download="Mendeley Data, record sncdhf53xc: OCTDL.zip, to be extracted beside OCTDL_labels.csv",
+            caveats=(
+                "diseases that the course has no class for, and suspected neovascularization, are left out",
+                "one patient is in two diseases",
+                "the class of the whole patient is not given",
+                "in the table 0 stands for a missing value, and the image height is spelled image_hight",
+            ),
         ),
         DatasetInfo(
             name="csv",

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from kdoct_utils.datasets import DATASETS
 from kdoct_utils.plots import message
 from kdoct_utils.profiles import PROFILES
-from kdoct_utils.readers import READERS
 
 # What is made, by which notebooks, and the file that holds it.
 STEPS = (
@@ -55,13 +54,12 @@ def profile_table() -> pd.DataFrame:
 
 
 def dataset_table() -> pd.DataFrame:
-    """One row a dataset of the registry: title, license, classes, and whether this version reads it."""
+    """One row a dataset of the registry: title, license and classes."""
     rows = {
         name: {
             "what": info.title,
             "license": info.license,
             "classes": ", ".join(info.classes),
-            "read by this version": "yes" if name == "phantom" or name in READERS else "not yet",
         }
         for name, info in DATASETS.items()
     }

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from kdoct_utils.course import NOTEBOOKS, notebook_number
 from kdoct_utils.datasets import DATASETS
 from kdoct_utils.profiles import PROFILES, get_profile
 from kdoct_utils.runs import RunFolder
-from kdoct_utils.scans import read_scans
 from kdoct_utils.tour import STEPS, course_map, dataset_table, profile_table
 
 
@@ -34,9 +31,3 @@ def test_tables_cover_profiles_and_datasets():
     assert list(profile_table().index) == list(PROFILES)
     assert profile_table().loc["paper", "epochs, at most"] == "150 / 100"
     assert list(dataset_table().index) == list(DATASETS)
-
-
-@pytest.mark.parametrize("name", [name for name, row in dataset_table().iterrows() if row.iloc[-1] == "not yet"])
-def test_what_is_called_unread_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match="no reader yet"):
-        read_scans(name, tmp_path, profile=get_profile("smoke"), seed=0)
