@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -16,6 +19,20 @@ UNKNOWN_PATIENT = ""  # a dataset that gives no patients cannot be split by pati
 OFFICIAL_PART = "part"  # further column: "train", "validation" or "test", where the publishers fixed the parts
 FOUND_COLUMNS = ["scan_id", "path", "patient", "eye", "slice", "patient_class", "label"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
+
+NAMES_SHOWN = 4  # folders or files that a message names before it counts the rest
+_AROUND = r"(?P<place>(?:[^/]+/){0,4}?)"  # folders around a layout
+_UCSD_FOLDERS = "(?:CNV|DME|DRUSEN|NORMAL)"
+# One file name that only this dataset has: how a layout is recognized wherever it lies.
+_SIGNS = {
+    "neh": re.compile(_AROUND + r"data_information\.csv", re.IGNORECASE),
+    "ucsd": re.compile(
+        _AROUND + rf"(?:(?:train|test|val)/)?{_UCSD_FOLDERS}/{_UCSD_FOLDERS}-\d+-\d+\.jpe?g", re.IGNORECASE
+    ),
+    "octmnist": re.compile(_AROUND + r"octmnist(?:_\d+)?\.npz", re.IGNORECASE),
+    "octdl": re.compile(_AROUND + r"OCTDL_labels\.csv", re.IGNORECASE),
+    "csv": re.compile(_AROUND + r"scans\.csv", re.IGNORECASE),
+}
 
 
 @dataclass
@@ -37,6 +54,50 @@ class Found:
         """Record rows or files that were left out."""
         if names:
             self.refused.setdefault(reason, []).extend(sorted(names))
+
+
+def places(dataset: str, names: Iterable[str]) -> list[str]:
+    """The folders in which a dataset's layout begins, judged by file names: "" or "a/b/", the shallowest first."""
+    found = {match["place"] for match in map(_SIGNS[dataset].fullmatch, names) if match}
+    return sorted(found, key=lambda place: (place.count("/"), place))
+
+
+def unexpected_layout(dataset: str, root: Path, names: Iterable[str], because: str = "") -> ScanError:
+    """The error for a data_root that is not laid out as its dataset is: what is expected, what was found instead,
+    where it seems to lie, and where the dataset is to be had.
+
+    names: of all files under root, relative, with forward slashes. because: a sentence on what lacks, if known.
+    """
+    names, info = sorted(names), DATASETS[dataset]
+    lines = [f"{root} is not laid out as {dataset} is." + (f" {because}" if because else "")]
+    lines += [f"  expected: {info.layout}", f"  found: {_summary(names)}"]
+    deeper = [place for place in places(dataset, names) if place]
+    others = [(name, place) for name in _SIGNS if name != dataset for place in places(name, names)[:1]]
+    if deeper:
+        lines.append(f"  {dataset} seems to lie deeper: data_root {root / deeper[0]}")
+    else:
+        lines += [f"  it looks like {name}: dataset {name}, data_root {root / place}" for name, place in others]
+    if info.url:
+        lines.append(f"  {info.title} is to be had at {info.url} (license: {info.license}; cite {info.citation})")
+    return ScanError("\n".join(lines))
+
+
+def _summary(names: list[str]) -> str:
+    """What lies under a folder in one line: folders and files of its first level, images by suffix."""
+    if not names:
+        return "no files"
+    folders = sorted({name.split("/")[0] for name in names if "/" in name})
+    files = [name for name in names if "/" not in name]
+    suffixes = Counter(PurePosixPath(name).suffix.lower() for name in names)
+    images = [f"{suffixes[suffix]} {suffix}" for suffix in IMAGE_SUFFIXES if suffixes[suffix]]
+    return f"{_some(folders, 'folder')}, {_some(files, 'file')}; images: {', '.join(images) or 'none'}"
+
+
+def _some(names: list[str], what: str) -> str:
+    if not names:
+        return f"no {what}s"
+    shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({shown})"
 
 
 def class_name(spelling: object, dataset: str, where: str) -> str:
