@@ -18,12 +18,14 @@ class DataOptions:
     split: "patient", our folds over patients; "official", the publishers' test part held out of every fold.
     keep_shared: with the official split, keep training scans whose patient or image the test part holds too.
     verify: refuse an array file whose MD5 is not the published one.
+    fold: whose test patients are tested, 0 to folds - 1.
     """
 
     worst_case: bool = True
     split: str = "patient"
     keep_shared: bool = False
     verify: bool = True
+    fold: int = 0
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:

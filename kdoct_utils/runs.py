@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -52,6 +53,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """``target`` becomes the same content as ``source``: a hard link where the file system has them, else a copy."""
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def plain(value: object) -> object:
@@ -122,6 +132,7 @@ class RunFolder:
     """A run on disk: what it is, and where each of its files lies. Made by ``open_run``.
 
     path: the folder, absolute. data_root: absolute, None where the dataset needs none. options: how it is read.
+    shared: a folder in which the runs of a sweep keep what several of them need, None for a run by itself.
     """
 
     path: Path
@@ -130,6 +141,7 @@ class RunFolder:
     data_root: Path | None
     seed: int
     options: DataOptions = DataOptions()
+    shared: Path | None = None
 
     @property
     def config_file(self) -> Path:
@@ -143,6 +155,11 @@ class RunFolder:
     def table_file(self) -> Path:
         """The scan table."""
         return self.path / "scans.csv"
+
+    @property
+    def provenance_file(self) -> Path:
+        """What the scans are, their classes, and the hash of the split."""
+        return self.path / "provenance.json"
 
     @property
     def images_file(self) -> Path:
@@ -211,11 +228,12 @@ def open_run(
     data_root: str | Path | None = None,
     seed: int = 0,
     options: Mapping[str, object] | None = None,
+    shared: str | Path | None = None,
 ) -> RunFolder:
     """Make the run folder, or take up the one that is there if it is the same run.
 
     data_root: "" and None both mean that the dataset needs none. options: fields of DataOptions that shall have this
-    value; the others are as the folder has them, or the defaults.
+    value; the others are as the folder has them, or the defaults. shared: see RunFolder; as the folder has it if None.
 
     Raises RunError, naming the field, if the folder belongs to another run; ValueError for an unknown profile or
     option.
@@ -226,7 +244,10 @@ def open_run(
     given = check_options(options or {})
     found = read_json(path / CONFIG_NAME) if (path / CONFIG_NAME).exists() else None
     kept = replace(DataOptions(), **check_options((found or {}).get("options", {})))
-    run = RunFolder(path, profile, dataset, root, int(seed), kept if found else replace(kept, **given))
+    together = Path(shared).expanduser().resolve() if shared else None
+    if found and found.get("shared"):
+        together = (path / found["shared"]).resolve()
+    run = RunFolder(path, profile, dataset, root, int(seed), kept if found else replace(kept, **given), together)
     wanted = plain(
         {
             "profile": profile.name,
@@ -241,7 +262,8 @@ def open_run(
         _refuse_other_run(found, wanted, path)
         _refuse_other_options(kept, given, path)
     else:
-        write_json(run.config_file, wanted | {"versions": installed_versions()})
+        extra = {"shared": os.path.relpath(together, path)} if together else {}
+        write_json(run.config_file, wanted | extra | {"versions": installed_versions()})
     return run
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,7 +32,7 @@ from kdoct_utils.objectives import (
     Objective,
 )
 from kdoct_utils.pipelines import EVALUATION, STUDENT, TEACHER, weakened
-from kdoct_utils.runs import RunFolder, atomic_path, read_json, write_json
+from kdoct_utils.runs import RunFolder, atomic_path, link_or_copy, plain, read_json, write_json
 from kdoct_utils.scans import read_scans
 from kdoct_utils.splits import load_splits, make_splits, official_splits, save_splits
 from kdoct_utils.training import Trainer, TrainingResult
@@ -77,21 +78,22 @@ class CourseData:
         return ScanImages(self.images, target[rows], rows=rows)
 
 
-def course_data(run: RunFolder, fold: int = 0, progress: bool = True) -> CourseData:
+def course_data(run: RunFolder, fold: int | None = None, progress: bool = True) -> CourseData:
     """Read the scans, cache their pictures and write the split, or take all three from the run folder.
 
+    fold: whose test patients are tested; None: the run's.
     Raises ScanError or SplitError for faults in the data, SplitError for an unknown fold.
     """
-    provenance_file = run.path / "provenance.json"
-    if not (provenance_file.exists() and run.images_file.exists() and run.table_file.exists()):
-        _read_into(run, provenance_file, progress)
-    record = read_json(provenance_file)
+    fold = run.options.fold if fold is None else fold
+    if not _has_data(run):
+        _share_data(run, progress) if run.shared else _read_into(run, progress)
+    record = read_json(run.provenance_file)
     types = {"scan_id": str, "path": str, "patient": str, "group": str, "eye": str, "slice": "Int64"}
     table = pd.read_csv(run.table_file, dtype=types, keep_default_na=False, na_values={"slice": [""]})
     if not run.splits_file.exists():
         split = new_split(run, table, record["class_names"])
         record["split_hash"] = save_splits(split, run.splits_file)
-        write_json(provenance_file, record)
+        write_json(run.provenance_file, record)
     split = load_splits(run.splits_file, table, record.get("split_hash"))
     part = split[split["fold"] == fold]
     if part.empty:
@@ -117,7 +119,24 @@ def new_split(run: RunFolder, table: pd.DataFrame, class_names: Sequence[str]) -
     return make_splits(table, run.seed, **settings)
 
 
-def _read_into(run: RunFolder, provenance_file: Path, progress: bool) -> None:
+def _has_data(run: RunFolder) -> bool:
+    return run.provenance_file.exists() and run.images_file.exists() and run.table_file.exists()
+
+
+def _share_data(run: RunFolder, progress: bool) -> None:
+    """Take the scans and the split of a sweep's other runs on the same data; the first of them makes both."""
+    same = {"dataset": run.dataset, "root": str(run.data_root), "seed": run.seed, "profile": run.profile.name}
+    options = asdict(run.options) | {"fold": 0}  # one split serves all folds
+    folder = run.shared / f"data_{_short_hash(same | options)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        together = replace(run, path=folder, shared=None)
+        course_data(together, fold=0, progress=progress)
+    for name in ("images_file", "table_file", "splits_file", "provenance_file"):
+        link_or_copy(getattr(together, name), getattr(run, name))
+
+
+def _read_into(run: RunFolder, progress: bool) -> None:
     scans = read_scans(
         run.dataset, run.data_root, profile=run.profile, seed=run.seed, options=run.options, progress=progress
     )
@@ -126,7 +145,7 @@ def _read_into(run: RunFolder, provenance_file: Path, progress: bool) -> None:
         np.save(temporary, pictures)
     with atomic_path(run.table_file) as temporary:
         scans.table.assign(image_hash=scans.table["scan_id"].map(scans.hashes)).to_csv(temporary, index=False)
-    write_json(provenance_file, {"class_names": scans.class_names, "provenance": scans.provenance})
+    write_json(run.provenance_file, {"class_names": scans.class_names, "provenance": scans.provenance})
 
 
 # --- teacher ---------------------------------------------------------------------------------------------------------
@@ -306,23 +325,51 @@ def _recipe_of(path: Path) -> str | None:
         return (file.metadata() or {}).get("recipe")
 
 
+def _short_hash(recipe: dict) -> str:
+    return hashlib.sha256(json.dumps(plain(recipe), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _take_or_train(
     run: RunFolder, model: nn.Module, path: Path, recipe: dict, train: Callable[[Path], TrainingResult], name: str
 ) -> None:
     """Fill ``model`` from ``path`` if it was made by this recipe; else train it and keep it there.
 
-    The checkpoint of a killed training carries the recipe in its name: only the same training takes it up.
+    In a sweep the runs that need the same network share it: the first trains it while the others wait.
     """
     wanted = json.dumps(recipe, sort_keys=True)
     if _recipe_of(path) == wanted:
-        load_weights(model, path)
-        if torch.accelerator.is_available():  # where training would have put it
-            model.to(torch.accelerator.current_accelerator())
+        _load(model, path)
+    elif run.shared is None:
+        _train_into(path, run.history_file(name), model, wanted, train, name)
     else:
-        checkpoint = run.path / f"{name}_{hashlib.sha256(wanted.encode()).hexdigest()[:8]}_checkpoint.safetensors"
-        result = train(checkpoint)
-        with atomic_path(run.history_file(name)) as temporary:
-            result.history.to_csv(temporary, index=False)
-        save_weights(model, path, {"recipe": wanted, "chosen": result.chosen})
-        checkpoint.unlink(missing_ok=True)
+        same = {"profile": asdict(run.profile), "dataset": run.dataset, "recipe": wanted}
+        kept = run.shared / f"{name}_{_short_hash(same)}.safetensors"
+        with FileLock(kept.with_suffix(".lock")):
+            if _recipe_of(kept) == wanted:
+                _load(model, kept)
+            else:
+                _train_into(kept, kept.with_suffix(".csv"), model, wanted, train, name)
+        link_or_copy(kept.with_suffix(".csv"), run.history_file(name))
+        link_or_copy(kept, path)
     model.eval()
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    load_weights(model, path)
+    if torch.accelerator.is_available():  # where training would have put it
+        model.to(torch.accelerator.current_accelerator())
+
+
+def _train_into(
+    path: Path, history: Path, model: nn.Module, wanted: str, train: Callable[[Path], TrainingResult], name: str
+) -> None:
+    """Train, then write history and weights, the weights last: where they are, all is.
+
+    The checkpoint of a killed training carries the recipe in its name: only the same training takes it up.
+    """
+    checkpoint = path.parent / f"{name}_{hashlib.sha256(wanted.encode()).hexdigest()[:8]}_checkpoint.safetensors"
+    result = train(checkpoint)
+    with atomic_path(history) as temporary:
+        result.history.to_csv(temporary, index=False)
+    save_weights(model, path, {"recipe": wanted, "chosen": result.chosen})
+    checkpoint.unlink(missing_ok=True)

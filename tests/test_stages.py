@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -104,6 +105,39 @@ def test_unknown_student_and_missing_teacher_are_named(run, data):
         stages.student_objective(run, data, "slow", None, 4.0, 0.7)
     with pytest.raises(ValueError, match="needs a teacher"):
         stages.student_objective(run, data, "kd", None, 4.0, 0.7)
+
+
+def test_runs_of_a_sweep_share_what_they_have_in_common(tmp_path, monkeypatch):
+    trained = []
+    fit = stages.Trainer.fit
+    monkeypatch.setattr(stages.Trainer, "fit", lambda trainer: trained.append(trainer) or fit(trainer))
+
+    def one(name, **options):
+        run = open_run(
+            tmp_path / name, profile=TINY, dataset="phantom", seed=3, options=options, shared=tmp_path / "together"
+        )
+        data = stages.course_data(run, progress=False)
+        return run, data, stages.teacher(run, data, progress=False)
+
+    first, data, model = one("a")
+    second, _, again = one("b")
+    assert len(trained) == 1 and torch.equal(weights_of(model), weights_of(again))
+    assert second.splits_file.samefile(first.splits_file) and second.images_file.samefile(first.images_file)
+    assert second.teacher_file.read_bytes() == first.teacher_file.read_bytes()
+    assert second.history_file("teacher").read_text() == first.history_file("teacher").read_text()
+    third, other_data, _ = one("c", fold=1)  # another fold: the same split, another teacher
+    assert len(trained) == 2 and other_data.split_hash == data.split_hash
+    assert set(other_data.table["scan_id"][other_data.rows("test")]).isdisjoint(data.table["scan_id"][data.rows("test")])
+    # Alone, without the folder that they share, a run gives the same numbers.
+    alone = open_run(tmp_path / "alone", profile=TINY, dataset="phantom", seed=3)
+    own = stages.teacher(alone, stages.course_data(alone, progress=False), progress=False)
+    assert torch.equal(weights_of(own), weights_of(model))
+    # A run that is opened again knows what it shares; what it holds needs the shared folder no more.
+    opened = open_run(tmp_path / "b", profile=TINY, dataset="phantom", seed=3)
+    assert opened.shared == tmp_path / "together"
+    shutil.rmtree(tmp_path / "together")
+    stages.teacher(opened, stages.course_data(opened, progress=False), progress=False)
+    assert len(trained) == 3
 
 
 def test_score_counts_patients(run, data, teacher):
