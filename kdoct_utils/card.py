@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdoct_utils.datasets import PHANTOMS
+
 
 def model_card(
     *,
@@ -49,7 +51,7 @@ def model_card(
 
 def _use(data: Mapping[str, Any]) -> list[str]:
     lines = ["Teaching and research. It is not a medical device and must not inform care of a patient."]
-    if data.get("dataset") == "phantom":
+    if data.get("dataset") in PHANTOMS:
         lines.append("It has seen synthetic scans only: what it scores on them says nothing about eyes.")
     return lines
 

@@ -107,7 +107,7 @@ def check_dataset(profile: Profile, dataset: str | None, data_root: str | Path |
 
     Raises RunError for an unknown dataset, one that needs a data_root, or a data_root that is not there.
     """
-    from kdoct_utils.datasets import DATASETS
+    from kdoct_utils.datasets import DATASETS, PHANTOMS
 
     if dataset is None:
         if "phantom" not in profile.datasets:
@@ -115,7 +115,7 @@ def check_dataset(profile: Profile, dataset: str | None, data_root: str | Path |
         dataset = "phantom"
     if dataset not in DATASETS:
         raise RunError(f"unknown dataset {dataset!r}; valid datasets: {', '.join(DATASETS)}")
-    if not data_root and dataset != "phantom":
+    if not data_root and dataset not in PHANTOMS:
         raise RunError(f"dataset {dataset!r} needs --data-root, the folder that holds it")
     if data_root and not Path(data_root).expanduser().exists():
         raise RunError(f"there is no data_root {data_root}")

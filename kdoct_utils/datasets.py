@@ -8,6 +8,7 @@ from kdoct_utils import __version__
 from kdoct_utils.profiles import CLASS_NAMES
 
 SPLITS = ("patient", "official")
+PHANTOMS = ("phantom", "phantom_b")  # drawn from the seed, nothing is read: data_root stays empty
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,17 @@ DATASETS = {
             classes=CLASS_NAMES,
             layout="a CSV file (or a folder with scans.csv) with the columns path, label, patient; optional eye, "
             "slice, patient_class; paths are relative to the CSV file",
+        ),
+        DatasetInfo(
+            name="phantom_b",
+            title="Synthetic B-scans in a second scanner's style",
+            version=__version__,
+            license="MIT",
+            citation="KD-OCT course, kdoct_utils.scanners",
+            url="",
+            classes=CLASS_NAMES[:3],
+            layout="none: phantoms are drawn from the seed, data_root stays empty",
+            caveats=("the second scanner is invented, it imitates no product",),
         ),
     )
 }

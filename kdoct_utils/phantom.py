@@ -2,8 +2,8 @@
 
 ``anatomy`` draws a patient; this module plays the scanner: it rasterizes the layers, adds
 vessel shadows, decay below Bruch's membrane and speckle, and takes the display's fourth root
-(display level = 255 * raw ** 0.25). Whole frames are 496 x 768; training renders the retina
-band directly at its small size.
+(display level = 255 * raw ** 0.25), or does as another style of ``scanners`` says. Whole frames
+are 496 x 768; training renders the retina band directly at its small size.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from kdoct_utils.anatomy import (
     visible_classes,
 )
 from kdoct_utils.profiles import CLASS_NAMES
+from kdoct_utils.scanners import FIRST_SCANNER, ScannerStyle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,7 +199,8 @@ def _lesion_mask(layers: np.ndarray, profile: dict[str, np.ndarray]) -> np.ndarr
     return np.where(layers == SUBRETINAL, fluid_or_material[:, None, :], mask).astype(np.uint8)
 
 
-def _render(patient: Patient, y_um: np.ndarray, view: View, noise: bool) -> Rendered:
+def _render(patient: Patient, y_um: np.ndarray, view: View, noise: bool, style: ScannerStyle) -> Rendered:
+    patient = style.seen(patient)
     y_um = np.asarray(y_um, np.float32)
     x_um = view.x_um
     profile = lesion_profiles(patient, x_um, y_um)
@@ -222,24 +224,26 @@ def _render(patient: Patient, y_um: np.ndarray, view: View, noise: bool) -> Rend
     amplitude, frequency, phase = patient.texture
     along = 1 + sum(a * np.sin(f * x_um + p) for a, f, p in zip(amplitude, frequency, phase, strict=True))
     image *= along[None, None, :].astype(np.float32)
-    if noise:
-        image = _add_noise(patient, image, view, y_um)
+    if noise or style != FIRST_SCANNER:  # the levels are the first scanner's: without noise they stay as they are
+        image = _scanned(patient, image, view, style, noise)
     images = np.clip(image + 0.5, 0, 255).astype(np.uint8)
     return Rendered(images, layers, lesions, visible_classes(patient, profile), y_um)
 
 
-def _add_noise(patient: Patient, image: np.ndarray, view: View, y_um: np.ndarray) -> np.ndarray:
-    """Speckle and the detector's floor, in raw intensity; then the display's fourth root."""
-    random = np.random.default_rng([*patient.seed, 11, len(y_um), view.height, view.width])
+def _scanned(patient: Patient, image: np.ndarray, view: View, style: ScannerStyle, noise: bool) -> np.ndarray:
+    """Blur, speckle and the detector's floor, in raw intensity; then the display. image: the first scanner's levels."""
     raw = (image * (1 / 255.0)) ** 2
     raw *= raw
-    raw *= speckle(patient, image.shape, view, random)
-    # The floor is subtracted and clipped at zero: about one native pixel in six of the vitreous is black.
-    spread = np.float32(1 / np.sqrt(patient.frames_averaged))
-    floor = speckle(patient, image.shape, view, random)
-    floor -= 1 - spread
-    raw += floor * np.float32(1.5 * (patient.noise_level / 255) ** 4 / spread)
-    return np.sqrt(np.sqrt(np.maximum(raw, 0))) * np.float32(255)
+    raw = style.blurred(raw, AXIAL_UM * view.rows_per_pixel)
+    if noise:
+        random = np.random.default_rng([*patient.seed, 11, *image.shape])
+        raw *= speckle(patient, image.shape, view, random)
+        # The floor is subtracted and clipped at zero: about one native pixel in six of the vitreous is black.
+        spread = np.float32(1 / np.sqrt(patient.frames_averaged))
+        floor = speckle(patient, image.shape, view, random)
+        floor -= 1 - spread
+        raw += floor * np.float32(1.5 * (patient.noise_level / 255) ** 4 / spread)
+    return style.display(raw)
 
 
 def slice_positions(slices: int) -> np.ndarray:
@@ -261,19 +265,23 @@ def band_view(patient: Patient, size: int) -> View:
     return View(size, size, top, left, BAND_ROWS / size, BAND_COLUMNS / size)
 
 
-def render_band(patient: Patient, slices: int, size: int, noise: bool = True) -> Rendered:
+def render_band(
+    patient: Patient, slices: int, size: int, noise: bool = True, style: ScannerStyle = FIRST_SCANNER
+) -> Rendered:
     """A volume of retina bands at size x size pixels, as training sees them.
 
     The same band that ``scans.crop_to_band`` cuts from a whole frame. noise=False leaves out
     speckle and floor.
     """
-    return _render(patient, slice_positions(slices), band_view(patient, size), noise)
+    return _render(patient, slice_positions(slices), band_view(patient, size), noise, style)
 
 
-def render_frames(patient: Patient, slices: int, noise: bool = True) -> Rendered:
+def render_frames(
+    patient: Patient, slices: int, noise: bool = True, style: ScannerStyle = FIRST_SCANNER
+) -> Rendered:
     """A volume of whole frames, 496 x 768, with white registration borders in some patients."""
     view = View(FRAME_ROWS, FRAME_COLUMNS, 0.0, 0.0, 1.0, 1.0)
-    rendered = _render(patient, slice_positions(slices), view, noise)
+    rendered = _render(patient, slice_positions(slices), view, noise, style)
     if patient.registered and noise:
         random = np.random.default_rng([*patient.seed, 13])
         column = np.linspace(-0.5, 0.5, FRAME_COLUMNS)
@@ -286,23 +294,24 @@ def render_frames(patient: Patient, slices: int, noise: bool = True) -> Rendered
 
 
 def phantom_cohort(
-    patients_per_class: int, slices: int, size: int, seed: int, classes: Sequence[str] = CLASS_NAMES[:3]
+    patients_per_class: int, slices: int, size: int, seed: int, classes: Sequence[str] = CLASS_NAMES[:3],
+    style: ScannerStyle = FIRST_SCANNER,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """A whole phantom data set: retina bands and one row a B-scan.
 
     Returns images, uint8 (patients * slices, size, size), and a table with the columns patient
-    (``phantom/0007``), patient_class, label, eye and slice. A patient depends on its class, its
-    number and the seed alone, not on how many others are drawn.
+    (``phantom/0007``, the style's name before the number), patient_class, label, eye and slice. A patient
+    depends on its class, its number, the seed and the style's seed_stream, not on how many others are drawn.
     """
     import pandas as pd
 
     images, rows = [], []
     for position, patient_class in enumerate(classes):
         for number in range(patients_per_class):
-            patient = draw_patient(patient_class, [seed, number])
-            rendered = render_band(patient, slices, size)
+            patient = draw_patient(patient_class, [seed, number, *style.seed_stream])
+            rendered = render_band(patient, slices, size, style=style)
             images.append(rendered.images)
-            name = f"phantom/{position * patients_per_class + number + 1:04d}"
+            name = f"{style.name}/{position * patients_per_class + number + 1:04d}"
             rows += [(name, patient_class, label, patient.eye, k) for k, label in enumerate(rendered.labels)]
     table = pd.DataFrame(rows, columns=["patient", "patient_class", "label", "eye", "slice"])
     return np.concatenate(images), table

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 from kdoct_utils.course import finished_fingerprint, notebook_number, notebook_title
+from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.execute import own_code_cells
 from kdoct_utils.runs import RunError, RunFolder, atomic_path
 
@@ -103,7 +104,7 @@ def _write_overview(run: RunFolder, root: Path) -> list[Path]:
     metrics = run.read_metrics()
     if not {*ARM_LOOKS, "kd_gain"} <= metrics.keys():
         return []
-    data = "phantoms" if run.dataset == "phantom" else run.dataset
+    data = "phantoms" if run.dataset in PHANTOMS else run.dataset
     setting = f"{data}, {run.profile.image_size} px, students: {metrics['kd_gain']['seeds']} seeds"
     path = root / "docs" / "overview.png"
     with atomic_path(path) as temporary:

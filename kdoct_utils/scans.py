@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from kdoct_utils.bands import ScanError, crop_to_band, find_band, read_image, resize, to_grey
-from kdoct_utils.datasets import DATASETS, DataOptions, DatasetInfo
+from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions, DatasetInfo
 from kdoct_utils.profiles import CLASS_NAMES, Profile
 from kdoct_utils.readers import READERS, Found
 from kdoct_utils.sources import Source
@@ -127,8 +127,8 @@ def read_scans(
     """
     info = _dataset_info(dataset)
     render, source = None, None
-    if dataset == "phantom":
-        found, hashes, render = _draw_phantoms(data_root, profile, seed)
+    if dataset in PHANTOMS:
+        found, hashes, render = _draw_phantoms(dataset, data_root, profile, seed)
     else:
         found = READERS[dataset](_existing_root(dataset, data_root), options)
         source = found.source
@@ -159,7 +159,7 @@ def read_scans(
 def _dataset_info(dataset: str) -> DatasetInfo:
     if dataset not in DATASETS:
         raise ScanError(f"unknown dataset {dataset!r}; valid datasets: {', '.join(DATASETS)}")
-    readable = ["phantom", *READERS]
+    readable = [name for name in DATASETS if name in PHANTOMS or name in READERS]
     if dataset not in readable:
         raise ScanError(f"{dataset} is registered but has no reader yet; datasets with a reader: {', '.join(readable)}")
     return DATASETS[dataset]
@@ -175,23 +175,22 @@ def _existing_root(dataset: str, data_root: str | Path | None) -> Path:
 
 
 def _draw_phantoms(
-    data_root: str | Path | None, profile: Profile, seed: int
+    dataset: str, data_root: str | Path | None, profile: Profile, seed: int
 ) -> tuple[Found, dict[str, str], Callable[[int], np.ndarray]]:
     """Phantoms of the profile: what a reader would find, their hashes, and how to draw them at any size."""
     from kdoct_utils.phantom import phantom_cohort
+    from kdoct_utils.scanners import SCANNERS
 
     if data_root is not None and str(data_root) != "":
         raise ScanError(f"phantoms are drawn from the seed: data_root must be empty, not {data_root}")
 
     def draw(size: int) -> tuple[np.ndarray, pd.DataFrame]:
-        classes = DATASETS["phantom"].classes
-        return phantom_cohort(profile.phantom_patients, profile.phantom_slices, size, seed, classes)
+        patients, slices, classes = profile.phantom_patients, profile.phantom_slices, DATASETS[dataset].classes
+        return phantom_cohort(patients, slices, size, seed, classes, SCANNERS[dataset])
 
     images, table = draw(profile.resize_size)
-    names = table["patient"].str.removeprefix("phantom/")
     table = table.assign(
-        patient="phantom/" + names,
-        scan_id=["phantom/" + name + f"/{number:03d}" for name, number in zip(names, table["slice"], strict=True)],
+        scan_id=[f"{name}/{number:03d}" for name, number in zip(table["patient"], table["slice"], strict=True)],
         path=[str(index) for index in range(len(table))],
         slice=table["slice"].astype("Int64"),
     )

@@ -12,6 +12,7 @@ import pandas as pd
 
 from kdoct_utils.anatomy import Patient, draw_patient, lesion_profiles
 from kdoct_utils.phantom import band_view, slice_positions
+from kdoct_utils.scanners import SCANNERS
 
 # Which lesions give a scan its class; the highest of them counts.
 LESIONS_OF_CLASS = {"normal": (), "drusen": ("drusen",), "cnv": ("detachment", "fluid"), "dme": ("thickening",)}
@@ -19,8 +20,9 @@ LESIONS_OF_CLASS = {"normal": (), "drusen": ("drusen",), "cnv": ("detachment", "
 
 def redraw_patient(name: str, patient_class: str, patients_per_class: int, seed: int) -> Patient:
     """The patient that ``phantom_cohort`` called ``name`` (``phantom/0007``): the same seed gives the same eye."""
-    number = (int(name.split("/")[1]) - 1) % patients_per_class
-    return draw_patient(patient_class, [seed, number])
+    dataset, position = name.split("/")
+    number = (int(position) - 1) % patients_per_class
+    return draw_patient(patient_class, [seed, number, *SCANNERS[dataset].seed_stream])
 
 
 def lesion_heights(patient: Patient, slices: int, size: int) -> np.ndarray:
