@@ -180,6 +180,11 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def predictions_file(self) -> Path:
+        """Probabilities of every test scan by every network scored (stages.keep_predictions)."""
+        return self.path / "predictions.csv"
+
+    @property
     def onnx_file(self) -> Path:
         return self.path / "student.onnx"
 

@@ -38,6 +38,7 @@ from kdoct_utils.splits import load_splits, make_splits, official_splits, save_s
 from kdoct_utils.training import Trainer, TrainingResult
 
 STUDENT_KINDS = ("alone", "kd", "cached")
+PREDICTION_COLUMNS = ["network", "seed", "fold", "scan_id", "group", "label"]
 
 
 @dataclass(frozen=True)
@@ -300,6 +301,27 @@ def student(
 def test_logits(run: RunFolder, data: CourseData, model: nn.Module, views: bool = False) -> np.ndarray:
     """Logits (n_test, classes) of the test scans; views: averaged over the five test-time views."""
     return predict_logits(model, data.part("test"), run.profile.image_size, run.profile.channels, views=views)
+
+
+def keep_predictions(run: RunFolder, data: CourseData, network: str, seed: int, logits: np.ndarray) -> None:
+    """Keep the probabilities of the test scans in ``predictions.csv``, for comparisons over runs and folds.
+
+    network: a name as in metrics.json, such as "student_kd". seed: of its training. logits: (n_test, classes).
+    Rows of the same network, seed and fold are replaced. One row a test scan: PREDICTION_COLUMNS, then p_<class>.
+    """
+    rows = data.rows("test")
+    probabilities = torch.softmax(torch.from_numpy(np.asarray(logits, np.float64)), dim=1).numpy()
+    table = data.table.iloc[rows][["scan_id", "group", "label"]].assign(network=network, seed=seed, fold=data.fold)
+    table = table[PREDICTION_COLUMNS].assign(
+        **{f"p_{name}": probabilities[:, position] for position, name in enumerate(data.class_names)}
+    )
+    with FileLock(run.path / ".predictions.lock"):
+        if run.predictions_file.exists():
+            kept = pd.read_csv(run.predictions_file, dtype={"scan_id": str, "group": str})
+            same = (kept["network"] == network) & (kept["seed"] == seed) & (kept["fold"] == data.fold)
+            table = pd.concat([kept[~same], table], ignore_index=True)
+        with atomic_path(run.predictions_file) as temporary:
+            table.to_csv(temporary, index=False)
 
 
 def score(data: CourseData, logits: np.ndarray, role: str = "test", seed: int = 0) -> dict:

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -127,7 +128,8 @@ def test_runs_of_a_sweep_share_what_they_have_in_common(tmp_path, monkeypatch):
     assert second.history_file("teacher").read_text() == first.history_file("teacher").read_text()
     third, other_data, _ = one("c", fold=1)  # another fold: the same split, another teacher
     assert len(trained) == 2 and other_data.split_hash == data.split_hash
-    assert set(other_data.table["scan_id"][other_data.rows("test")]).isdisjoint(data.table["scan_id"][data.rows("test")])
+    tested, others = (set(part.groups[part.rows("test")]) for part in (data, other_data))
+    assert tested.isdisjoint(others)
     # Alone, without the folder that they share, a run gives the same numbers.
     alone = open_run(tmp_path / "alone", profile=TINY, dataset="phantom", seed=3)
     own = stages.teacher(alone, stages.course_data(alone, progress=False), progress=False)
@@ -138,6 +140,22 @@ def test_runs_of_a_sweep_share_what_they_have_in_common(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "together")
     stages.teacher(opened, stages.course_data(opened, progress=False), progress=False)
     assert len(trained) == 3
+
+
+def test_predictions_are_kept_by_network_seed_and_fold(run, data):
+    random = np.random.default_rng(0)
+    n, classes = len(data.rows("test")), len(data.class_names)
+    first, second, third = random.normal(size=(3, n, classes))
+    stages.keep_predictions(run, data, "student_kd", 0, first)
+    stages.keep_predictions(run, data, "student_kd", 1, second)
+    stages.keep_predictions(run, data, "student_kd", 0, third)  # takes the place of the first
+    kept = pd.read_csv(run.predictions_file)
+    assert list(kept.columns) == [*stages.PREDICTION_COLUMNS, *(f"p_{name}" for name in data.class_names)]
+    assert len(kept) == 2 * n and set(kept["seed"]) == {0, 1} and set(kept["fold"]) == {0}
+    expected = torch.softmax(torch.from_numpy(third), dim=1).numpy()
+    rows = kept[kept["seed"] == 0]
+    np.testing.assert_allclose(rows.filter(like="p_").to_numpy(), expected, rtol=1e-6)
+    assert list(rows["scan_id"]) == list(data.table["scan_id"][data.rows("test")])
 
 
 def test_score_counts_patients(run, data, teacher):
