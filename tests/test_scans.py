@@ -135,7 +135,6 @@ def test_images_come_in_the_order_of_the_table(any_scans):
     [
         ("noor", None, "unknown dataset 'noor'; valid datasets: phantom, neh, ucsd"),
         ("octmnist", ".", "octmnist is registered but has no reader yet; datasets with a reader: phantom, neh"),
-        ("octdl", ".", "octdl is registered but has no reader yet"),
         ("neh", None, "neh needs data_root; expected there: data_information.csv"),
         ("ucsd", "", "ucsd needs data_root"),
         ("ucsd", "no/such/place", "no/such/place: no such folder"),

@@ -12,8 +12,13 @@ from pathlib import Path
 from kdoct_utils.datasets import DataOptions
 from kdoct_utils.readers.common import Found
 from kdoct_utils.readers.neh import read_neh
+from kdoct_utils.readers.octdl import read_octdl
 from kdoct_utils.readers.own import read_own
 from kdoct_utils.readers.ucsd import read_ucsd
 
-# Datasets that are registered without a reader are refused by name in scans.read_scans.
-READERS: dict[str, Callable[[Path, DataOptions], Found]] = {"neh": read_neh, "ucsd": read_ucsd, "csv": read_own}
+READERS: dict[str, Callable[[Path, DataOptions], Found]] = {
+    "neh": read_neh,
+    "ucsd": read_ucsd,
+    "octdl": read_octdl,
+    "csv": read_own,
+}

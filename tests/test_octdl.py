@@ -1,0 +1,294 @@
+"""OCTDL: the real published table, its mapping to the course's classes, and folds that keep its patients apart."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.model_selection import StratifiedGroupKFold
+
+from kdoct_utils.datasets import DATASETS
+from kdoct_utils.profiles import CLASS_NAMES, PROFILES
+from kdoct_utils.readers.octdl import RULES, mapping_table, published_table
+from kdoct_utils.scans import DataOptions, ScanError, read_scans
+from kdoct_utils.splits import audit_leakage, make_splits
+
+SHARED = Path(__file__).parents[1] / ".." / "shared" / "facts" / "octdl_labels.csv"
+PUBLISHED = DATASETS["octdl"].published_counts
+
+
+def read(root, **options):
+    return read_scans(
+        "octdl", root, profile=PROFILES["smoke"], seed=0, options=DataOptions(**options), progress=False
+    )
+
+
+def write_octdl(root, rows):
+    """The label table, and for every row a small image that no other row has."""
+    noise = np.random.default_rng(0).integers(0, 255, (len(rows), 16, 16), dtype=np.uint8)
+    for pixels, disease, name in zip(noise, rows["disease"], rows["file_name"], strict=True):
+        folder = root / "OCTDL" / disease
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{name}.jpg")
+    rows.to_csv(root / "OCTDL_labels.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def real_root(tmp_path_factory):
+    return write_octdl(tmp_path_factory.mktemp("octdl"), published_table())
+
+
+@pytest.fixture(scope="module")
+def real(real_root):
+    """The whole published table with images of our own."""
+    return read(real_root)
+
+
+@pytest.fixture(scope="module")
+def small_source(tmp_path_factory):
+    """Two rows of every disease and condition."""
+    rows = published_table().groupby(["disease", "condition"]).head(2)
+    return write_octdl(tmp_path_factory.mktemp("small"), rows)
+
+
+@pytest.fixture
+def small(small_source, tmp_path):
+    return Path(shutil.copytree(small_source, tmp_path / "octdl"))
+
+
+def edit(root, change):
+    path = root / "OCTDL_labels.csv"
+    change(pd.read_csv(path, dtype=str)).to_csv(path, index=False)
+
+
+def put(column, value, row=3):
+    """A change of one cell; row 3 is line 5 of the file."""
+
+    def change(rows):
+        rows.iloc[row, rows.columns.get_loc(column)] = value
+        return rows
+
+    return change
+
+
+# --- the published table ---
+
+
+def test_the_packaged_table_has_the_published_counts():
+    table = published_table()
+    assert len(table) == PUBLISHED["scans"] and table["patient_id"].nunique() == PUBLISHED["patients"]
+    for disease, scans in table["disease"].value_counts().items():
+        assert scans == PUBLISHED[f"{disease} scans"]
+    assert table.loc[table["disease"] == "AMD", "patient_id"].nunique() == PUBLISHED["AMD patients"]
+    assert (table.groupby("patient_id")["disease"].nunique() > 1).sum() == 1
+    assert {"image_width", "image_hight"} <= set(table.columns)
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="no table at ../shared/facts/octdl_labels.csv to compare with")
+def test_the_packaged_table_is_the_published_one():
+    pd.testing.assert_frame_equal(published_table(), pd.read_csv(SHARED, dtype=str, keep_default_na=False))
+
+
+def test_every_condition_of_the_table_has_one_rule_and_the_reverse():
+    table = published_table()
+    assert sorted(rule[:2] for rule in RULES) == sorted(set(zip(table["disease"], table["condition"], strict=True)))
+    assert mapping_table(table)["scans"].sum() == len(table)
+    assert {rule.label for rule in RULES} == {"", *CLASS_NAMES}
+
+
+def test_the_real_table_gives_the_counts_of_its_conditions(real):
+    table = published_table()
+    counted = table.groupby(["disease", "condition"]).size()
+    assert real.provenance["found"]["labels"] == {
+        "normal": counted["NO", "NO"],
+        "drusen": counted["AMD", "drusen"],
+        "cnv": counted["AMD", "MNV"],
+        "dme": counted["DME"].sum(),
+    }
+    left_out = {reason.split(":")[0]: n for reason, n in real.provenance["refused"].items()}
+    assert left_out == {
+        "AMD, MNV_suspected": counted["AMD", "MNV_suspected"],
+        **{disease: counted[disease].sum() for disease in ("ERM", "RAO", "RVO", "VID")},
+    }
+    assert len(real) + sum(left_out.values()) == len(table)
+    assert real.provenance["found"]["patients"] == real.table["patient"].nunique() < PUBLISHED["patients"]
+
+
+def test_scans_keep_what_the_table_says_of_them(real):
+    assert (real.table["patient_class"] == real.table["label"]).all()
+    row = real.table.set_index("scan_id").loc["octdl/DME/dme_4986761_2"]
+    assert (row["patient"], row["label"], row["slice"]) == ("octdl/4986761", "dme", 2)
+    published = published_table().set_index("file_name")
+    for scan_id, row in real.table.set_index("scan_id").iterrows():
+        given_row = published.loc[scan_id.rsplit("/", 1)[1]]
+        for column in ("eye", "sex", "year"):
+            assert row[column] == ("unknown" if given_row[column] == "0" else given_row[column])
+
+
+def test_patients_in_two_diseases_or_classes_are_named(real):
+    notes = "\n".join(real.provenance["notes"])
+    assert "patients in several diseases: 1, octdl/4986761 (AMD, DME)" in notes
+    assert "octdl/2071012 (drusen, left out); octdl/4986761 (cnv, dme); octdl/5748269 (cnv, left out)" in notes
+    assert "listed with several sexes: 1, octdl/5848517 (F, M)" in notes
+    assert "listed with several years: 1, octdl/1932136 (1954, 1969)" in notes
+    json.dumps(real.provenance)
+
+
+# --- folds ---
+
+
+def patient_shares(table, fold):
+    """Share of each class in each fold, counted in patients: (folds, classes). fold: of each row of the table."""
+    counts = pd.crosstab(fold, table["label"], values=table["patient"], aggfunc="nunique").fillna(0)
+    return counts.div(counts.sum(axis=1), axis=0)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_folds_of_the_real_table_are_stratified(real, seed):
+    table = real.table
+    frame = make_splits(table, seed)
+    overall = patient_shares(table, pd.Series(0, index=table.index)).loc[0]
+    for _, part in frame.groupby("role"):
+        rows = part.merge(table, on="scan_id")
+        # A class has as many patients in each fold, give or take one; about 112 are tested, 90 are for validation.
+        assert (patient_shares(rows, rows["fold"]) - overall).abs().max().max() < 0.02
+        scans = pd.crosstab(rows["fold"], rows["label"], normalize="index")
+        assert (scans - table["label"].value_counts(normalize=True)).abs().max().max() < 0.1
+    fold = table["scan_id"].map(frame[frame["role"] == "test"].set_index("scan_id")["fold"])
+    oracle = fold.copy()
+    folder = StratifiedGroupKFold(5, shuffle=True, random_state=seed)  # balances scans; we balance patients
+    for number, (_, rows) in enumerate(folder.split(table, table["label"], table["patient"])):
+        oracle.iloc[rows] = number
+    ours, theirs = patient_shares(table, fold), patient_shares(table, oracle)
+    assert (ours.max() - ours.min()).max() <= (theirs.max() - theirs.min()).max()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_patient_of_the_820_lies_in_two_roles(real, seed):
+    frame = make_splits(real.table, seed)
+    for fold in range(5):
+        assert audit_leakage(real.table, frame, fold, real.hashes).empty
+    # All 820 patients: every disease stands for some class, so that none is left out.
+    rows = published_table()
+    stand_in = dict(zip(sorted(set(rows["disease"])), [*CLASS_NAMES] * 2, strict=False))
+    label = rows["disease"].map(stand_in)
+    table = pd.DataFrame(
+        {"scan_id": rows["file_name"], "patient": rows["patient_id"], "group": rows["patient_id"],
+         "patient_class": label, "label": label}
+    )  # fmt: skip
+    frame = make_splits(table, seed)
+    patient = frame["scan_id"].map(table.set_index("scan_id")["patient"])
+    roles = frame.groupby(["fold", patient])["role"].nunique()
+    assert len(roles) == 5 * PUBLISHED["patients"] and (roles == 1).all()
+    assert (frame[frame["role"] == "test"].groupby(patient)["fold"].nunique() == 1).all()
+
+
+# --- layout and faults ---
+
+
+def test_row_and_column_order_change_nothing(small):
+    straight = read(small)
+
+    @settings(max_examples=15, deadline=None, derandomize=True)
+    @given(order=st.randoms(use_true_random=False))
+    def check(order):
+        def change(rows):
+            columns = order.sample(list(rows.columns), len(rows.columns))
+            return rows.sample(frac=1, random_state=order.randrange(1000))[columns]
+
+        edit(small, change)
+        again = read(small)
+        pd.testing.assert_frame_equal(again.table, straight.table)
+        assert again.provenance == straight.provenance and again.hashes == straight.hashes
+
+    check()
+
+
+def test_the_extension_and_letter_case_of_images_may_differ(small):
+    before = read(small).table
+    first = sorted((small / "OCTDL" / "NO").iterdir())[0]
+    second, third = sorted((small / "OCTDL" / "DME").iterdir())[:2]
+    first.rename(first.with_suffix(".jpeg"))
+    second.rename(second.with_name(second.name.upper()))
+    third.rename(third.with_suffix(".png"))
+    (small / "OCTDL" / "AMD").rename(small / "OCTDL" / "amd")
+    after = read(small)
+    pd.testing.assert_frame_equal(after.table.drop(columns="path"), before.drop(columns="path"))
+    assert set(after.table["path"].str.lower().str.rsplit(".").str[-1]) == {"jpg", "jpeg", "png"}
+    assert "no such file" not in after.provenance["refused"]
+    shutil.copy(first.with_suffix(".jpeg"), first.with_suffix(".png"))
+    with pytest.raises(ScanError, match=rf"{first.name} is not there, and may be any of .*jpeg, .*png"):
+        read(small)
+
+
+def test_missing_and_unlisted_images_are_refused_and_counted(small):
+    lost = sorted((small / "OCTDL" / "NO").iterdir())[0]
+    lost.rename(lost.with_name("no_77_1.jpg"))
+    (small / "OCTDL" / "NO" / "._no_77_1.jpg").write_text("what a Mac leaves")
+    scans = read(small)
+    examples = scans.provenance["refused_examples"]
+    assert examples["no such file"] == [f"OCTDL/NO/{lost.name}"]
+    assert examples["image without a row in the table"] == ["OCTDL/NO/no_77_1.jpg"]
+    assert (scans.table["label"] == "normal").sum() == 1
+
+
+def test_disease_folders_beside_the_table_are_found(small):
+    before = read(small).table
+    for folder in (small / "OCTDL").iterdir():
+        folder.rename(small / folder.name)
+    pd.testing.assert_frame_equal(read(small).table.drop(columns="path"), before.drop(columns="path"))
+
+
+def test_duplicate_rows_are_dropped_and_counted(small):
+    before = read(small).table
+    edit(small, lambda rows: pd.concat([rows, rows.iloc[[0, 3]]]))
+    scans = read(small)
+    pd.testing.assert_frame_equal(scans.table, before)
+    assert scans.provenance["refused"]["exact duplicate row"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("condition", "glaucoma"), "line 5: unknown disease '[A-Z]+' with condition 'glaucoma'; valid: NO with NO"),
+        (put("disease", "AMDD"), "line 5: unknown disease 'AMDD'"),
+        (put("condition", ""), "line 5: condition is empty"),
+        (put("patient_id", "0"), "line 5: patient_id is '0'; valid: a whole number above 0"),
+        (put("patient_id", "12"), "line 5: file_name .* names another patient than patient_id 12"),
+        (put("eye", "left"), "line 5: eye is 'left'; valid: OD, OS, 0"),
+        (put("sex", "X"), "line 5: sex is 'X'; valid: F, M, 0"),
+        (put("year", "52"), "line 5: year is '52'; valid: four digits, 0"),
+        (lambda rows: pd.concat([rows, rows.iloc[[0]].assign(eye="OS")]), "lines 2 and .* is listed twice, with diff"),
+        (lambda rows: rows.rename(columns={"patient_id": "patient"}), "wrong columns, patient_id not found"),
+        (lambda rows: rows.iloc[:0], "OCTDL_labels.csv: no rows"),
+    ],
+)
+def test_faults_in_the_table_are_errors_that_name_the_line(small, change, message):
+    edit(small, change)
+    with pytest.raises(ScanError, match=message):
+        read(small)
+
+
+def test_another_layout_is_an_error_that_tells_the_right_one(small):
+    with pytest.raises(ScanError, match=f"expected: .*(\n.*)*lie deeper: data_root {small}"):
+        read(small.parent)
+    shutil.rmtree(small / "OCTDL")
+    with pytest.raises(ScanError, match=r"None of the \d+ images that OCTDL_labels.csv lists .*(\n.*)*mendeley"):
+        read(small)
+    (small / "OCTDL_labels.csv").unlink()
+    (small / "notes.txt").write_text("")
+    with pytest.raises(ScanError, match="There is no OCTDL_labels.csv.\n  expected: .*\n  found: .*notes.txt"):
+        read(small)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01\x02", b'file_name,disease\n"amd', b"\x89PNG\r\n\x1a\n"])
+def test_a_damaged_table_is_an_error_that_names_it(small, content):
+    (small / "OCTDL_labels.csv").write_bytes(content)
+    with pytest.raises(ScanError, match="OCTDL_labels.csv"):
+        read(small)
