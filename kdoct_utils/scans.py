@@ -19,8 +19,10 @@ from tqdm.auto import tqdm
 
 from kdoct_utils.bands import ScanError, crop_to_band, find_band, read_image, resize, to_grey
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions, DatasetInfo
+from kdoct_utils.links import link_patients, note_links
 from kdoct_utils.profiles import CLASS_NAMES, Profile
 from kdoct_utils.readers import READERS, Found
+from kdoct_utils.readers.common import UNKNOWN_PATIENT
 from kdoct_utils.sources import Source
 
 __all__ = [
@@ -60,13 +62,15 @@ class ScanSet:
     def __str__(self) -> str:
         record = self.provenance
         counts = ", ".join(f"{n} {label}" for label, n in record["found"]["labels"].items())
+        patients = f"{record['found']['patients']} patients" if record["found"]["patients"] else "unknown patients"
         lines = [
             f"{record['title']} (version {record['version'] or 'not given'}; license: {record['license']})",
             f"{record['citation']} {record['url']}".strip(),
-            f"{len(self)} B-scans ({counts}) of {record['found']['patients']} patients "
+            f"{len(self)} B-scans ({counts}) of {patients} "
             f"in {record['found']['groups']} independent groups",
         ]
         lines += [f"left out: {n} x {reason}" for reason, n in record["refused"].items()]
+        lines += [f"not as published: {'; '.join(record['differences'])}"] if record["differences"] else []
         return "\n".join(line for line in [*lines, *record["notes"]] if line)
 
     def images(
@@ -139,7 +143,7 @@ def read_scans(
     table = found.table.assign(dataset=dataset).sort_values("scan_id", ignore_index=True)
     # Linked before the filter: an image that the filter drops still shows that two patients are one.
     table["group"] = link_patients(table, hashes)
-    _note_identical_images(table, hashes, found)
+    note_links(table, hashes, found)
     shows_class = table["patient_class"] == table["label"]
     if options.worst_case:
         dropped = table.loc[~shows_class, "scan_id"].tolist()
@@ -168,9 +172,9 @@ def _dataset_info(dataset: str) -> DatasetInfo:
 def _existing_root(dataset: str, data_root: str | Path | None) -> Path:
     if data_root is None or str(data_root) == "":
         raise ScanError(f"{dataset} needs data_root; expected there: {DATASETS[dataset].layout}")
-    root = Path(data_root)
-    if not root.exists() or (dataset != "csv" and not root.is_dir()):
-        raise ScanError(f"data_root {data_root}: no such {'file or folder' if dataset == 'csv' else 'folder'}")
+    root = Path(data_root).expanduser()
+    if not root.exists():
+        raise ScanError(f"data_root {data_root}: no such file or folder")
     return root
 
 
@@ -215,37 +219,6 @@ def _hash_files(found: Found, progress: bool) -> dict[str, str]:
     return hashes
 
 
-def link_patients(table: pd.DataFrame, hashes: dict[str, str]) -> pd.Series:
-    """The independent group of each row: patients that share a byte-identical image are one, as is who they share
-    images with in turn. A group bears the name of its first patient in alphabetical order.
-
-    table: with the columns scan_id and patient. hashes: scan_id -> hash of the image. Returns strings, indexed like
-    table.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    patients, names = pd.factorize(table["patient"], sort=True)
-    images, distinct = pd.factorize(table["scan_id"].map(hashes))
-    # A graph of patients and images, an edge for each scan: who is connected belongs together.
-    size = len(names) + len(distinct)
-    edges = coo_array((np.ones(len(table), bool), (patients, len(names) + images)), shape=(size, size))
-    component = connected_components(edges, directed=False)[1][: len(names)]  # (patients,)
-    first = pd.Series(names).groupby(component).transform("min")
-    return pd.Series(first.to_numpy(object)[patients], index=table.index, name="group", dtype=object)
-
-
-def _note_identical_images(table: pd.DataFrame, hashes: dict[str, str], found: Found) -> None:
-    sets = table.groupby(table["scan_id"].map(hashes))
-    copies = sets.size()
-    if (copies > 1).any():
-        contradictory = int((sets["label"].nunique() > 1).sum())
-        found.notes.append(
-            f"{int(copies[copies > 1].sum())} scans are byte-identical to another, in {int((copies > 1).sum())} sets; "
-            f"{contradictory} sets carry contradictory labels; their patients share a group"
-        )
-
-
 def _provenance(
     info: DatasetInfo, table: pd.DataFrame, found: Found, class_names: tuple[str, ...], options: DataOptions
 ) -> dict:
@@ -259,10 +232,16 @@ def _provenance(
         "citation": info.citation,
         "url": info.url,
         "published": dict(info.published_counts),
+        "counted": dict(found.counts),
+        "differences": [
+            f"{what}: {found.counts[what]:,} found, {of:,} published"
+            for what, of in info.published_counts.items()
+            if found.counts.get(what, of) != of
+        ],
         "options": asdict(options),
         "found": {
             "scans": len(table),
-            "patients": int(table["patient"].nunique()),
+            "patients": int(table.loc[table["patient"] != UNKNOWN_PATIENT, "patient"].nunique()),
             "groups": int(table["group"].nunique()),
             "labels": {name: int((table["label"] == name).sum()) for name in class_names},
         },

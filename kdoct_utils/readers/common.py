@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -20,6 +23,7 @@ OFFICIAL_PART = "part"  # further column: "train", "validation" or "test", where
 FOUND_COLUMNS = ["scan_id", "path", "patient", "eye", "slice", "patient_class", "label"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
 NAMES_SHOWN = 4  # folders or files that a message names before it counts the rest
 _AROUND = r"(?P<place>(?:[^/]+/){0,4}?)"  # folders around a layout
 _UCSD_FOLDERS = "(?:CNV|DME|DRUSEN|NORMAL)"
@@ -79,6 +83,7 @@ def unexpected_layout(dataset: str, root: Path, names: Iterable[str], because: s
         lines += [f"  it looks like {name}: dataset {name}, data_root {root / place}" for name, place in others]
     if info.url:
         lines.append(f"  {info.title} is to be had at {info.url} (license: {info.license}; cite {info.citation})")
+        lines += [f"  {info.download}"] if info.download else []
     return ScanError("\n".join(lines))
 
 
@@ -110,39 +115,92 @@ def class_name(spelling: object, dataset: str, where: str) -> str:
 
 
 def read_table(path: Path, required: list[str]) -> pd.DataFrame:
-    """A CSV file as strings, with the column ``line``: its line in the file.
-
-    Raises ScanError if it is missing, malformed or empty, or columns lack.
-    """
+    """The CSV file at ``path``; see parse_table. Raises ScanError if it is missing or not as it must be."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False)
-    except FileNotFoundError as error:
-        raise ScanError(f"{path}: no such file") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ScanError(f"{path}: cannot be read as a CSV file ({error})") from error
-    table.columns = [str(column).strip() for column in table.columns]
-    missing = [column for column in required if column not in table.columns]
+        content = path.read_bytes()
+    except OSError as error:
+        problem = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ScanError(f"{path}: {problem}") from error
+    return parse_table(content, str(path), required)
+
+
+def parse_table(content: bytes, where: str, required: list[str]) -> pd.DataFrame:
+    """A CSV file as stripped strings, with the further column ``line``: each row's line in the file.
+
+    where: what messages call the file. Blank lines, and rows with nothing in the required columns, are no rows.
+    Raises ScanError, naming file and line, if it is not UTF-8 text separated by commas, a row has more or fewer
+    fields than the header, a field runs over several lines (a quote that is not closed), a column lacks or occurs
+    twice, or there are no rows.
+    """
+    header, rows, lines = _parse_rows(_as_text(content, where), where)
+    missing = [column for column in required if column not in header]
     if missing:
+        separator = next((name for sign, name in SEPARATORS.items() if len(header) == 1 and sign in header[0]), None)
         raise ScanError(
-            f"{path}: wrong columns, {', '.join(missing)} not found; "
-            f"required: {', '.join(required)}; found: {', '.join(table.columns)}"
+            f"{where}: wrong columns, {', '.join(missing)} not found; required: {', '.join(required)}; "
+            f"found: {', '.join(header)}"
+            + (f" (the fields are separated by {separator}; save the file with commas)" if separator else "")
         )
-    table = table.apply(lambda column: column.str.strip())
-    table["line"] = range(2, len(table) + 2)  # the header is line 1
-    table = table[(table[required] != "").any(axis=1)]  # blank lines are not rows
+    twice = [column for column, times in Counter(header).items() if times > 1]
+    if twice or "line" in header:
+        problem = f"column {twice[0]!r} occurs twice" if twice else "a column may not be called line; rename it"
+        raise ScanError(f"{where}: {problem}")
+    table = pd.DataFrame(rows, columns=header, dtype=object).assign(line=lines)
+    table = table[(table[required] != "").any(axis=1)]
     if table.empty:
-        raise ScanError(f"{path}: no rows")
-    return table
+        raise ScanError(f"{where}: no rows")
+    return table.reset_index(drop=True)
 
 
-def refuse_blanks(table: pd.DataFrame, columns: list[str], path: Path) -> None:
+def _as_text(content: bytes, where: str) -> str:
+    if b"\0" in content:
+        kind = "UTF-16 text?" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "a damaged file?"
+        raise ScanError(f"{where}, line {_line_at(content, content.index(0))}: a zero byte ({kind} save it as UTF-8)")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = _line_at(content, error.start)
+        raise ScanError(f"{where}, line {line}: cannot be read as UTF-8 text ({error.reason})") from error
+
+
+def _line_at(content: bytes, position: int) -> int:
+    return content.count(b"\n", 0, position) + 1
+
+
+def _parse_rows(text: str, where: str) -> tuple[list[str], list[list[str]], list[int]]:
+    """Header, rows and their lines of comma-separated text; every field stripped."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header, rows, lines = None, [], []
+    try:
+        for fields in reader:
+            line = reader.line_num
+            if any("\n" in field or "\r" in field for field in fields):
+                raise ScanError(f"{where}, line {line}: a field runs over several lines; is a quote missing?")
+            fields = [field.strip() for field in fields]
+            if not any(fields):
+                continue
+            if header is None:
+                header = fields
+            elif len(fields) != len(header):
+                raise ScanError(f"{where}, line {line}: {len(fields)} fields, the header has {len(header)}")
+            else:
+                rows.append(fields)
+                lines.append(line)
+    except csv.Error as error:
+        raise ScanError(f"{where}, line {reader.line_num}: cannot be read as a CSV file ({error})") from error
+    if header is None:
+        raise ScanError(f"{where}: cannot be read as a CSV file (it is empty)")
+    return header, rows, lines
+
+
+def refuse_blanks(table: pd.DataFrame, columns: list[str], path: Path | str) -> None:
     for column in columns:
         blank = table.loc[table[column] == "", "line"]
         if len(blank):
             raise ScanError(f"{path}, line {blank.iloc[0]}: {column} is empty")
 
 
-def slice_numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
+def slice_numbers(table: pd.DataFrame, column: str, path: Path | str) -> pd.Series:
     numbers = pd.to_numeric(table[column].replace("", None), errors="coerce")
     wrong = table[(table[column] != "") & (numbers.isna() | (numbers % 1 != 0))]
     if len(wrong):
@@ -151,7 +209,7 @@ def slice_numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
     return numbers.astype("Int64")
 
 
-def refuse_contradictions(table: pd.DataFrame, column: str, path: Path) -> None:
+def refuse_contradictions(table: pd.DataFrame, column: str, path: Path | str) -> None:
     """Rows that name one file must agree in everything; identical rows are gone before this is called."""
     twice = table[table[column].duplicated(keep=False)].sort_values([column, "line"])
     if len(twice):

@@ -1,66 +1,77 @@
-"""NEH: the Noor Eye Hospital set as published, a CSV file beside class folders."""
+"""NEH: the Noor Eye Hospital set as published, a CSV file beside class folders, extracted or still zipped."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from kdoct_utils.bands import ScanError
-from kdoct_utils.datasets import DATASETS, DataOptions
+from kdoct_utils.datasets import DataOptions
 from kdoct_utils.readers.common import (
+    IMAGE_SUFFIXES,
     UNKNOWN_EYE,
     Found,
     class_name,
-    read_table,
+    parse_table,
+    places,
     refuse_blanks,
     refuse_contradictions,
     slice_numbers,
+    unexpected_layout,
 )
-from kdoct_utils.sources import FolderSource
+from kdoct_utils.sources import open_source
 
 NEH_TABLE = "data_information.csv"
-NEH_IMAGES = "NEH_UT_2021RetinalOCTDataset"
 NEH_COLUMNS = ["Patient ID", "Class", "Eye", "B-scan", "Label", "Directory"]
+NEH_CLASSES = ("normal", "drusen", "cnv")
+_CASE_IMAGE = re.compile(
+    rf"(?P<place>(?:.*/)?)(?:{'|'.join(NEH_CLASSES)})/[^/]+/(?:O[DS]/)?[^/]+(?:{'|'.join(IMAGE_SUFFIXES)})",
+    re.IGNORECASE,
+)
 
 
 def read_neh(root: Path, options: DataOptions) -> Found:
     """Noor Eye Hospital: ``data_information.csv`` and the class folders.
 
+    root: the folder as published, a folder or archive around it, or the published zip within a zip.
     A patient number is unique only within its class folder, so the patient is ``neh/<Class>/<Patient ID>``.
     Exact duplicate rows are dropped. A path without a file is looked up with letter case ignored; if the file it
     then names has a row of its own, the odd row is refused as a duplicate; if there is no such file, it is refused.
     """
-    csv_path = root / NEH_TABLE
-    table = read_table(csv_path, NEH_COLUMNS)
-    refuse_blanks(table, ["Patient ID", "Class", "Label", "Directory"], csv_path)
-    source = FolderSource(root)
-    prefix = NEH_IMAGES + "/" if (root / NEH_IMAGES).is_dir() else ""
-    files = [name.removeprefix(prefix) for name in source.files() if name.startswith(prefix)]
-    found = Found(pd.DataFrame(), source)
-
-    repeated = table.duplicated(NEH_COLUMNS)
-    found.refuse("exact duplicate row", [f"line {line}" for line in table.loc[repeated, "line"]])
-    table = table[~repeated].copy()
+    source = open_source(root, _complete)
+    names = source.files()
+    table_name = _table_name(root, names)
+    where = source.where(table_name)
+    table = parse_table(source.read(table_name), where, NEH_COLUMNS)
+    refuse_blanks(table, ["Patient ID", "Class", "Label", "Directory"], where)
     table["Directory"] = table["Directory"].str.replace("\\", "/")
     for column in ("Class", "Label"):
-        names = [
-            class_name(value, "neh", f"{csv_path}, line {line}, {column}")
+        table[column.lower()] = [
+            class_name(value, "neh", f"{where}, line {line}, {column}")
             for value, line in zip(table[column], table["line"], strict=True)
         ]
-        table[column.lower()] = names
-    table["slice"] = slice_numbers(table, "B-scan", csv_path)
-    refuse_contradictions(table, "Directory", csv_path)
-    table = _resolve_files(table, files, found, csv_path)
+    table["slice"] = slice_numbers(table, "B-scan", where)
+    place = _image_place(root, names, table["Directory"])
+    files = [name.removeprefix(place) for name in names if name.startswith(place)]
 
-    spelled = table["file"].str.extract(r"_([A-Za-z]+)\.[A-Za-z]+$")[0].str.lower()
-    differ = int((spelled.notna() & (spelled != table["label"])).sum())
-    if differ:
-        found.notes.append(f"{differ} file names carry another label than their row; the row's label counts")
+    found = Found(pd.DataFrame(), source)
+    found.counts = _row_counts(table)
+    repeated = table.duplicated(NEH_COLUMNS)
+    found.counts["exact duplicate rows"] = int(repeated.sum())
+    found.refuse("exact duplicate row", [f"line {line}" for line in table.loc[repeated, "line"]])
+    table = table[~repeated].copy()
+    refuse_contradictions(table, "Directory", where)
+    table = _resolve_files(table, files, found, where)
+    found.counts |= _scan_counts(table)
+    _note_disagreements(table, files, found)
     found.table = pd.DataFrame(
         {
             "scan_id": "neh/" + table["file"],
-            "path": [str(PurePosixPath(prefix, file)) for file in table["file"]],
+            "path": place + table["file"],
             "patient": "neh/" + table["class"].str.upper() + "/" + table["Patient ID"],
             "eye": table["Eye"].str.upper().replace("", UNKNOWN_EYE),
             "slice": table["slice"],
@@ -71,7 +82,34 @@ def read_neh(root: Path, options: DataOptions) -> Found:
     return found
 
 
-def _resolve_files(table: pd.DataFrame, files: list[str], found: Found, csv_path: Path) -> pd.DataFrame:
+def _complete(names: Collection[str]) -> bool:
+    return bool(places("neh", names)) and any(_CASE_IMAGE.fullmatch(name) for name in names)
+
+
+def _table_name(root: Path, names: Collection[str]) -> str:
+    """The table that lies nearest to root. Raises ScanError if there is none, or several equally near."""
+    tables = [name for name in names if PurePosixPath(name).name.lower() == NEH_TABLE]
+    if not tables:
+        raise unexpected_layout("neh", root, names, f"There is no {NEH_TABLE}.")
+    nearest = min(name.count("/") for name in tables)
+    tables = [name for name in tables if name.count("/") == nearest]
+    if len(tables) > 1:
+        raise ScanError(f"{root} holds {len(tables)} tables, {', '.join(tables)}; data_root must hold one of them")
+    return tables[0]
+
+
+def _image_place(root: Path, names: Collection[str], directories: pd.Series) -> str:
+    """The folder that the table's paths start from: of all that hold class folders, the one with most of its images."""
+    matches = [match for match in map(_CASE_IMAGE.fullmatch, names) if match]
+    listed = set(directories.str.lower())
+    held = Counter(match["place"] for match in matches if match[0].removeprefix(match["place"]).lower() in listed)
+    if not held:
+        because = f"None of the {len(listed)} images that {NEH_TABLE} lists is there, such as {directories.iloc[0]}."
+        raise unexpected_layout("neh", root, names, because)
+    return min(held, key=lambda place: (-held[place], place.count("/"), place))
+
+
+def _resolve_files(table: pd.DataFrame, files: list[str], found: Found, where: str) -> pd.DataFrame:
     """Add the column ``file``: the real spelling of each row's file. Rows without one are refused and counted."""
     exact = set(files)
     by_case: dict[str, list[str]] = {}
@@ -86,18 +124,53 @@ def _resolve_files(table: pd.DataFrame, files: list[str], found: Found, csv_path
 
     table = table.assign(file=[real_name(directory) for directory in table["Directory"]])
     lost = table["file"].isna()
-    found.refuse("no such file", table.loc[lost, "Directory"].tolist())
-    if lost.all():
-        raise ScanError(
-            f"{csv_path}: none of the {len(table)} images it lists is there, the first is "
-            f"{table['Directory'].iloc[0]}; expected: {DATASETS['neh'].layout}"
-        )
-    table = table[~lost]
     odd = table["file"] != table["Directory"]
-    taken = odd & table["file"].isin(set(table.loc[~odd, "file"]))
+    found.counts["paths without a file"] = int(odd.sum())
+    found.refuse("no such file", table.loc[lost, "Directory"].tolist())
+    taken = ~lost & odd & table["file"].isin(set(table.loc[~odd, "file"]))
     found.refuse("another row's file in another letter case", table.loc[taken, "Directory"].tolist())
-    table = table[~taken]
-    refuse_contradictions(table, "file", csv_path)
-    if (odd & ~taken).any():
-        found.notes.append(f"{int((odd & ~taken).sum())} paths were found under another letter case")
+    table = table[~lost & ~taken]
+    refuse_contradictions(table, "file", where)
+    respelled = int((table["file"] != table["Directory"]).sum())
+    if respelled:
+        found.notes.append(f"{respelled} paths were found under another letter case")
     return table
+
+
+def _row_counts(table: pd.DataFrame) -> dict[str, int]:
+    """Of all rows as published: how many, and how many pass the worst-case filter, in all and by class."""
+    passed = table.loc[table["class"] == table["label"], "label"]
+    counts = {"rows": len(table), "worst-case rows": len(passed)}
+    return counts | {f"worst-case rows, {name}": int((passed == name).sum()) for name in NEH_CLASSES}
+
+
+def _scan_counts(table: pd.DataFrame) -> dict[str, int]:
+    """Of the distinct files: how many, of how many patients and eyes, and of each class folder with each label."""
+    patients = table["class"] + "/" + table["Patient ID"]
+    counts = {
+        "scans": len(table),
+        "patients": patients.nunique(),
+        "eyes": (patients + " " + table["Eye"]).nunique(),
+        "worst-case scans": int((table["class"] == table["label"]).sum()),
+    }
+    crossed = pd.crosstab(table["class"], table["label"]).reindex(index=NEH_CLASSES, columns=NEH_CLASSES, fill_value=0)
+    for name in NEH_CLASSES:
+        counts |= {f"{name.upper()} folder, {label} label": int(crossed.loc[name, label]) for label in NEH_CLASSES}
+    return counts
+
+
+def _note_disagreements(table: pd.DataFrame, files: list[str], found: Found) -> None:
+    """Say where file names, folders and rows do not agree, and which images have no row."""
+    spelled = table["file"].str.extract(r"_([A-Za-z]+)\.[A-Za-z]+$")[0].str.lower()
+    case = table["file"].str.lower().str.extract(r"^([^/]+/[^/]+)/")[0]
+    rows = (
+        ("file names carry another label than their row", spelled.notna() & (spelled != table["label"])),
+        ("files lie under another class or patient than their row says",
+         case != table["class"] + "/" + table["Patient ID"].str.lower()),
+    )  # fmt: skip
+    for sentence, differ in rows:
+        if differ.any():
+            first = table.loc[differ, "file"].min()
+            found.notes.append(f"{int(differ.sum())} {sentence}, such as {first}; the row counts")
+    images = {file for file in files if _CASE_IMAGE.fullmatch(file)}
+    found.refuse("image without a row in the table", list(images - set(table["file"])))
