@@ -8,11 +8,13 @@ uint8 arrays of shape (height, width), 0 black to 255 white.
 
 from __future__ import annotations
 
+import io
+import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 from scipy import ndimage
 
 FRAME_HEIGHT = 496  # rows of a Spectralis frame, 3.87 um each
@@ -22,35 +24,110 @@ BAND_HEIGHT = BAND_ROWS / FRAME_HEIGHT  # as a fraction of the height of any fra
 
 WHITE = 180  # registration borders are 255, a little less where JPEG rings and where their edge is slanted
 GROWN = 4  # pixels that JPEG ringing and interpolation reach from a border into the picture
-GREY_MODES = ("1", "L", "LA", "I", "F")  # of Pillow
 SMALLEST_SIDE = 16  # pixels; anything smaller is no B-scan
+MOST_PIXELS = 2**24  # 34 times a Spectralis frame; anything larger is no B-scan, or is made to fill the memory
+FEWEST_DEEP_LEVELS = 2**14  # of a 16-bit image; darker ones hold 10, 12 or 14 bits, and their upper 8 are near black
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # what is decoded; Pillow's others may start programs or need plugins
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")  # of Pillow, beside the 16-bit ones
+TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag, and its value in negatives
+JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"  # markers; neither occurs within compressed data
+# What Pillow raises on damaged files, found by damaging many.
+DAMAGE = (
+    OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError,
+    MemoryError, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 class ScanError(ValueError):
     """Scans that cannot be used as they are; the message names the file or row and what would be valid."""
 
 
-def decode_image(file: BinaryIO | str | Path, name: str) -> np.ndarray:
-    """Decode one image as stored: uint8, (height, width), or (height, width, 3) where it is in color.
-
-    16-bit images keep their upper eight bits. name: what messages call it.
-    Raises ScanError, with the name, if it is missing, truncated, not an image or too small to be a B-scan.
-    An image that cannot be read never becomes a black one.
+@dataclass(frozen=True)
+class StoredImage:
+    """An image as it is stored. pixels: uint8 (height, width), or (height, width, 3) where it has color channels;
+    format: "jpeg", "png", "tiff" or "bmp", told by the content whatever the file is called; "npz" for an array's.
     """
+
+    pixels: np.ndarray
+    format: str
+
+
+def decode_image(content: bytes, name: str) -> StoredImage:
+    """Decode the content of one image file. name: what messages call it.
+
+    16-bit images keep their upper eight bits; a grey palette becomes grey; an image turned by its EXIF tag is turned
+    upright, as viewers show it. An image that cannot be read never becomes a black one: ScanError, with the name, for
+    one that is empty, cut off or damaged, holds several pictures, is partly transparent, is stored with 32 bits or in
+    CMYK, or has too few or too many pixels for a B-scan.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ScanError(f"{name}: not read, since PIL.ImageFile.LOAD_TRUNCATED_IMAGES lets cut-off files pass")
+    if not content:
+        raise ScanError(f"{name}: cannot be read as an image (the file is empty)")
     try:
-        with Image.open(file) as image:
-            image.load()  # decoding happens here; a truncated file fails here
-            if image.mode.startswith("I;16"):
-                pixels = np.asarray(image) >> 8
-            else:
-                pixels = np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB"))
-    except FileNotFoundError as error:
-        raise ScanError(f"{name}: no such file") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            fault = _fault(image, content)
+            if fault is None:
+                if image.format == "PNG":  # its decoder checks no sums, and goes on over lost blocks filled with zeros
+                    Image.open(io.BytesIO(content), formats=FORMATS).verify()
+                image.load()  # decoding happens here; a cut-off file fails here
+                fault = _transparency(image)
+            if fault is not None:
+                raise ScanError(f"{name}: {fault}")
+            ImageOps.exif_transpose(image, in_place=True)
+            return StoredImage(_eight_bits(image, name), image.format.lower())
+    except ScanError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise ScanError(f"{name}: cannot be read as an image (none of {', '.join(FORMATS)})") from error
+    except DAMAGE as error:
         raise ScanError(f"{name}: cannot be read as an image ({error})") from error
-    if min(pixels.shape[:2]) < SMALLEST_SIDE:
-        raise ScanError(f"{name}: {pixels.shape[1]} x {pixels.shape[0]} pixels are too few for a B-scan")
-    return pixels.astype(np.uint8)
+
+
+def _fault(image: Image.Image, content: bytes) -> str | None:
+    """What an image's header says against it, before its pixels are decoded."""
+    width, height = image.size
+    pictures = getattr(image, "n_frames", 1)
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # I: PNG in Pillow < 11
+    if min(width, height) < SMALLEST_SIDE:
+        return f"{width} x {height} pixels are too few for a B-scan"
+    if width * height > MOST_PIXELS:
+        return f"{width} x {height} pixels are too many for a B-scan"
+    if pictures > 1:
+        return f"it holds {pictures} pictures; a B-scan is one: save each as a file of its own"
+    if image.mode not in MODES and not deep:
+        return f"it is stored as Pillow's {image.mode!r}; save it as grey or RGB with 8 bits, or as grey with 16"
+    # Decoders make something of a file whose end was lost and filled with zeros: only its last marker tells.
+    if image.format == "JPEG" and content.rfind(JPEG_END) < content.rfind(JPEG_SCAN):
+        return "cannot be read as an image (the end of the JPEG is missing)"
+    return None
+
+
+def _transparency(image: Image.Image) -> str | None:
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        return "it is partly transparent, and what shows through is not told: save it without transparency"
+    return None
+
+
+def _eight_bits(image: Image.Image, name: str) -> np.ndarray:
+    """uint8 (height, width) or (height, width, 3). image: in one of MODES or with 16 bits."""
+    if image.mode.startswith("I"):
+        deep = np.asarray(image)
+        if getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow turns it for 8 bits only
+            deep = 65535 - deep
+        if deep.max() < FEWEST_DEEP_LEVELS:
+            raise ScanError(
+                f"{name}: its 16 bits reach no more than {deep.max()} of 65535; if they hold 10, 12 or 14 bits, "
+                "save it with 8"
+            )
+        return (deep >> 8).astype(np.uint8)
+    if image.mode in ("1", "L", "LA"):
+        return np.array(image.convert("L"))
+    pixels = np.array(image.convert("RGB"))
+    if image.mode in ("P", "PA") and (pixels == pixels[:, :, :1]).all():
+        return pixels[:, :, 0].copy()
+    return pixels
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:
@@ -60,7 +137,13 @@ def to_grey(pixels: np.ndarray) -> np.ndarray:
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read one image file as grey uint8, shape (height, width). Raises ScanError as decode_image does."""
-    return to_grey(decode_image(path, str(path)))
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ScanError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read ({error.strerror})") from error
+    return to_grey(decode_image(content, str(path)).pixels)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -105,7 +188,14 @@ def fill_borders(image: np.ndarray) -> np.ndarray:
     nothing to learn the class from. Pixels outside the borders stay as they are. Returns a new (height, width)
     uint8 array. Raises ScanError if the whole image is white.
     """
-    mask = border_mask(image)
+    return mirror_into(image, border_mask(image))
+
+
+def mirror_into(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Replace the pixels of a boolean mask by the picture mirrored at the mask's edge; both (height, width).
+
+    Returns a new array. Raises ScanError if the mask covers the whole image.
+    """
     if not mask.any():
         return image.copy()
     if mask.all():
@@ -116,7 +206,7 @@ def fill_borders(image: np.ndarray) -> np.ndarray:
     edge_rows, edge_columns = nearest[0][mask], nearest[1][mask]
     source_rows = np.clip(2 * edge_rows - rows, 0, image.shape[0] - 1)
     source_columns = np.clip(2 * edge_columns - columns, 0, image.shape[1] - 1)
-    # A mirror image may itself fall into another border: take the nearest picture pixel there.
+    # A mirror image may itself fall into the mask again: take the nearest picture pixel there.
     filled[mask] = image[nearest[0][source_rows, source_columns], nearest[1][source_rows, source_columns]]
     return filled
 
@@ -164,6 +254,10 @@ def crop_to_band(image: np.ndarray) -> np.ndarray:
 
     image: uint8 (height, width). Returns uint8 (round(height * 300 / 496), columns of the central 6 mm).
     """
-    filled = fill_borders(image)
+    return cut_band(fill_borders(image))
+
+
+def cut_band(filled: np.ndarray) -> np.ndarray:
+    """The retina band of a frame without borders, such as frames.clean_frame gives: crop_to_band's second half."""
     top, bottom, left, right = _find_band(filled)
     return filled[top:bottom, left:right]

@@ -4,7 +4,6 @@ of one.
 
 from __future__ import annotations
 
-import io
 import os
 import zipfile
 from abc import ABC, abstractmethod
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kdoct_utils.archives import Archive, is_archive
-from kdoct_utils.bands import ScanError, decode_image
+from kdoct_utils.bands import ScanError, StoredImage, decode_image
 
 ARCHIVE_DEPTH = 2  # folders below data_root in which archives are looked for
 ARCHIVE_LEVELS = 3  # archives within one another that are opened
@@ -36,9 +35,17 @@ class Source(ABC):
     def where(self, name: str) -> str:
         """What messages call a file, so that a user finds it."""
 
+    def decode(self, name: str, content: bytes) -> StoredImage:
+        """The image in what ``read`` gave, so that a file is read once. Raises ScanError, naming the file."""
+        return decode_image(content, self.where(name))
+
     def pixels(self, name: str) -> np.ndarray:
         """One image as stored: uint8 (height, width), or (height, width, 3) in color. Raises ScanError, naming it."""
-        return decode_image(io.BytesIO(self.read(name)), self.where(name))
+        return self.decode(name, self.read(name)).pixels
+
+    def identity(self) -> str:
+        """Tells this place from all others on the machine: hashes are kept by it."""
+        return f"{type(self).__name__} {os.path.abspath(self.where(''))}"
 
 
 class FolderSource(Source):
