@@ -78,7 +78,7 @@ def note_links(table: pd.DataFrame, hashes: dict[str, str], found: Found) -> Non
     ):
         if len(of):
             names = [
-                f"{row.patient} ({row.patient_class}) = {row.twin} ({row.twin_class}), {row.scans} scans"
+                f"{row.patient} ({row.patient_class}) = {row.twin} ({row.twin_class}), images shared: {row.scans}"
                 for row in of.head(PAIRS_NAMED).itertuples()
             ]
             more = f"; and {len(of) - PAIRS_NAMED} more pairs" if len(of) > PAIRS_NAMED else ""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -315,32 +314,3 @@ def phantom_cohort(
             rows += [(name, patient_class, label, patient.eye, k) for k, label in enumerate(rendered.labels)]
     table = pd.DataFrame(rows, columns=["patient", "patient_class", "label", "eye", "slice"])
     return np.concatenate(images), table
-
-
-def write_neh_folder(folder: Path, patients_per_class: int, slices: int, seed: int) -> None:
-    """Write phantoms as NEH is published: RGB frames with a scale bar, and ``data_information.csv``.
-
-    Layout and columns are NEH's (Sotoudeh-Paima et al. 2021): patient numbers restart at 1 in
-    each class folder; every third patient has an OD or OS folder, the others are flat; Class
-    is the patient's and Label the B-scan's own.
-    """
-    import pandas as pd
-    from PIL import Image
-
-    images_folder = Path(folder) / "NEH_UT_2021RetinalOCTDataset"
-    rows = []
-    for patient_class in CLASS_NAMES[:3]:
-        for number in range(1, patients_per_class + 1):
-            patient = draw_patient(patient_class, [seed, number])
-            rendered = render_frames(patient, slices)
-            case = f"{patient_class.upper()}/{number}" + (f"/{patient.eye}" if number % 3 == 0 else "")
-            (images_folder / case).mkdir(parents=True, exist_ok=True)
-            for k, (image, label) in enumerate(zip(rendered.images, rendered.labels, strict=True)):
-                name = label.upper() if label == "cnv" else label.capitalize()
-                directory = f"{case}/{k:03d}_{name}.jpg"
-                color = np.repeat(image[:, :, None], 3, axis=2)  # grey stored as RGB
-                color[463:484, 13:16] = color[481:484, 13:64] = (0, 200, 255)  # the scale bar
-                Image.fromarray(color).save(images_folder / directory, quality=90)
-                rows.append((number, patient_class.upper(), patient.eye, k, label.upper(), directory))
-    columns = ["Patient ID", "Class", "Eye", "B-scan", "Label", "Directory"]
-    pd.DataFrame(rows, columns=columns).to_csv(Path(folder) / "data_information.csv", index=False)

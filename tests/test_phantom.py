@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kdoct_utils import anatomy, phantom
+from kdoct_utils import anatomy, miniature, phantom
 from kdoct_utils.profiles import CLASS_NAMES
 
 
@@ -148,7 +148,7 @@ def test_nearest_neighbor_loses_when_the_patient_is_taken_out(cohort):
 
 
 def test_neh_folder_has_the_published_layout(tmp_path):
-    phantom.write_neh_folder(tmp_path, patients_per_class=3, slices=2, seed=1)
+    miniature.write_neh_folder(tmp_path, patients_per_class=3, slices=2, seed=1)
     table = pd.read_csv(tmp_path / "data_information.csv")
     assert list(table.columns) == ["Patient ID", "Class", "Eye", "B-scan", "Label", "Directory"]
     assert len(table) == 18 and set(table.Class) == {"NORMAL", "DRUSEN", "CNV"}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kdoct_utils.phantom import write_neh_folder
+from kdoct_utils.miniature import write_neh_folder
 from kdoct_utils.profiles import CLASS_NAMES, PROFILES
 from kdoct_utils.scans import DATASETS, SCAN_COLUMNS, DataOptions, ScanError, link_patients, read_scans
 
@@ -120,11 +120,6 @@ def test_images_come_in_the_order_of_the_table(any_scans):
     kept = any_scans.table
     any_scans.table = kept.iloc[::-1].reset_index(drop=True)
     np.testing.assert_array_equal(any_scans.images(16, crop_to_band=True, progress=False), images[::-1])
-    out = np.zeros_like(images)
-    assert any_scans.images(16, crop_to_band=True, progress=False, out=out) is out
-    np.testing.assert_array_equal(out, images[::-1])
-    with pytest.raises(ScanError, match="out must be uint8 of shape"):
-        any_scans.images(17, crop_to_band=True, progress=False, out=out)
 
 
 # --- requests that cannot be met ---
