@@ -7,18 +7,17 @@ A fault in the data is a ScanError that names the file or row; nothing is replac
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from kdoct_utils.bands import ScanError, crop_to_band, find_band, read_image, resize, to_grey
+from kdoct_utils import cache
+from kdoct_utils.bands import ScanError, crop_to_band, find_band, read_image, resize
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions, DatasetInfo
+from kdoct_utils.frames import THUMBNAIL
 from kdoct_utils.links import link_patients, note_links
 from kdoct_utils.profiles import CLASS_NAMES, Profile
 from kdoct_utils.readers import READERS, Found
@@ -47,6 +46,7 @@ class ScanSet:
     class_names: the classes present, in the order of CLASS_NAMES; target indexes it.
     hashes: scan_id -> SHA-256 of the file (of the pixels, for phantoms), for the leakage audit.
     source: where the images lie, None for phantoms. render: draws all phantoms at a size, None for files.
+    drawn_size: side in pixels at which the phantoms were drawn, None for files.
     """
 
     table: pd.DataFrame
@@ -55,6 +55,7 @@ class ScanSet:
     hashes: dict[str, str]
     source: Source | None = None
     render: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
+    drawn_size: int | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -70,45 +71,53 @@ class ScanSet:
             f"in {record['found']['groups']} independent groups",
         ]
         lines += [f"left out: {n} x {reason}" for reason, n in record["refused"].items()]
-        lines += [f"not as published: {'; '.join(record['differences'])}"] if record["differences"] else []
+        if record["differences"]:
+            counted = record["counted"]
+            pairs = [(what, counted.get(what, of), of) for what, of in record["published"].items()]
+            differ = [f"{what} {n:,} ({of:,})" for what, n, of in pairs if n != of]
+            lines.append(f"found (published), where they differ: {'; '.join(differ)}")
         return "\n".join(line for line in [*lines, *record["notes"]] if line)
 
-    def images(
-        self, size: int, crop_to_band: bool, progress: bool = True, out: np.ndarray | None = None
-    ) -> np.ndarray:
+    def images(self, size: int, crop_to_band: bool, progress: bool = True) -> np.ndarray:
         """All pictures in the order of the table: uint8, shape (len(self), size, size).
 
-        crop_to_band: crop to the retina, borders filled (see bands.crop_to_band); else the whole frame is resized
-        as it is, as the paper does. Phantoms are drawn in the band whichever is asked.
-        out: an array of that shape and type to write into, such as a memory map; made if None.
-        Raises ScanError, naming scan and file, for an image that cannot be read or holds no retina.
+        Of files: a read-only memory map from the cache, where they are made once. A picture is a frame without scale
+        bar, black canvas and white borders (see frames.clean_frame), resized; crop_to_band: only its retina band.
+        Phantoms are drawn in the band whichever is asked.
+        Raises ScanError, naming the file, for an image that cannot be read or holds no retina.
         """
-        shape = (len(self), size, size)
-        if out is None:
-            out = np.empty(shape, np.uint8)
-        elif out.shape != shape or out.dtype != np.uint8:
-            raise ScanError(f"out must be uint8 of shape {shape}, not {out.dtype} of shape {out.shape}")
         if self.render is not None:
-            out[:] = self.render(size)[self.table["path"].astype(int)]
-            return out
+            return self.render(size)[self.table["path"].astype(int)]
+        return cache.pictures(self.source, *self._contents(), size, crop_to_band, progress)
 
-        def make(position: int) -> None:
-            out[position] = _picture(self.source, self.table["path"].iloc[position], size, crop_to_band)
+    def measured(self, progress: bool = True) -> pd.DataFrame:
+        """What could betray the class of a scan without its eye, one row a scan, indexed by scan_id.
 
-        # Decoding and filtering release the interpreter lock; each thread writes only its own rows.
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            results = threads.map(make, range(len(self)))
-            for _ in tqdm(results, total=len(self), desc="images", unit="scan", disable=not progress):
-                pass
-        return out
+        format ("jpeg", "png", "tiff", "bmp", "npz" or "phantom"); color (whether stored in color channels); width and
+        height as stored, in pixels; border (share of the frame that is white registration border, 0 to 1); scale_bar;
+        canvas (whether it is a small picture on a black canvas); brightness (mean level of what is neither, 0 to 255).
+        Made in the same pass as pictures and thumbnails, and kept. Raises ScanError as ``images`` does.
+        """
+        if self.render is None:
+            table = cache.measured(self.source, *self._contents(), progress).table
+            return table.set_axis(pd.Index(self.table["scan_id"]), axis=0)
+        drawn = self.images(self.drawn_size, crop_to_band=True)
+        facts = {"format": "phantom", "color": False, "width": self.drawn_size, "height": self.drawn_size}
+        facts |= {"border": 0.0, "scale_bar": False, "canvas": False, "brightness": drawn.mean(axis=(1, 2))}
+        return pd.DataFrame(facts, index=pd.Index(self.table["scan_id"]))
 
+    def thumbnails(self, progress: bool = True) -> np.ndarray:
+        """Every scan as a small whole frame, cleaned: uint8 (len(self), 32, 32), in the order of the table.
 
-def _picture(source: Source, path: str, size: int, crop: bool) -> np.ndarray:
-    image = to_grey(source.pixels(path))
-    try:
-        return resize(crop_to_band(image) if crop else image, size)
-    except ScanError as error:
-        raise ScanError(f"{source.where(path)}: {error}") from error
+        Of phantoms: their band. Made in the same pass as ``measured``. Raises ScanError as ``images`` does.
+        """
+        if self.render is None:
+            return cache.measured(self.source, *self._contents(), progress).thumbnails
+        return np.stack([resize(image, THUMBNAIL) for image in self.images(self.drawn_size, crop_to_band=True)])
+
+    def _contents(self) -> tuple[list[str], list[str]]:
+        """Names of the files and hashes of their content, in the order of the table."""
+        return self.table["path"].tolist(), [self.hashes[scan_id] for scan_id in self.table["scan_id"]]
 
 
 def read_scans(
@@ -126,19 +135,21 @@ def read_scans(
     profile, seed: say which phantoms are drawn, and at what size.
     options: what else may be asked, such as worst_case=False for every scan with its own label.
 
-    Raises ScanError for an unknown dataset, one without a reader, a missing folder, unknown labels, wrong columns,
-    and where fewer than two classes remain.
+    Raises ScanError for an unknown dataset, a missing folder, unknown labels, wrong columns, and where fewer than two
+    classes remain.
     """
     info = _dataset_info(dataset)
-    render, source = None, None
+    render, source, drawn_size = None, None, None
     if dataset in PHANTOMS:
         found, hashes, render = _draw_phantoms(dataset, data_root, profile, seed)
+        drawn_size = profile.resize_size
     else:
         found = READERS[dataset](_existing_root(dataset, data_root), options)
         source = found.source
         if found.table.empty:
             raise ScanError(f"{data_root} holds no scans of {dataset}; expected: {info.layout}")
-        hashes = _hash_files(found, progress)
+        contents = cache.file_hashes(source, found.table["path"], progress)
+        hashes = dict(zip(found.table["scan_id"], map(contents.get, found.table["path"]), strict=True))
 
     table = found.table.assign(dataset=dataset).sort_values("scan_id", ignore_index=True)
     # Linked before the filter: an image that the filter drops still shows that two patients are one.
@@ -157,15 +168,12 @@ def read_scans(
     hashes = {scan_id: hashes[scan_id] for scan_id in table["scan_id"]}
     provenance = _provenance(info, table, found, class_names, options)
     further = [column for column in found.table if column not in SCAN_COLUMNS]
-    return ScanSet(table[SCAN_COLUMNS + further], provenance, class_names, hashes, source, render)
+    return ScanSet(table[SCAN_COLUMNS + further], provenance, class_names, hashes, source, render, drawn_size)
 
 
 def _dataset_info(dataset: str) -> DatasetInfo:
     if dataset not in DATASETS:
         raise ScanError(f"unknown dataset {dataset!r}; valid datasets: {', '.join(DATASETS)}")
-    readable = [name for name in DATASETS if name in PHANTOMS or name in READERS]
-    if dataset not in readable:
-        raise ScanError(f"{dataset} is registered but has no reader yet; datasets with a reader: {', '.join(readable)}")
     return DATASETS[dataset]
 
 
@@ -208,15 +216,6 @@ def _draw_phantoms(
         return images if size == profile.resize_size else draw(size)[0]
 
     return found, hashes, render
-
-
-def _hash_files(found: Found, progress: bool) -> dict[str, str]:
-    """SHA-256 of every file's bytes."""
-    hashes = {}
-    pairs = zip(found.table["scan_id"], found.table["path"], strict=True)
-    for scan_id, path in tqdm(pairs, total=len(found.table), desc="hashing", unit="scan", disable=not progress):
-        hashes[scan_id] = hashlib.sha256(found.source.read(path)).hexdigest()
-    return hashes
 
 
 def _provenance(
