@@ -28,8 +28,8 @@ def link_patients(table: pd.DataFrame, hashes: dict[str, str]) -> pd.Series:
     size = len(names) + len(distinct)
     edges = coo_array((np.ones(len(table), bool), (patients, len(names) + images)), shape=(size, size))
     component = connected_components(edges, directed=False)[1][: len(names)]  # (patients,)
-    first = pd.Series(names).groupby(component).transform("min")
-    return pd.Series(first.to_numpy(object)[patients], index=table.index, name="group", dtype=object)
+    first = pd.Series(np.arange(len(names))).groupby(component).transform("min").to_numpy()  # names are sorted
+    return pd.Series(np.asarray(names, object)[first][patients], index=table.index, name="group", dtype=object)
 
 
 def linked_pairs(table: pd.DataFrame, hashes: dict[str, str]) -> pd.DataFrame:

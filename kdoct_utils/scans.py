@@ -117,7 +117,7 @@ class ScanSet:
 
     def _contents(self) -> tuple[list[str], list[str]]:
         """Names of the files and hashes of their content, in the order of the table."""
-        return self.table["path"].tolist(), [self.hashes[scan_id] for scan_id in self.table["scan_id"]]
+        return self.table["path"].tolist(), [self.hashes[scan_id] for scan_id in self.table["scan_id"].tolist()]
 
 
 def read_scans(
@@ -148,8 +148,9 @@ def read_scans(
         source = found.source
         if found.table.empty:
             raise ScanError(f"{data_root} holds no scans of {dataset}; expected: {info.layout}")
-        contents = cache.file_hashes(source, found.table["path"], progress)
-        hashes = dict(zip(found.table["scan_id"], map(contents.get, found.table["path"]), strict=True))
+        paths = found.table["path"].tolist()
+        contents = cache.file_hashes(source, paths, progress)
+        hashes = dict(zip(found.table["scan_id"].tolist(), map(contents.get, paths), strict=True))
 
     table = found.table.assign(dataset=dataset).sort_values("scan_id", ignore_index=True)
     # Linked before the filter: an image that the filter drops still shows that two patients are one.
@@ -165,7 +166,7 @@ def read_scans(
         only = class_names[0] if class_names else "none"
         raise ScanError(f"{dataset}: two classes are needed, found {only}; valid classes: {', '.join(info.classes)}")
     table["target"] = table["label"].map({name: index for index, name in enumerate(class_names)}).astype(np.int64)
-    hashes = {scan_id: hashes[scan_id] for scan_id in table["scan_id"]}
+    hashes = {scan_id: hashes[scan_id] for scan_id in table["scan_id"].tolist()}
     provenance = _provenance(info, table, found, class_names, options)
     further = [column for column in found.table if column not in SCAN_COLUMNS]
     return ScanSet(table[SCAN_COLUMNS + further], provenance, class_names, hashes, source, render, drawn_size)
