@@ -1,8 +1,8 @@
 """Zip archives, also one within another, read without unpacking by hand.
 
-An archive that is stored in another is read where it lies. One that was compressed a second time cannot be, since
-each jump in it would decompress it anew: it is unpacked once, to the cache folder, and checked by size and CRC
-whenever it is opened.
+A file that is to be read in jumps, such as an archive or an array in another archive, is read where it lies if it is
+stored there plainly. If it was compressed, each jump would decompress it anew: it is unpacked once, to the cache
+folder, and checked by size and CRC whenever it is opened.
 """
 
 from __future__ import annotations
@@ -79,24 +79,31 @@ class Archive:
         """Size and CRC of a file in it."""
         return f"{self._infos[entry].file_size}-{self._infos[entry].CRC:08x}"
 
+    def size(self, entry: str) -> int:
+        """Bytes of a file in it, unpacked."""
+        return self._infos[entry].file_size
+
     def where(self, entry: str) -> str:
         """What messages call a file in it."""
         return f"{self.name} > {entry}"
 
-    def read(self, entry: str) -> bytes:
-        """The content of a file in it, checked by its CRC."""
+    def read(self, entry: str, most: int = -1) -> bytes:
+        """The content of a file in it, checked by its CRC; or ``most`` bytes of its beginning, not checked."""
         try:
-            with self._lock:
-                return self._zip.read(self._infos[entry])
+            with self._lock, self._zip.open(self._infos[entry]) as file:
+                return file.read(most)
         except FAULTS as error:
             raise self._damaged(entry, error) from error
 
-    def open_inside(self, entry: str) -> Archive:
-        """An archive that is a file in this one."""
-        info, stamp = self._infos[entry], f"{self._stamp} {entry} {self.stamp(entry)}"
+    def on_disk(self, entry: str, check: bool = True) -> tuple[Path, int]:
+        """A file on disk, and the place in it at which the content of an entry begins.
+
+        That is the archive's own file where the entry is stored plainly, and a file in the cache folder if not.
+        check: compare the content of a plainly stored entry with its CRC; what is in the cache always is.
+        """
+        info = self._infos[entry]
         if info.compress_type != zipfile.ZIP_STORED:
-            path = self._unpacked(entry, hashlib.sha256(stamp.encode()).hexdigest())
-            return Archive(open(path, "rb"), self.where(entry), stamp, path, 0)
+            return self._unpacked(entry), 0
         try:
             with self._lock:
                 self._file.seek(info.header_offset)
@@ -106,16 +113,29 @@ class Archive:
         if signature != zipfile.stringFileHeader:
             raise self._damaged(entry, "no entry where the directory says")
         start = self._start + info.header_offset + LOCAL_HEADER.size + sum(lengths)
-        inside = io.BufferedReader(_Stretch(self._path, start, info.file_size))
-        return Archive(inside, self.where(entry), stamp, self._path, start)
+        if check and _crc(self._path, start, info.file_size) != info.CRC:
+            raise self._damaged(entry, "its CRC is another")
+        return self._path, start
+
+    def open_inside(self, entry: str) -> Archive:
+        """An archive that is a file in this one."""
+        path, start = self.on_disk(entry, check=False)  # its own entries have CRCs too
+        if path != self._path:
+            return Archive(open(path, "rb"), self.where(entry), self._stamp_of(entry), path, 0)
+        inside = io.BufferedReader(_Stretch(path, start, self.size(entry)))
+        return Archive(inside, self.where(entry), self._stamp_of(entry), path, start)
+
+    def _stamp_of(self, entry: str) -> str:
+        return f"{self._stamp} {entry} {self.stamp(entry)}"
 
     def _damaged(self, entry: str, error: object) -> ScanError:
         return ScanError(f"{self.where(entry)}: cannot be read from the archive ({error})")
 
-    def _unpacked(self, entry: str, key: str) -> Path:
+    def _unpacked(self, entry: str) -> Path:
         """An entry as a file of its own in the cache folder; what lies there counts only if size and CRC agree."""
-        info, path = self._infos[entry], cache_root() / "archives" / f"{key[:20]}.zip"
-        if path.is_file() and path.stat().st_size == info.file_size and _crc(path) == info.CRC:
+        key = hashlib.sha256(self._stamp_of(entry).encode()).hexdigest()[:20]
+        info, path = self._infos[entry], cache_root() / "archives" / f"{key}{Path(entry).suffix}"
+        if path.is_file() and path.stat().st_size == info.file_size and _crc(path, 0, info.file_size) == info.CRC:
             return path
         bar = tqdm(total=info.file_size, desc=f"unpacking {Path(entry).name}", unit="B", unit_scale=True)
         try:
@@ -164,11 +184,13 @@ class _Stretch(io.RawIOBase):
         super().close()
 
 
-def _crc(path: Path) -> int:
+def _crc(path: Path, start: int, length: int) -> int:
     crc = 0
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
+        file.seek(start)
+        while length > 0 and (chunk := file.read(min(CHUNK, length))):
             crc = zlib.crc32(chunk, crc)
+            length -= len(chunk)
     return crc
 
 

@@ -23,7 +23,7 @@ BAND_COLUMNS = 512  # columns kept of a frame of that height: 6 mm at 11.8 um
 BAND_HEIGHT = BAND_ROWS / FRAME_HEIGHT  # as a fraction of the height of any frame
 
 WHITE = 180  # registration borders are 255, a little less where JPEG rings and where their edge is slanted
-GROWN = 4  # pixels that JPEG ringing and interpolation reach from a border into the picture
+GROWN = 4  # pixels that JPEG ringing and interpolation reach from a border into a Spectralis frame; fewer in lower ones
 SMALLEST_SIDE = 16  # pixels; anything smaller is no B-scan
 MOST_PIXELS = 2**24  # 34 times a Spectralis frame; anything larger is no B-scan, or is made to fill the memory
 FEWEST_DEEP_LEVELS = 2**14  # of a 16-bit image; darker ones hold 10, 12 or 14 bits, and their upper 8 are near black
@@ -157,7 +157,8 @@ def border_mask(image: np.ndarray) -> np.ndarray:
     Registration turns and shifts the frame, so what it leaves uncovered lies beyond a straight line; such a piece
     always holds a corner of the frame, and its depth changes slowly along each side. So: from each of the four
     sides, the run of white pixels inward; its running median, which ignores a bright retinal layer that touches
-    the side; only runs joined without a gap to an end of that side; grown by GROWN pixels.
+    the side; only runs joined without a gap to an end of that side; grown by GROWN pixels, in proportion to the
+    height where it is less than a Spectralis frame's, and by at least one.
     """
     white = image >= WHITE
     mask = np.zeros_like(white)
@@ -167,7 +168,8 @@ def border_mask(image: np.ndarray) -> np.ndarray:
         part |= np.arange(len(side))[:, None] < depth[None, :]
     if not mask.any():
         return mask
-    return ndimage.binary_dilation(mask, np.ones((3, 3), bool), iterations=GROWN)
+    grown = max(round(GROWN * min(len(image) / FRAME_HEIGHT, 1)), 1)
+    return ndimage.binary_dilation(mask, np.ones((3, 3), bool), iterations=grown)
 
 
 def _border_depth(white: np.ndarray) -> np.ndarray:
@@ -230,6 +232,7 @@ def _find_band(filled: np.ndarray) -> tuple[int, int, int, int]:
     left = (width - kept) // 2
     rows = round(height * BAND_HEIGHT)
     signal = _retina_per_row(filled[:, left : left + kept])
+    signal[[0, -1]] = 0  # where a frame was shrunk, a white border thinner than a pixel is a bright row, but not white
     # Retina in each position, also those that hang over the frame, so that a retina near its end is centered too.
     held = np.convolve(signal, np.ones(rows), mode="full")  # (height + rows - 1,); entry k has its top at k - rows + 1
     best = np.flatnonzero(held >= held.max() * (1 - 1e-3)) - rows + 1

@@ -13,12 +13,14 @@ from kdoct_utils.datasets import DataOptions
 from kdoct_utils.readers.common import Found
 from kdoct_utils.readers.neh import read_neh
 from kdoct_utils.readers.octdl import read_octdl
+from kdoct_utils.readers.octmnist import read_octmnist
 from kdoct_utils.readers.own import read_own
 from kdoct_utils.readers.ucsd import read_ucsd
 
 READERS: dict[str, Callable[[Path, DataOptions], Found]] = {
     "neh": read_neh,
     "ucsd": read_ucsd,
+    "octmnist": read_octmnist,
     "octdl": read_octdl,
     "csv": read_own,
 }

@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -64,6 +64,21 @@ def places(dataset: str, names: Iterable[str]) -> list[str]:
     """The folders in which a dataset's layout begins, judged by file names: "" or "a/b/", the shallowest first."""
     found = {match["place"] for match in map(_SIGNS[dataset].fullmatch, names) if match}
     return sorted(found, key=lambda place: (place.count("/"), place))
+
+
+def nearest_table(dataset: str, file_name: str, root: Path, names: Collection[str]) -> str:
+    """The table of that name, in any letter case, that lies nearest to root.
+
+    names: of all files under root. Raises ScanError if there is none, or several equally near.
+    """
+    tables = [name for name in names if PurePosixPath(name).name.lower() == file_name.lower()]
+    if not tables:
+        raise unexpected_layout(dataset, root, names, f"There is no {file_name}.")
+    nearest = min(name.count("/") for name in tables)
+    tables = [name for name in tables if name.count("/") == nearest]
+    if len(tables) > 1:
+        raise ScanError(f"{root} holds {len(tables)} tables, {', '.join(tables)}; data_root must hold one of them")
+    return tables[0]
 
 
 def unexpected_layout(dataset: str, root: Path, names: Iterable[str], because: str = "") -> ScanError:

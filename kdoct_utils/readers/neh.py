@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
-from kdoct_utils.bands import ScanError
 from kdoct_utils.datasets import DataOptions
 from kdoct_utils.readers.common import (
     IMAGE_SUFFIXES,
     UNKNOWN_EYE,
     Found,
     class_name,
+    nearest_table,
     parse_table,
     places,
     refuse_blanks,
@@ -44,7 +44,7 @@ def read_neh(root: Path, options: DataOptions) -> Found:
     """
     source = open_source(root, _complete)
     names = source.files()
-    table_name = _table_name(root, names)
+    table_name = nearest_table("neh", NEH_TABLE, root, names)
     where = source.where(table_name)
     table = parse_table(source.read(table_name), where, NEH_COLUMNS)
     refuse_blanks(table, ["Patient ID", "Class", "Label", "Directory"], where)
@@ -84,18 +84,6 @@ def read_neh(root: Path, options: DataOptions) -> Found:
 
 def _complete(names: Collection[str]) -> bool:
     return bool(places("neh", names)) and any(_CASE_IMAGE.fullmatch(name) for name in names)
-
-
-def _table_name(root: Path, names: Collection[str]) -> str:
-    """The table that lies nearest to root. Raises ScanError if there is none, or several equally near."""
-    tables = [name for name in names if PurePosixPath(name).name.lower() == NEH_TABLE]
-    if not tables:
-        raise unexpected_layout("neh", root, names, f"There is no {NEH_TABLE}.")
-    nearest = min(name.count("/") for name in tables)
-    tables = [name for name in tables if name.count("/") == nearest]
-    if len(tables) > 1:
-        raise ScanError(f"{root} holds {len(tables)} tables, {', '.join(tables)}; data_root must hold one of them")
-    return tables[0]
 
 
 def _image_place(root: Path, names: Collection[str], directories: pd.Series) -> str:

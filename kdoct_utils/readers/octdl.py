@@ -1,8 +1,10 @@
-"""OCTDL: one table of labels beside disease folders, its diseases and conditions mapped to the course's classes."""
+"""OCTDL: one table of labels beside disease folders, extracted or still zipped; its diseases and conditions are mapped
+to the course's classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,12 +17,14 @@ from kdoct_utils.readers.common import (
     IMAGE_SUFFIXES,
     UNKNOWN_EYE,
     Found,
-    read_table,
+    nearest_table,
+    parse_table,
+    places,
     refuse_blanks,
     refuse_contradictions,
     unexpected_layout,
 )
-from kdoct_utils.sources import FolderSource
+from kdoct_utils.sources import open_source
 
 OCTDL_TABLE = "OCTDL_labels.csv"
 OCTDL_IMAGES = "OCTDL"
@@ -87,6 +91,7 @@ def mapping_table(table: pd.DataFrame) -> pd.DataFrame:
 def read_octdl(root: Path, options: DataOptions) -> Found:
     """OCTDL: ``OCTDL_labels.csv`` and the disease folders in ``OCTDL``.
 
+    root: the folder that holds both, one around it, or one in which ``OCTDL.zip`` still is one.
     RULES say which class a disease and condition belong to; what has no class is left out and counted by name. The
     patient is ``octdl/<patient_id>``. Further columns: disease, condition, sex ("F", "M" or "unknown"), year (a
     string, "unknown" where it is 0). slice is the last number of the file name. The extension may be any of
@@ -95,22 +100,22 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
     Raises ScanError, naming the line, for a disease with a condition that RULES do not know, other values of eye,
     sex or year, a missing patient_id, and one that is not the file name's.
     """
-    csv_path = root / OCTDL_TABLE
-    source = FolderSource(root)
-    if not csv_path.is_file():
-        raise unexpected_layout("octdl", root, source.files(), because=f"There is no {OCTDL_TABLE}.")
-    table = read_table(csv_path, OCTDL_COLUMNS)
-    refuse_blanks(table, OCTDL_COLUMNS, csv_path)
+    source = open_source(root, _complete)
+    names = source.files()
+    table_name = nearest_table("octdl", OCTDL_TABLE, root, names)
+    where = source.where(table_name)
+    table = parse_table(source.read(table_name), where, OCTDL_COLUMNS)
+    refuse_blanks(table, OCTDL_COLUMNS, where)
     found = Found(pd.DataFrame(), source)
     repeated = table.duplicated(OCTDL_COLUMNS)
     found.refuse("exact duplicate row", [f"line {line}" for line in table.loc[repeated, "line"]])
     table = table[~repeated].copy()
-    refuse_contradictions(table, "file_name", csv_path)
-    _check_values(table, csv_path)
-    table["slice"] = _numbers(table, csv_path)
+    refuse_contradictions(table, "file_name", where)
+    _check_values(table, where)
+    table["slice"] = _numbers(table, where)
     table["patient"] = "octdl/" + table["patient_id"]
-    table = _with_classes(table, csv_path)
-    table = _with_files(table, found, csv_path)
+    table = _with_classes(table, where)
+    table = _with_files(table, found, root, str(PurePosixPath(table_name).parent))
     found.counts = _counts(table)
     found.notes = _notes(table)
     for reason, rows in table[table["label"] == ""].groupby("why"):
@@ -134,7 +139,7 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
     return found
 
 
-def _check_values(table: pd.DataFrame, csv_path: Path) -> None:
+def _check_values(table: pd.DataFrame, where: str) -> None:
     for column, pattern, valid in (
         ("patient_id", r"0*[1-9]\d*", "a whole number above 0"),
         ("eye", "OD|OS|0", "OD, OS, 0 (not known)"),
@@ -144,23 +149,23 @@ def _check_values(table: pd.DataFrame, csv_path: Path) -> None:
         wrong = table[~table[column].str.fullmatch(pattern)]
         if len(wrong):
             row = wrong.iloc[0]
-            raise ScanError(f"{csv_path}, line {row['line']}: {column} is {row[column]!r}; valid: {valid}")
+            raise ScanError(f"{where}, line {row['line']}: {column} is {row[column]!r}; valid: {valid}")
 
 
-def _numbers(table: pd.DataFrame, csv_path: Path) -> pd.Series:
+def _numbers(table: pd.DataFrame, where: str) -> pd.Series:
     """Last number of each file name, <disease>_<patient_id>_<number>, which must name the row's own patient."""
     parts = table["file_name"].str.extract(r"_(\d+)_(\d+)$")
     wrong = table[parts[0].notna() & (parts[0] != table["patient_id"])]
     if len(wrong):
         row = wrong.iloc[0]
         raise ScanError(
-            f"{csv_path}, line {row['line']}: file_name {row['file_name']} names another patient than "
+            f"{where}, line {row['line']}: file_name {row['file_name']} names another patient than "
             f"patient_id {row['patient_id']}"
         )
     return pd.to_numeric(parts[1]).astype("Int64")
 
 
-def _with_classes(table: pd.DataFrame, csv_path: Path) -> pd.DataFrame:
+def _with_classes(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """Add the columns label ("" where the scan is left out) and why, by RULES; letter case does not count."""
     rules = {(rule.disease.lower(), rule.condition.lower()): rule for rule in RULES}
     keys = zip(table["disease"].str.lower(), table["condition"].str.lower(), strict=True)
@@ -171,7 +176,7 @@ def _with_classes(table: pd.DataFrame, csv_path: Path) -> pd.DataFrame:
         if rule is None:
             valid = ", ".join(f"{rule.disease} with {rule.condition}" for rule in RULES)
             raise ScanError(
-                f"{csv_path}, line {line}: unknown disease {disease!r} with condition {condition!r}; valid: {valid}"
+                f"{where}, line {line}: unknown disease {disease!r} with condition {condition!r}; valid: {valid}"
             )
     return table.assign(
         disease=[rule.disease for rule in of_row],
@@ -181,35 +186,49 @@ def _with_classes(table: pd.DataFrame, csv_path: Path) -> pd.DataFrame:
     )
 
 
-def _with_files(table: pd.DataFrame, found: Found, csv_path: Path) -> pd.DataFrame:
-    """Add the column ``file``, the source's name of each row's image; refuse and count rows without one."""
-    files = found.source.files()
-    by_key: dict[str, list[str]] = {}  # "amd/amd_1_1" -> the images of that name
-    for name in files:
-        path = PurePosixPath(name)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith((".", "__")) for part in path.parts):
-            key = str(path.with_suffix("")).lower().removeprefix(OCTDL_IMAGES.lower() + "/")
-            by_key.setdefault(key, []).append(name)
+def _key(name: str) -> str | None:
+    """What a file of the source is called in the table, <disease>/<file_name> in small letters; None for no image."""
+    path = PurePosixPath(name.lower())
+    return f"{path.parent.name}/{path.stem}" if path.suffix in IMAGE_SUFFIXES else None
+
+
+def _complete(names: Collection[str]) -> bool:
+    diseases = {rule.disease.lower() for rule in RULES}
+    return bool(places("octdl", names)) and any((_key(name) or "").split("/")[0] in diseases for name in names)
+
+
+def _with_files(table: pd.DataFrame, found: Found, root: Path, place: str) -> pd.DataFrame:
+    """Add the column ``file``, the source's name of each row's image; refuse and count rows without one.
+
+    place: the folder of the table in the source.
+    """
+    names = found.source.files()
+    by_key: dict[str | None, list[str]] = {}
+    for name in names:
+        by_key.setdefault(_key(name), []).append(name)
+    by_key.pop(None, None)
     keys = (table["disease"] + "/" + table["file_name"]).str.lower()
+    published = [
+        str(PurePosixPath(place, OCTDL_IMAGES, disease, f"{name}.jpg"))
+        for disease, name in zip(table["disease"], table["file_name"], strict=True)
+    ]
 
     def real_name(key: str, published: str) -> str | None:
         candidates = by_key.get(key, [])
         if published in candidates or not candidates:
             return published if candidates else None
         if len(candidates) > 1:
-            raise ScanError(f"{csv_path}: {published} is not there, and may be any of {', '.join(candidates)}")
+            raise ScanError(f"{root}: {published} is not there, and may be any of {', '.join(candidates)}")
         return candidates[0]
 
-    published = OCTDL_IMAGES + "/" + table["disease"] + "/" + table["file_name"] + ".jpg"
     table = table.assign(file=[real_name(*pair) for pair in zip(keys, published, strict=True)])
     lost = table["file"].isna()
     if lost.all():
-        because = f"None of the {len(table)} images that {OCTDL_TABLE} lists is there, such as {published.iloc[0]}."
-        raise unexpected_layout("octdl", csv_path.parent, files, because)
-    found.refuse("no such file", published[lost].tolist())
-    unlisted = sorted(name for key in by_key.keys() - set(keys) for name in by_key[key])
+        because = f"None of the {len(table)} images that {OCTDL_TABLE} lists is there, such as {published[0]}."
+        raise unexpected_layout("octdl", root, names, because)
+    found.refuse("no such file", [name for name, gone in zip(published, lost, strict=True) if gone])
+    unlisted = [name for key in by_key.keys() - set(keys) for name in by_key[key]]
     found.refuse("image without a row in the table", unlisted)
-    refuse_contradictions(table[~lost], "file", csv_path)
     return table[~lost]
 
 
