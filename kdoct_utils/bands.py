@@ -165,7 +165,8 @@ def border_mask(image: np.ndarray) -> np.ndarray:
     # Views of the same memory in which each side in turn is the top.
     for side, part in ((white, mask), (white[::-1], mask[::-1]), (white.T, mask.T), (white.T[::-1], mask.T[::-1])):
         depth = _border_depth(side)
-        part |= np.arange(len(side))[:, None] < depth[None, :]
+        if depth.any():
+            part |= np.arange(len(side))[:, None] < depth[None, :]
     if not mask.any():
         return mask
     grown = max(round(GROWN * min(len(image) / FRAME_HEIGHT, 1)), 1)
