@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from kdoct_utils.cache import open_pictures, picture_key
 from kdoct_utils.inference import ScanImages, cache_teacher_logits, predict_logits
 from kdoct_utils.losses import balanced_class_weights
 from kdoct_utils.metrics import evaluate
@@ -33,7 +34,7 @@ from kdoct_utils.objectives import (
 )
 from kdoct_utils.pipelines import EVALUATION, STUDENT, TEACHER, weakened
 from kdoct_utils.runs import RunFolder, atomic_path, link_or_copy, plain, read_json, write_json
-from kdoct_utils.scans import read_scans
+from kdoct_utils.scans import ScanError, ScanSet, read_scans
 from kdoct_utils.splits import load_splits, make_splits, official_splits, save_splits
 from kdoct_utils.training import Trainer, TrainingResult
 
@@ -101,7 +102,7 @@ def course_data(run: RunFolder, fold: int | None = None, progress: bool = True) 
         raise ValueError(f"no fold {fold}; folds of this split: 0 to {split['fold'].max()}")
     return CourseData(
         table=table.drop(columns="image_hash"),
-        images=np.load(run.images_file, mmap_mode="r"),
+        images=_images(run, table, progress),
         role=table["scan_id"].map(part.set_index("scan_id")["role"]).to_numpy(dtype=object),
         class_names=tuple(record["class_names"]),
         provenance=record["provenance"],
@@ -121,7 +122,32 @@ def new_split(run: RunFolder, table: pd.DataFrame, class_names: Sequence[str]) -
 
 
 def _has_data(run: RunFolder) -> bool:
-    return run.provenance_file.exists() and run.images_file.exists() and run.table_file.exists()
+    drawn = run.data_root is None  # pictures of files lie in the cache, which may be emptied at any time
+    return run.provenance_file.exists() and run.table_file.exists() and (run.images_file.exists() or not drawn)
+
+
+def _images(run: RunFolder, table: pd.DataFrame, progress: bool) -> np.ndarray:
+    """The pictures in the order of the table, a memory map: drawn ones from the run folder, others from the cache."""
+    profile = run.profile
+    if run.data_root is None:
+        return np.load(run.images_file, mmap_mode="r")
+    kept = open_pictures(picture_key(table["image_hash"].tolist(), profile.resize_size, profile.crop_to_band))
+    if kept is not None:
+        return kept
+    scans = _read(run, progress)
+    changed = set(zip(table["scan_id"], table["image_hash"], strict=True)) ^ set(scans.hashes.items())
+    if changed:
+        raise ScanError(
+            f"the scans in {run.data_root} are no longer those of this run: {len(changed)} differ, such as "
+            f"{min(changed)[0]}; choose another run_dir"
+        )
+    return scans.images(profile.resize_size, profile.crop_to_band, progress=progress)
+
+
+def _read(run: RunFolder, progress: bool) -> ScanSet:
+    return read_scans(
+        run.dataset, run.data_root, profile=run.profile, seed=run.seed, options=run.options, progress=progress
+    )
 
 
 def _share_data(run: RunFolder, progress: bool) -> None:
@@ -134,16 +160,16 @@ def _share_data(run: RunFolder, progress: bool) -> None:
         together = replace(run, path=folder, shared=None)
         course_data(together, fold=0, progress=progress)
     for name in ("images_file", "table_file", "splits_file", "provenance_file"):
-        link_or_copy(getattr(together, name), getattr(run, name))
+        if getattr(together, name).exists():
+            link_or_copy(getattr(together, name), getattr(run, name))
 
 
 def _read_into(run: RunFolder, progress: bool) -> None:
-    scans = read_scans(
-        run.dataset, run.data_root, profile=run.profile, seed=run.seed, options=run.options, progress=progress
-    )
+    scans = _read(run, progress)
     pictures = scans.images(run.profile.resize_size, run.profile.crop_to_band, progress=progress)
-    with atomic_path(run.images_file) as temporary:
-        np.save(temporary, pictures)
+    if scans.source is None:
+        with atomic_path(run.images_file) as temporary:
+            np.save(temporary, pictures)
     with atomic_path(run.table_file) as temporary:
         scans.table.assign(image_hash=scans.table["scan_id"].map(scans.hashes)).to_csv(temporary, index=False)
     write_json(run.provenance_file, {"class_names": scans.class_names, "provenance": scans.provenance})

@@ -8,12 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from kdoct_utils import stages
+from kdoct_utils.archives import cache_root
+from kdoct_utils.miniature import write_neh_folder, write_ucsd_folder
 from kdoct_utils.pretraining import LayerSegmenter, pretrain_teacher, segmentation_batches, tissue_weights
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import open_run
+from kdoct_utils.scans import ScanError
 from kdoct_utils.splits import SplitError, audit_leakage
 
 TINY = dataclasses.replace(get_profile("smoke"), phantom_patients=5, phantom_slices=3)
@@ -190,3 +194,34 @@ def test_shipped_weights_fit_the_quick_teacher_and_the_size_limit():
     fresh = stages.build_model(profile.teacher, 3, profile.channels, "none")
     loaded = stages.build_model(profile.teacher, 3, profile.channels, "phantom")
     assert not torch.equal(weights_of(fresh), weights_of(loaded))
+
+
+def test_pictures_of_files_come_from_the_cache_and_never_from_other_files(tmp_path, monkeypatch):
+    write_neh_folder(tmp_path / "neh", 3, 2, 0)
+    run = open_run(tmp_path / "run", profile=TINY, dataset="neh", data_root=tmp_path / "neh")
+    first = stages.course_data(run, progress=False)
+    assert isinstance(first.images, np.memmap) and not run.images_file.exists()
+    with monkeypatch.context() as patch:  # a later notebook reads no image file
+        patch.setattr(stages, "read_scans", None)
+        again = stages.course_data(run, progress=False)
+    np.testing.assert_array_equal(again.images, first.images)
+    pictures = np.array(first.images)
+    shutil.rmtree(cache_root())
+    np.testing.assert_array_equal(stages.course_data(run, progress=False).images, pictures)
+    shutil.rmtree(cache_root())
+    frame = next((tmp_path / "neh").rglob("*.jpg"))
+    Image.open(frame).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(frame)
+    with pytest.raises(ScanError, match="no longer those of this run"):
+        stages.course_data(run, progress=False)
+
+
+def test_a_run_on_the_official_test_part(tmp_path):
+    planted = write_ucsd_folder(tmp_path / "ucsd", 0)
+    run = open_run(
+        tmp_path / "run", profile=TINY, dataset="ucsd", data_root=tmp_path / "ucsd", options={"split": "official"}
+    )
+    data = stages.course_data(run, progress=False)
+    part = data.table["part"].to_numpy()
+    assert set(data.rows("test")) == set(np.flatnonzero(part == "test"))
+    assert len(data.rows("unused")) > 0 and planted
+    assert audit_leakage(data.table, data.split, 0, data.hashes).empty
