@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from kdoct_utils import __version__
-from kdoct_utils.profiles import PROFILES, get_profile
+from kdoct_utils.profiles import PROFILES
 
 app = typer.Typer(
     help="KD-OCT: run the course, read a run, check this machine.",
@@ -134,26 +134,39 @@ def profiles(as_json: AsJson = False) -> None:
 def data(
     name: Annotated[str | None, typer.Argument(help="A dataset; none lists them all.")] = None,
     data_root: DataRoot = "",
-    profile: ProfileName = "smoke",
+    split: Annotated[str, typer.Option(help="patient, or official for the publishers' test part.")] = "patient",
+    all_labels: Annotated[
+        bool, typer.Option("--all-labels", help="Also scans that do not show their patient's class (NEH).")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Read also a file whose MD5 is not the published one (OCTMNIST).")
+    ] = False,
+    no_audit: Annotated[bool, typer.Option("--no-audit", help="Read and count only; no image is decoded.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print where a dataset comes from, its license and citation; with --data-root, also what was found there."""
-    from kdoct_utils.datasets import DATASETS
+    """Print where a dataset is to be had, its license, citation and layout; with --data-root, what was found there."""
+    from kdoct_utils.data_report import facts_text, read_data
+    from kdoct_utils.datasets import DATASETS, DataOptions
 
     if name is not None and name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; valid datasets: {', '.join(DATASETS)}")
-    found = {key: asdict(DATASETS[key]) for key in ([name] if name else DATASETS)}
-    if name and data_root:
-        from kdoct_utils.scans import read_scans
-
-        found = {name: read_scans(name, data_root, profile=get_profile(profile), seed=0).provenance}
-    if as_json:
-        print_json(found)
+    if data_root and name is None:
+        raise ValueError(f"--data-root needs the name of a dataset: {', '.join(DATASETS)}")
+    if data_root:
+        options = DataOptions(worst_case=not all_labels, split=split, verify=not no_verify)
+        report = read_data(name, data_root, options, audits=not no_audit)
+        if as_json:
+            print_json({name: report.as_dict()})
+        else:
+            typer.echo(str(report))
         return
-    for key, facts in found.items():
-        typer.echo(key)
-        for field, value in facts.items():
-            typer.echo(f"    {field}: {value}")
+    chosen = [DATASETS[key] for key in ([name] if name else DATASETS)]
+    if as_json:
+        print_json({info.name: asdict(info) for info in chosen})
+        return
+    typer.echo("\n\n".join(map(facts_text, chosen)))
+    typer.echo("\nNothing is downloaded. To see what a folder holds:")
+    typer.echo(f"  kdoct data {name or 'NAME'} --data-root FOLDER")
 
 
 @app.command()

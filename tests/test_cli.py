@@ -7,10 +7,15 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kdoct_utils import checks, cli
 from kdoct_utils.checks import Check, check_disk, check_memory, check_packages, run_checks
+from kdoct_utils.data_report import WIDTH, next_steps
+from kdoct_utils.datasets import DATASETS, DataOptions
+from kdoct_utils.miniature import write_neh_folder, write_ucsd_folder
 from kdoct_utils.profiles import PROFILES, get_profile
 from kdoct_utils.runs import RunError, open_run
 
@@ -44,6 +49,9 @@ def test_help_and_run_planning_import_nothing_heavy():
         (["run", "-p", "alpha"], "-p takes name=value, not 'alpha'"),
         (["check", "--profile", "quik"], "valid profiles"),
         (["data", "nhe"], "unknown dataset 'nhe'; valid datasets: phantom, neh"),
+        (["data", "--data-root", "scans"], "--data-root needs the name of a dataset: phantom, neh"),
+        (["data", "ucsd", "--data-root", "no-such"], "data_root no-such: no such file or folder"),
+        (["data", "ucsd", "--data-root", ".", "--split", "scan"], "unknown split 'scan'; valid splits: patient, offic"),
         (["report", "no-such-run"], "no-such-run is not a run folder"),
     ],
 )
@@ -98,6 +106,102 @@ def test_tables_come_as_json(capsys):
     assert code == 0 and list(json.loads(out)) == list(PROFILES)
     code, out, _ = kdoct(capsys, "data", "ucsd", "--json")
     assert code == 0 and "Kermany" in json.loads(out)["ucsd"]["citation"]
+
+
+def test_datasets_are_listed_as_a_person_reads_them(capsys):
+    code, out, err = kdoct(capsys, "data")
+    assert code == 0 and err == ""
+    assert max(map(len, out.splitlines())) <= WIDTH
+    words = " ".join(out.split())
+    for info in DATASETS.values():
+        assert f"{info.name}: {info.title}" in out
+        for text in (info.url, info.license, info.citation, info.layout, info.download, *info.caveats):
+            assert " ".join(text.split()) in words
+        assert all(f"{what} {number:,}" in words for what, number in info.published_counts.items())
+    assert "kdoct data NAME --data-root FOLDER" in out
+    assert kdoct(capsys, "data", "octdl")[1].splitlines()[0] == "octdl: OCTDL, version 2024"
+
+
+@pytest.fixture(scope="module")
+def ucsd_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept") / "with spaces"
+    folder.mkdir()
+    return folder, write_ucsd_folder(folder, 0, patients_per_class=6, slices=2)
+
+
+def test_data_tells_what_a_folder_holds(capsys, ucsd_folder):
+    folder, planted = ucsd_folder
+    code, out, err = kdoct(capsys, "data", "ucsd", "--data-root", str(folder), "--split", "official")
+    assert code == 0 and len(out.splitlines()) <= 60
+    assert "Traceback" not in err
+    (shared,) = planted["train and test"]
+    words = " ".join(out.split())
+    assert f"in several of the publishers' parts (train and test: 1), with 3 scans; such as ucsd/{shared}" in words
+    assert "2 sets of byte-identical images (4 scans) lie in different patients: 2, different labels: 1" in words
+    assert "no patient lies in two of train, validation and test (fold 0)" in words
+    assert "share a patient or an image with the test part, and are not used" in words
+    last = f"  kdoct run --profile paper --dataset ucsd --data-root '{folder}' -p split=official"
+    assert out.splitlines()[-2] == last
+    for heading in ("Notes", "Split with the publishers' test part held out", "Audits of these", "Shortcuts", "Next"):
+        assert f"\n\n{heading}" in out
+
+
+def test_a_clean_folder_takes_a_screen(capsys, tmp_path):
+    write_ucsd_folder(tmp_path, 1, patients_per_class=6, slices=2, parts=())
+    code, out, _ = kdoct(capsys, "data", "ucsd", "--data-root", str(tmp_path))
+    assert code == 0 and len(out.splitlines()) < 50 and "Split over patients" in out
+
+
+def test_data_as_json_is_strict_and_names_no_folder(capsys, ucsd_folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    folder, _ = ucsd_folder
+    code, out, _ = kdoct(capsys, "data", "ucsd", "--data-root", str(folder), "--json")
+    record = json.loads(out, parse_constant=refuse)["ucsd"]
+    assert code == 0 and str(folder) not in out
+    assert record["found"]["scans"] == sum(record["split"]["roles"].values())
+    assert len(record["audits"]["identical_images"]) == 2 and len(record["audits"]["shortcuts"]) == 7
+    assert record["audits"]["same_patient"][0]["lies_in"] == ["train", "test"]
+
+
+def test_data_can_leave_the_audits_out(capsys, ucsd_folder, monkeypatch):
+    from kdoct_utils.scans import ScanSet
+
+    monkeypatch.setattr(ScanSet, "measured", lambda *_, **__: pytest.fail("an image was decoded"))
+    code, out, _ = kdoct(capsys, "data", "ucsd", "--data-root", str(ucsd_folder[0]), "--no-audit")
+    assert code == 0 and "Audits" not in out and "Shortcuts" not in out and "Next" in out
+
+
+def test_counts_beside_published_ones_and_all_labels(capsys, tmp_path):
+    write_neh_folder(tmp_path, 3, 3, 0)
+    filtered = kdoct(capsys, "data", "neh", "--data-root", str(tmp_path), "--no-audit")[1]
+    everything = kdoct(capsys, "data", "neh", "--data-root", str(tmp_path), "--no-audit", "--all-labels")[1]
+    assert "Differs from what was published         found  published" in filtered
+    assert "  rows                                     27     16,822" in filtered
+    assert "found the same: NORMAL folder, cnv label 0" in filtered
+    assert "worst-case filter" in filtered and "worst-case filter" not in everything
+    assert "27 of 9 patients" in everything and "-p worst_case=false" in everything
+
+
+def test_what_cannot_be_split_is_led_to_what_can():
+    steps = next_steps("octmnist", "a folder", DataOptions(), possible=False, parts=True)
+    assert list(steps) == ["kdoct data octmnist --data-root 'a folder' --split official"]
+    assert not next_steps("csv", "mine.csv", DataOptions(), possible=False, parts=False)
+    assert not next_steps("ucsd", "x", DataOptions(split="official"), possible=False, parts=False)
+    steps = next_steps("csv", "mine.csv", DataOptions(verify=False), possible=True, parts=False)
+    assert list(steps)[0] == "kdoct run --profile smoke --dataset csv --data-root mine.csv -p verify=false"
+
+
+def test_a_set_too_small_to_split_is_still_described(capsys, tmp_path):
+    for number, name in enumerate(("a", "b")):
+        pixels = np.random.default_rng(number).integers(0, 90, (48, 64), dtype=np.uint8)
+        pixels[20:28] += 120
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    (tmp_path / "scans.csv").write_text("path,label,patient\na.png,normal,p1\nb.png,cnv,p2\n")
+    code, out, _ = kdoct(capsys, "data", "csv", "--data-root", str(tmp_path / "scans.csv"))
+    assert code == 0 and "too few patients (2)" in " ".join(out.split())
+    assert "no class has 2 groups of patients" in out and "\nNext" not in out
 
 
 def test_check_fails_with_the_remedy(capsys, monkeypatch):
