@@ -79,7 +79,7 @@ DATASETS = {
             url="https://data.mendeley.com/datasets/8kt969dhx6",
             classes=("normal", "drusen", "cnv"),
             layout="data_information.csv beside "
-            "NEH_UT_2021RetinalOCTDataset/{NORMAL,DRUSEN,CNV}/<n>/[OD|OS/]NNN_Label.{jpg,tif}",
+            "NEH_UT_2021RetinalOCTDataset/{NORMAL,DRUSEN,CNV}/<n>/[OD|OS/]NNN_Label.{jpg,tif}; extracted or zipped",
             published_counts={
                 "rows": 16822,
                 "exact duplicate rows": 12,
@@ -121,7 +121,7 @@ DATASETS = {
             citation="Kermany et al., Cell 172:1122 (2018); Mendeley Data rscbjbr9sj",
             url="https://data.mendeley.com/datasets/rscbjbr9sj",
             classes=CLASS_NAMES,
-            layout="{CNV,DME,DRUSEN,NORMAL}/CLASS-patient-index.jpeg, or the same under train, test and val",
+            layout="{CNV,DME,DRUSEN,NORMAL}/CLASS-patient-index.jpeg, or the same under train, test and val; or a zip",
             # 108,309 are the training images, 97,477 + 10,832 of OCTMNIST, which was made from them and the 1,000.
             published_counts={
                 "training scans (version 3)": 108309,
@@ -200,7 +200,7 @@ DATASETS = {
             url="",
             classes=CLASS_NAMES,
             layout="a CSV file (or a folder with scans.csv) with the columns path, label, patient; optional eye, "
-            "slice, patient_class; paths are relative to the CSV file",
+            "slice, patient_class, part; further columns are kept; paths are relative to the CSV file",
         ),
         DatasetInfo(
             name="phantom_b",

@@ -104,8 +104,9 @@ def test_binder_scripts_stop_at_errors_and_hand_over(tmp_path):
 
 
 def third_party_imports(folder):
-    """Distribution names that the modules of a folder import."""
+    """Distribution names that the modules of a folder import; its own modules are none."""
     found = {}
+    known = {*sys.stdlib_module_names, "kdoct_utils", *(path.stem for path in folder.glob("*.py"))}
     for path in sorted(folder.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = []
@@ -114,7 +115,7 @@ def third_party_imports(folder):
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 modules = [node.module]
             for module in (name.split(".")[0] for name in modules):
-                if module not in sys.stdlib_module_names and module != "kdoct_utils":
+                if module not in known:
                     found.setdefault(IMPORT_NAMES.get(module, module).lower(), path.name)
     return found
 

@@ -1,0 +1,67 @@
+"""The miniature NEH in every form that a download leaves it in: extracted, zipped once, and a zip within a zip."""
+
+import io
+import shutil
+import zipfile
+from pathlib import Path
+
+TITLE = "Labeled Retinal OCT"  # the folder that a download of a whole record wraps its files in
+INNER = "NEH_UT_2021RetinalOCTDataset.zip"
+
+
+def zip_bytes(entries, compression=zipfile.ZIP_STORED):
+    """A zip archive as bytes. entries: name -> bytes; a name that ends in / is a folder."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return target.getvalue()
+
+
+def files_under(folder):
+    """Name with forward slashes -> bytes of every file, in sorted order."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def zip_in_zip(folder, target, compression, table_inside):
+    """NEH as published, one zip that holds another; with what macOS and some packers leave in archives.
+
+    compression: of the inner zip within the outer one. table_inside: the table lies in the inner zip, not beside it.
+    """
+    files = files_under(folder)
+    table = {} if table_inside else {f"{TITLE}/data_information.csv": files.pop("data_information.csv")}
+    inner = zip_bytes(files | {"__MACOSX/._data_information.csv": b"x", ".DS_Store": b"x"}, zipfile.ZIP_DEFLATED)
+    outer = {f"{TITLE}/": b"", f"{TITLE}/{INNER}": inner, f"__MACOSX/{TITLE}/._{INNER}": b"x", **table}
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    Path(target).write_bytes(zip_bytes(outer, compression))
+    return Path(target)
+
+
+def forms(folder, target):
+    """Form -> data_root. folder: NEH as extracted."""
+    files = files_under(folder)
+    table = {"data_information.csv": files["data_information.csv"]}
+    images = {name: content for name, content in files.items() if name not in table}
+    shutil.copytree(folder, target / "around" / TITLE / "data")
+    for name, content in {"beside": zip_bytes(images), "flat": zip_bytes(files)}.items():
+        (target / name).mkdir()
+        (target / name / INNER).write_bytes(content)
+    (target / "beside" / "data_information.csv").write_bytes(table["data_information.csv"])
+    wrapped = target / "wrapped"  # an unpacker that makes a folder of the archive's name
+    shutil.copytree(folder / "NEH_UT_2021RetinalOCTDataset", wrapped / INNER[:-4] / INNER[:-4])
+    shutil.copy(folder / "data_information.csv", wrapped)
+    stored = zip_in_zip(folder, target / "stored" / "8kt969dhx6-1.zip", zipfile.ZIP_STORED, table_inside=False)
+    far = zip_in_zip(folder, target / "far" / "a" / "b" / "neh.zip", zipfile.ZIP_STORED, table_inside=True)
+    return {
+        "extracted": folder,
+        "two folders around": target / "around",
+        "wrapped once more": wrapped,
+        "images still zipped": target / "beside",
+        "one zip": target / "flat" / INNER,
+        "folder with one zip": target / "flat",
+        "zip in zip, stored": stored,
+        "folder with zip in zip": stored.parent,
+        "two folders around a zip": far.parent.parent.parent,
+        "zip in zip, deflated": zip_in_zip(folder, target / "deflated" / "neh.zip", zipfile.ZIP_DEFLATED, True),
+    }
