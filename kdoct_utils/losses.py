@@ -1,6 +1,6 @@
-"""The two losses of KD-OCT: focal loss for the teacher, distillation for the student.
+"""The two losses of KD-OCT, focal loss for the teacher and distillation for the student, and two later ways to distill.
 
-Both take raw logits, work in at least float32 whatever the precision of the network, and average over images.
+All take raw logits, work in at least float32 whatever the precision of the network, and average over images.
 """
 
 from __future__ import annotations
@@ -86,15 +86,7 @@ def distillation_terms(
     at every temperature. hard = cross-entropy with the labels, at temperature 1.
     Shapes, errors and reduction as in `distillation_loss`.
     """
-    _check_logits(student_logits, target)
-    _check_temperature(temperature)
-    if teacher_logits.shape != student_logits.shape:
-        raise ValueError(
-            f"teacher and student logits differ in shape: {tuple(teacher_logits.shape)} "
-            f"against {tuple(student_logits.shape)}"
-        )
-    student = _full_precision(student_logits)
-    teacher = _full_precision(teacher_logits).detach().to(student)  # the teacher only teaches
+    student, teacher = _pair(student_logits, teacher_logits, target, temperature)
     divergence = functional.kl_div(
         torch.log_softmax(student / temperature, dim=1),
         torch.log_softmax(teacher / temperature, dim=1),
@@ -121,10 +113,135 @@ def distillation_loss(
     Raises ValueError for wrong shapes, temperature, alpha or reduction.
     Source: Hinton et al., arXiv 1503.02531; T = 4 and alpha = 0.7 from KD-OCT, arXiv 2512.09069.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
+    _check_alpha(alpha)
     soft, hard = distillation_terms(student_logits, teacher_logits, target, temperature, reduction)
     return alpha * soft + (1 - alpha) * hard
+
+
+# --- later than KD-OCT's loss ----------------------------------------------------------------------------------------
+
+
+def decoupled_terms(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    temperature: float = 4.0,
+    reduction: str = "mean",
+) -> tuple[Tensor, Tensor]:
+    """The two parts of T^2 KL(teacher_T || student_T): (target class, other classes), TCKD and NCKD of the paper.
+
+    The first compares how sure the two are of the true class, as KL of (p_t, 1 - p_t). The second compares how they
+    share out the rest, as KL over the other classes alone, each distribution scaled to sum to 1.
+    Both carry T^2. KL = first + (1 - p_t of the teacher) second: plain distillation mutes the second where the teacher
+    is sure. Shapes, errors and reduction as in `distillation_loss`. With two classes the second is 0.
+    Source: Zhao et al., Decoupled Knowledge Distillation, arXiv 2203.08679.
+    """
+    student, teacher = _pair(student_logits, teacher_logits, target, temperature)
+    student_parts, teacher_parts = (_decouple(logits / temperature, target) for logits in (student, teacher))
+    first, second = (
+        functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)  # (batch,)
+        for ours, theirs in zip(student_parts, teacher_parts, strict=True)
+    )
+    return _reduce(temperature**2 * first, reduction), _reduce(temperature**2 * second, reduction)
+
+
+def decoupled_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    temperature: float = 4.0,
+    alpha: float = 0.7,
+    beta: float = 1.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Decoupled distillation (DKD): alpha (TCKD + beta NCKD) + (1 - alpha) cross-entropy.
+
+    beta >= 0 weighs the other classes; plain distillation puts the teacher's 1 - p_t there. The paper's beta is
+    between 0.5 and 8 and differs between its datasets; its cross-entropy has weight 1 beside a whole TCKD, here alpha
+    shares them out as in `distillation_loss`. All else as there.
+    """
+    _check_alpha(alpha)
+    if beta < 0:
+        raise ValueError(f"beta must be at least 0, got {beta}")
+    first, second = decoupled_terms(student_logits, teacher_logits, target, temperature, reduction)
+    hard = functional.cross_entropy(_full_precision(student_logits), target, reduction="none")
+    return alpha * (first + beta * second) + (1 - alpha) * _reduce(hard, reduction)
+
+
+def relation_terms(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The two parts of DIST, each T^2 (1 - Pearson correlation) of soft labels: (inter (batch,), intra ()).
+
+    inter: of an image's probabilities over the classes, one number an image. intra: of a class's probabilities over the
+    images of the batch, averaged over classes. The second is a number of the whole batch: no image has a loss of its
+    own, and the number changes with the company that an image is in. Where a side does not vary, the correlation
+    counts as 0. Both terms are 0 where the student's probabilities are a rising straight line of the teacher's.
+    Source: Huang et al., Knowledge Distillation from a Stronger Teacher, arXiv 2205.10536; T^2 as in the authors' code.
+    """
+    student, teacher = _pair(student_logits, teacher_logits, target, temperature)
+    ours, theirs = soften(student, temperature), soften(teacher, temperature)  # (batch, classes)
+    inter = 1 - _pearson(ours, theirs)
+    intra = 1 - _pearson(ours.T, theirs.T)  # (classes,)
+    return temperature**2 * inter, temperature**2 * intra.mean()
+
+
+def relation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    temperature: float = 1.0,
+    alpha: float = 0.7,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """DIST: alpha (beta inter + gamma intra) + (1 - alpha) cross-entropy.
+
+    beta, gamma: weights of the two relations. The paper writes one weight for each of the three terms; alpha keeps
+    the share of the labels what it is in `distillation_loss`.
+    reduction: with "none" every image gets the same intra part, the batch's, so that the mean over the batch is the
+    published loss. The loss of an image therefore depends on its batch, and the mean over several batches is not that
+    of one large batch. All else as in `relation_terms` and `distillation_loss`.
+    """
+    _check_alpha(alpha)
+    inter, intra = relation_terms(student_logits, teacher_logits, target, temperature)
+    hard = functional.cross_entropy(_full_precision(student_logits), target, reduction="none")  # (batch,)
+    return _reduce(alpha * (beta * inter + gamma * intra) + (1 - alpha) * hard, reduction)
+
+
+def _decouple(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of (true class, any other) (batch, 2), and within the others (batch, classes - 1)."""
+    batch, classes = logits.shape
+    log_probabilities = torch.log_softmax(logits, dim=1)
+    true = functional.one_hot(target, classes).bool()
+    others = logits[~true].view(batch, classes - 1)
+    # Summed in logarithms: 1 - p_t would lose its digits where p_t is near 1.
+    rest = torch.logsumexp(log_probabilities[~true].view(batch, classes - 1), dim=1)
+    return torch.stack([log_probabilities[true], rest], dim=1), torch.log_softmax(others, dim=1)
+
+
+def _pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Correlation of each row of a with the same row of b: (rows, n) twice to (rows,), 0 where a row is constant."""
+    return functional.cosine_similarity(a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True), dim=1)
+
+
+# --- what the losses share -------------------------------------------------------------------------------------------
+
+
+def _pair(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Student and teacher logits, checked, in full precision; the teacher's without a gradient: it only teaches."""
+    _check_logits(student_logits, target)
+    _check_temperature(temperature)
+    if teacher_logits.shape != student_logits.shape:
+        raise ValueError(
+            f"teacher and student logits differ in shape: {tuple(teacher_logits.shape)} "
+            f"against {tuple(student_logits.shape)}"
+        )
+    student = _full_precision(student_logits)
+    return student, _full_precision(teacher_logits).detach().to(student)
 
 
 def _full_precision(logits: Tensor) -> Tensor:
@@ -141,6 +258,11 @@ def _reduce(loss: Tensor, reduction: str) -> Tensor:
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
 
 
 def _check_logits(logits: Tensor, target: Tensor) -> None:
