@@ -41,11 +41,13 @@ thead th { background: var(--band) }
 """
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def number_text(value: float | None, digits: int = 3) -> str:
+    """A dash where nothing was measured."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def interval_text(low: float | None, high: float | None) -> str:
+    """[low, high] as text; a dash where nothing was measured."""
     return "–" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
 
 
@@ -58,11 +60,11 @@ def results_table(metrics: dict) -> DataFrame:
         if key in metrics:
             found = metrics[key]
             rows[name] = {
-                "accuracy": _number(found.get("accuracy")),
-                "95 % interval": _interval(*(found.get("interval") or (None, None))),
-                "sensitivity": _number(found.get("sensitivity")),
-                "specificity": _number(found.get("specificity")),
-                "calibration error": _number(found.get("ece")),
+                "accuracy": number_text(found.get("accuracy")),
+                "95 % interval": interval_text(*(found.get("interval") or (None, None))),
+                "sensitivity": number_text(found.get("sensitivity")),
+                "specificity": number_text(found.get("specificity")),
+                "calibration error": number_text(found.get("ece")),
                 "B-scans": found.get("n_scans"),
                 "patients": found.get("n_patients"),
             }
@@ -79,8 +81,8 @@ def differences_table(metrics: dict) -> DataFrame:
             found = metrics[key]
             low, high, seeds = found.get("low"), found.get("high"), found.get("seeds")
             rows[name] = {
-                "estimate": _number(found.get("estimate")),
-                "95 % interval": _interval(low, high),
+                "estimate": number_text(found.get("estimate")),
+                "95 % interval": interval_text(low, high),
                 "seeds": len(seeds) if isinstance(seeds, list) else seeds,
                 "so the difference is": read_interval(low, high),
             }
@@ -101,9 +103,9 @@ def edge_table(metrics: dict) -> DataFrame:
     formats = {name: found for name, found in metrics.get("edge", {}).items() if isinstance(found, dict)}
     rows = {
         name: {
-            "kilobytes": _number(None if found.get("bytes") is None else found["bytes"] / 1000, 0),
-            "milliseconds a B-scan": _number(found.get("latency_ms"), 2),
-            "accuracy": _number(found.get("accuracy")),
+            "kilobytes": number_text(None if found.get("bytes") is None else found["bytes"] / 1000, 0),
+            "milliseconds a B-scan": number_text(found.get("latency_ms"), 2),
+            "accuracy": number_text(found.get("accuracy")),
         }
         for name, found in formats.items()
     }
@@ -115,7 +117,7 @@ def cost_table(metrics: dict) -> DataFrame:
     import pandas as pd
 
     rows = {
-        number: {"seconds": _number(found.get("seconds"), 0), "peak MB": _number(found.get("peak_mb"), 0)}
+        number: {"seconds": number_text(found.get("seconds"), 0), "peak MB": number_text(found.get("peak_mb"), 0)}
         for number, found in sorted(metrics.get("notebooks", {}).items())
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("notebook")
@@ -177,10 +179,23 @@ def export_notebook(notebook: Path) -> Path:
 def page(run: RunFolder, notebooks: list[Path]) -> str:
     """The report as one self-contained page."""
     metrics = run.read_metrics()
-    shown = "\n".join(_table_html(title, table) for title, table in tables(metrics).items())
+    shown = "\n".join(scrolling_table(title, table) for title, table in tables(metrics).items())
     title = f"KD-OCT course: profile {run.profile.name}, dataset {run.dataset}, seed {run.seed}"
     departs = run.profile.departs_from_paper
     note = f"<p>Departs from the paper: {escape(departs)}.</p>" if departs else ""
+    body = f"""<p>Fractions of 1, with 95 % intervals from resampled patients. For teaching; not a medical device.</p>
+{note}
+<h2>Results</h2>
+{shown or "<p>Nothing has been measured yet.</p>"}
+<h2>Notebooks and figures</h2>
+<ol start="0">
+{"".join(_notebook_html(notebook) for notebook in notebooks)}
+</ol>"""
+    return html_page(title, body)
+
+
+def html_page(title: str, body: str) -> str:
+    """A self-contained page in the style of all reports. title: text, also the heading; body: HTML under it."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -192,21 +207,15 @@ def page(run: RunFolder, notebooks: list[Path]) -> str:
 <body>
 <main>
 <h1>{escape(title)}</h1>
-<p>Fractions of 1, with 95 % intervals from resampled patients. For teaching; not a medical device.</p>
-{note}
-<h2>Results</h2>
-{shown or "<p>Nothing has been measured yet.</p>"}
-<h2>Notebooks and figures</h2>
-<ol start="0">
-{"".join(_notebook_html(notebook) for notebook in notebooks)}
-</ol>
+{body}
 </main>
 </body>
 </html>
 """
 
 
-def _table_html(title: str, table: DataFrame) -> str:
+def scrolling_table(title: str, table: DataFrame) -> str:
+    """A table with caption, row and column headers; it scrolls by itself where the page is too narrow."""
     head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in [table.index.name, *table.columns])
     body = "\n".join(
         f'<tr><th scope="row">{escape(str(name))}</th>'
