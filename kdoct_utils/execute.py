@@ -1,7 +1,8 @@
 """One notebook in one process: papermill runs it, the parent watches time and memory.
 
-``python -m kdoct_utils.execute`` is the child; its job comes as JSON on standard input, so that floats stay exact.
-One process a notebook, since many papermill runs in one process share ports and leak memory.
+``python -m kdoct_utils.execute`` is the child; its job comes as a line of JSON on standard input, so that floats stay
+exact. That input stays open as long as the parent lives: when it ends, however the parent died, the child stops its
+kernel and itself, on any system. One process a notebook, since many papermill runs in one process share ports and leak.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,11 +56,15 @@ def execute_notebook(
     cwd: Path,
     timeout: float,
     on_cells: Callable[[int], None] | None = None,
+    on_poll: Callable[[], None] | None = None,
+    threads: int | None = None,
 ) -> Execution:
     """Execute ``source`` into ``output`` with ``parameters``, in its own process.
 
     timeout: seconds for the whole notebook. on_cells: called with the number of finished code cells as it grows.
-    ``output`` keeps what was executed, also on failure.
+    on_poll: called every ``POLL_SECONDS``; what it raises stops the notebook and is raised here.
+    threads: at most so many a process computes with; None: as many as there are cores.
+    ``output`` keeps what was executed, also on failure. It is written by one process at a time, the others wait.
 
     Raises RunError with the cell's number, source and error if a cell fails, the kernel dies or time runs out.
     """
@@ -72,11 +78,12 @@ def execute_notebook(
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=child_environment(),
+            env=child_environment(threads),
         )
-        process.stdin.write(json.dumps(job).encode())
-        process.stdin.close()
-        peak, in_time = _watch(process, output, started + timeout, on_cells)
+        with process.stdin:  # open until the end: see main
+            process.stdin.write(json.dumps(job).encode() + b"\n")
+            process.stdin.flush()
+            peak, in_time = _watch(process, output, started + timeout, on_cells, on_poll)
         seconds = time.monotonic() - started
         log.seek(0)
         said = log.read().decode(errors="replace")
@@ -88,18 +95,26 @@ def execute_notebook(
     return Execution(round(seconds, 1), round(max([peak, *map(int, recorded)]) / 1e6, 1))
 
 
-def child_environment() -> dict[str, str]:
-    """The child imports this very package, uses this Python's kernel, and no more threads than there are cores."""
+def child_environment(threads: int | None = None) -> dict[str, str]:
+    """The child imports this very package, uses this Python's kernel, and no more threads than there are cores.
+
+    threads: no more than these either; fewer where the environment says so.
+    """
     package_parent = str(Path(__file__).resolve().parent.parent)
-    cores = str(available_cores())
     wanted = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    defaults = {"OMP_NUM_THREADS": cores, "MKL_NUM_THREADS": cores}
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        said = os.environ.get(name, str(available_cores()))
+        wanted[name] = str(min(threads, int(said))) if threads and said.isdigit() else said
     paths = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return defaults | os.environ | wanted | {"PYTHONPATH": os.pathsep.join(paths)}
+    return os.environ | wanted | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _watch(
-    process: subprocess.Popen, output: Path, deadline: float, on_cells: Callable[[int], None] | None
+    process: subprocess.Popen,
+    output: Path,
+    deadline: float,
+    on_cells: Callable[[int], None] | None,
+    on_poll: Callable[[], None] | None,
 ) -> tuple[int, bool]:
     """Wait for the end. Returns (peak bytes, whether it ended in time); leaves no process of the tree behind."""
     seen: set[psutil.Process] = {psutil.Process(process.pid)}
@@ -109,6 +124,8 @@ def _watch(
             if time.monotonic() > deadline:
                 return peak, False
             peak = max(peak, _tree_memory(process.pid, seen))
+            if on_poll:
+                on_poll()
             if on_cells and (changed := _modified(output)) != stamp:
                 stamp = changed
                 on_cells(_finished_cells(output))
@@ -207,13 +224,30 @@ def _errors(cell: dict) -> list[dict]:
     return [output for output in cell["outputs"] if output["output_type"] == "error"]
 
 
-def main() -> None:
-    """Execute the job on standard input."""
-    import papermill
+def _end_with_parent() -> None:
+    """Wait until standard input ends, then end the kernel and this process."""
+    while os.read(0, 4096):  # not sys.stdin: its lock would be held when Python shuts down
+        continue
+    for child in psutil.Process().children(recursive=True):
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    os._exit(1)
 
-    job = json.load(sys.stdin)
+
+def main() -> None:
+    """Execute the job on standard input, or end with the process that gave it."""
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    import papermill
+    from filelock import FileLock
+
+    output = Path(job["output_path"])
     try:
-        papermill.execute_notebook(**job, kernel_name="python3", progress_bar=False)
+        with FileLock(output.with_name(f".{output.stem}.lock")):  # one whose parent died may still be ending
+            papermill.execute_notebook(**job, kernel_name="python3", progress_bar=False)
     except papermill.PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue}")  # the output notebook holds the rest
     if resource is not None:
