@@ -6,9 +6,8 @@ made it. A stage whose recipe is another is made again, never used.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -24,7 +22,7 @@ from kdoct_utils.cache import open_pictures, picture_key
 from kdoct_utils.inference import ScanImages, cache_teacher_logits, predict_logits
 from kdoct_utils.losses import balanced_class_weights
 from kdoct_utils.metrics import evaluate
-from kdoct_utils.models import build_model, load_weights, save_weights
+from kdoct_utils.models import build_model
 from kdoct_utils.objectives import (
     CachedDistillationObjective,
     CrossEntropyObjective,
@@ -32,8 +30,9 @@ from kdoct_utils.objectives import (
     FocalObjective,
     Objective,
 )
-from kdoct_utils.pipelines import EVALUATION, STUDENT, TEACHER, weakened
-from kdoct_utils.runs import RunFolder, atomic_path, link_or_copy, plain, read_json, write_json
+from kdoct_utils.pipelines import EVALUATION, STUDENT, TEACHER, AugmentConfig, weakened
+from kdoct_utils.recipes import file_hash, recipe_of, short_hash, take_or_train
+from kdoct_utils.runs import RunFolder, atomic_path, link_or_copy, read_json, write_json
 from kdoct_utils.scans import ScanError, ScanSet, read_scans
 from kdoct_utils.splits import load_splits, make_splits, official_splits, save_splits
 from kdoct_utils.training import Trainer, TrainingResult
@@ -154,7 +153,7 @@ def _share_data(run: RunFolder, progress: bool) -> None:
     """Take the scans and the split of a sweep's other runs on the same data; the first of them makes both."""
     same = {"dataset": run.dataset, "root": str(run.data_root), "seed": run.seed, "profile": run.profile.name}
     options = asdict(run.options) | {"fold": 0}  # one split serves all folds
-    folder = run.shared / f"data_{_short_hash(same | options)}"
+    folder = run.shared / f"data_{short_hash(same | options)}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         together = replace(run, path=folder, shared=None)
@@ -221,7 +220,7 @@ def teacher(run: RunFolder, data: CourseData, gamma: float | None = None, progre
     def train(checkpoint: Path) -> TrainingResult:
         return teacher_trainer(run, data, model, gamma, checkpoint=checkpoint, progress=progress).fit()
 
-    _take_or_train(run, model, run.teacher_file, recipe, train, "teacher")
+    take_or_train(run, model, run.teacher_file, recipe, train, "teacher")
     return model
 
 
@@ -230,7 +229,7 @@ def teacher_logits(run: RunFolder, data: CourseData, model: nn.Module, progress:
     profile = run.profile
     recipe = json.dumps({"stage": "teacher_logits", "teacher": file_hash(run.teacher_file), "split": data.split_hash})
     path = run.teacher_logits_file
-    if _recipe_of(path) != recipe:
+    if recipe_of(path) != recipe:
         everything = data.part("", rows=np.arange(len(data.table)))
         logits = cache_teacher_logits(
             model, everything, EVALUATION, 0, 1, profile.image_size, profile.channels, progress=progress
@@ -258,6 +257,7 @@ def student_trainer(
     seed: int,
     *,
     train: ScanImages | None = None,
+    augmentation: AugmentConfig = STUDENT,
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> Trainer:
@@ -268,7 +268,7 @@ def student_trainer(
         data.part("train") if train is None else train,
         data.part("validation"),
         run.profile.student_training,
-        augmentation=STUDENT,
+        augmentation=augmentation,
         image_size=run.profile.image_size,
         channels=run.profile.channels,
         seed=seed,
@@ -293,6 +293,16 @@ def student_objective(
     return CachedDistillationObjective(logits[None], temperature, alpha, replay=False)
 
 
+def student_recipe(
+    run: RunFolder, data: CourseData, kind: str, seed: int, temperature: float, alpha: float
+) -> dict[str, object]:
+    """All that a student of the course follows from, as kept with its weights."""
+    recipe = {"stage": "student", "kind": kind, "seed": seed, "split": data.split_hash, "fold": data.fold}
+    if kind != "alone":
+        recipe |= {"teacher": file_hash(run.teacher_file), "temperature": temperature, "alpha": alpha}
+    return recipe
+
+
 def student(
     run: RunFolder,
     data: CourseData,
@@ -310,9 +320,7 @@ def student(
     """
     temperature = run.profile.temperature if temperature is None else temperature
     alpha = run.profile.alpha if alpha is None else alpha
-    recipe = {"stage": "student", "kind": kind, "seed": seed, "split": data.split_hash, "fold": data.fold}
-    if kind != "alone":
-        recipe |= {"teacher": file_hash(run.teacher_file), "temperature": temperature, "alpha": alpha}
+    recipe = student_recipe(run, data, kind, seed, temperature, alpha)
     model = new_student(run, data, seed)
     name = f"student_{kind}_seed{seed}"
 
@@ -320,7 +328,7 @@ def student(
         objective = student_objective(run, data, kind, teacher_model, temperature, alpha)
         return student_trainer(run, data, model, objective, seed, checkpoint=checkpoint, progress=progress).fit()
 
-    _take_or_train(run, model, run.student_file(kind, seed), recipe, train, name)
+    take_or_train(run, model, run.student_file(kind, seed), recipe, train, name)
     return model
 
 
@@ -355,69 +363,3 @@ def score(data: CourseData, logits: np.ndarray, role: str = "test", seed: int = 
     rows = data.rows(role)
     probabilities = torch.softmax(torch.from_numpy(np.asarray(logits, np.float64)), dim=1).numpy()
     return evaluate(probabilities, data.target[rows], data.groups[rows], data.class_names, seed=seed)
-
-
-# --- recipes ---------------------------------------------------------------------------------------------------------
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _recipe_of(path: Path) -> str | None:
-    """The recipe that a safetensors file was made by; None where there is no such file."""
-    if not path.exists():
-        return None
-    with safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get("recipe")
-
-
-def _short_hash(recipe: dict) -> str:
-    return hashlib.sha256(json.dumps(plain(recipe), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _take_or_train(
-    run: RunFolder, model: nn.Module, path: Path, recipe: dict, train: Callable[[Path], TrainingResult], name: str
-) -> None:
-    """Fill ``model`` from ``path`` if it was made by this recipe; else train it and keep it there.
-
-    In a sweep the runs that need the same network share it: the first trains it while the others wait.
-    """
-    wanted = json.dumps(recipe, sort_keys=True)
-    if _recipe_of(path) == wanted:
-        _load(model, path)
-    elif run.shared is None:
-        _train_into(path, run.history_file(name), model, wanted, train, name)
-    else:
-        same = {"profile": asdict(run.profile), "dataset": run.dataset, "recipe": wanted}
-        kept = run.shared / f"{name}_{_short_hash(same)}.safetensors"
-        with FileLock(kept.with_suffix(".lock")):
-            if _recipe_of(kept) == wanted:
-                _load(model, kept)
-            else:
-                _train_into(kept, kept.with_suffix(".csv"), model, wanted, train, name)
-        link_or_copy(kept.with_suffix(".csv"), run.history_file(name))
-        link_or_copy(kept, path)
-    model.eval()
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    load_weights(model, path)
-    if torch.accelerator.is_available():  # where training would have put it
-        model.to(torch.accelerator.current_accelerator())
-
-
-def _train_into(
-    path: Path, history: Path, model: nn.Module, wanted: str, train: Callable[[Path], TrainingResult], name: str
-) -> None:
-    """Train, then write history and weights, the weights last: where they are, all is.
-
-    The checkpoint of a killed training carries the recipe in its name: only the same training takes it up.
-    """
-    checkpoint = path.parent / f"{name}_{hashlib.sha256(wanted.encode()).hexdigest()[:8]}_checkpoint.safetensors"
-    result = train(checkpoint)
-    with atomic_path(history) as temporary:
-        result.history.to_csv(temporary, index=False)
-    save_weights(model, path, {"recipe": wanted, "chosen": result.chosen})
-    checkpoint.unlink(missing_ok=True)

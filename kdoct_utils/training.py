@@ -276,20 +276,32 @@ class Trainer:
             state.swa_from = state.epoch
             self.model.load_state_dict(self.best_weights)
 
+    def load(self, weights: str) -> None:
+        """After ``fit``: put the weights of the "best" epoch or of the average, "swa", into the model, in eval mode.
+
+        Raises ValueError where there are no such weights.
+        """
+        if weights == "best" and self.best_weights:
+            self.model.load_state_dict(self.best_weights)
+        elif weights == "swa" and self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+            self._refresh_batch_norm()
+        else:
+            raise ValueError(f"this training has no weights {weights!r}; it can have: best, swa")
+        self.model.eval()
+
     def _choose(self) -> TrainingResult:
         """Score the average, load the better of it and the best epoch, and hand the model back bare."""
         self._unwrap()
         freeze_backbone(self.model, False)
         chosen, scores = "best", {"best": self.state.best}
         if self.average is not None:
-            self.model.load_state_dict(self.average.module.state_dict())
-            self._refresh_batch_norm()
+            self.load("swa")
             scores["swa"] = self._validate(self.state.epoch - 1)
             chosen = "swa" if self._beats(scores["swa"], self.state.best) else "best"
             self._record(scores["swa"], math.nan, math.nan, math.nan, weights="swa")
         if chosen == "best":
-            self.model.load_state_dict(self.best_weights)
-        self.model.eval()
+            self.load("best")
         history = pd.DataFrame(self.state.history)
         history.loc[self.state.best["epoch"], "weights"] = "best"
         return TrainingResult(history, chosen, scores)

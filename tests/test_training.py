@@ -510,6 +510,23 @@ def test_label_smoothing_is_for_training_only():
     torch.testing.assert_close(plain, -logits.log_softmax(dim=1)[[0, 1], target])
 
 
+def test_both_weights_of_a_training_can_be_loaded():
+    trainer = make_trainer(config=replace(CONFIG, swa_learning_rate=1e-3, swa_start=0.5), network=EFFICIENTNET)
+    chosen = trainer.fit().chosen
+    kept = state_copy(trainer.model)
+    loaded = {}
+    for weights in ("best", "swa"):
+        trainer.load(weights)
+        assert not trainer.model.training
+        loaded[weights] = state_copy(trainer.model)
+    assert same_weights(loaded[chosen], kept) and not same_weights(loaded["best"], loaded["swa"])
+    without = make_trainer(config=CONFIG)
+    without.fit()
+    for weights in ("swa", "last"):
+        with pytest.raises(ValueError, match=f"no weights '{weights}'; it can have: best, swa"):
+            without.load(weights)
+
+
 # --- input that cannot be trained on --------------------------------------------------------------------------------
 
 
