@@ -142,3 +142,34 @@ def share_figure(shares: pd.DataFrame, *, xlabel: str, title: str) -> Figure:
     axis.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1)
     headline(figure, title)
     return figure
+
+
+def transfer_figure(
+    pictures: Mapping[str, np.ndarray],
+    scores: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    xlabel: str,
+    title: str,
+) -> Figure:
+    """A picture of each of two datasets, and what every arm scores on them.
+
+    pictures: name of the dataset -> (H, W) in 0..255. scores: the same names -> arm -> (estimate, low, high).
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.7), width_ratios=(0.95, 0.95, 2.0))
+    for axis, (name, picture) in zip(axes, pictures.items(), strict=False):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        axis.set_title(name, fontsize=9, fontweight="normal")
+        axis.set_axis_off()
+    axis, arms = axes[2], list(next(iter(scores.values())))
+    for side, (name, of_arms) in enumerate(scores.items()):
+        for row, arm in enumerate(arms):
+            (middle, low, high), color = of_arms[arm], look(arm).color
+            axis.errorbar(middle, row + 0.24 * (side - 0.5), xerr=[[middle - low], [high - middle]], capsize=3,
+                          color=color, marker="os"[side], markerfacecolor=("white", color)[side], linestyle="none",
+                          label=name if row == 0 else None)  # fmt: skip
+    axis.set(yticks=range(len(arms)), yticklabels=[look(arm).label for arm in arms], xlabel=f"{xlabel}\n(95% interval)",
+             ylim=(len(arms) - 0.5, -0.5))  # fmt: skip
+    axis.grid(axis="y", visible=False)
+    axis.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
+    headline(figure, title)
+    return figure

@@ -161,20 +161,46 @@ def paired_difference(
             f"expected two (seeds, n) arrays, patients (n,), classes (n,) and resamples >= 1, "
             f"got {a.shape}, {b.shape}, {patients.shape}, {classes.shape} and {resamples}"
         )
-    n_patients = len(np.unique(patients))
     generator = np.random.default_rng(seed)
-    drawn_patients = _draws(n_patients, resamples, generator)  # (resamples, patients)
+    drawn_patients = _draws(len(np.unique(patients)), resamples, generator)  # (resamples, patients)
     drawn_seeds = _draws(len(a), resamples, generator)  # (resamples, seeds)
-    estimates, samples = [], []
-    for chosen in (classes == one for one in np.unique(classes)):
-        sums, _ = _per_patient((a - b) * chosen, patients)  # (seeds, patients)
-        scans = _per_patient(chosen[None], patients)[0][0]  # (patients,) of this class
-        totals = np.einsum("rs,rs->r", drawn_patients @ sums.T, drawn_seeds)
-        with np.errstate(invalid="ignore"):  # 0 / 0 where the class was not drawn
-            samples.append(totals / (len(a) * (drawn_patients @ scans)))
-        estimates.append((a - b)[:, chosen].mean())
-    low, high = percentile_interval(np.nanmean(samples, axis=0))
-    return {"estimate": float(np.mean(estimates)), "low": low, "high": high, "seeds": len(a)}
+    estimate, samples = _means(a - b, patients, classes, drawn_patients, drawn_seeds)
+    low, high = percentile_interval(samples)
+    return {"estimate": estimate, "low": low, "high": high, "seeds": len(a)}
+
+
+def unpaired_difference(
+    first: tuple[np.ndarray, np.ndarray, np.ndarray],
+    second: tuple[np.ndarray, np.ndarray, np.ndarray],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """The same networks on two sets of patients: mean over classes on the first minus that on the second.
+
+    first, second: each (correct, patients, classes): correct (seeds, n), or (n,) for a single seed, where row s of both
+    is the same network; patients (n,) and classes (n,) as in `paired_difference`. Both sets hold the same classes. For
+    correct or not it is the difference in macro sensitivity: in what shares the sets hold the classes does not matter.
+    Returns the keys of `paired_difference`; the interval resamples the patients of each set, and seeds for both alike.
+    Raises ValueError when the shapes do not fit or the classes differ.
+    """
+    sides = [(np.atleast_2d(np.asarray(side[0], np.float64)), *map(np.asarray, side[1:])) for side in (first, second)]
+    for values, patients, classes in sides:
+        if values.size == 0 or not values.shape[1:] == patients.shape == classes.shape or resamples < 1:
+            raise ValueError(
+                f"expected correct (seeds, n), patients (n,), classes (n,) and resamples >= 1, "
+                f"got {values.shape}, {patients.shape}, {classes.shape} and {resamples}"
+            )
+    seeds = {len(values) for values, _, _ in sides}
+    occurring = [np.unique(classes).tolist() for _, _, classes in sides]
+    if len(seeds) > 1 or occurring[0] != occurring[1]:
+        raise ValueError(f"both sets need the same seeds and classes, got {sorted(seeds)} seeds, classes {occurring}")
+    generator = np.random.default_rng(seed)
+    drawn_seeds = _draws(len(sides[0][0]), resamples, generator)  # (resamples, seeds)
+    (a, samples_a), (b, samples_b) = (
+        _means(*side, _draws(len(np.unique(side[1])), resamples, generator), drawn_seeds) for side in sides
+    )
+    low, high = percentile_interval(samples_a - samples_b)
+    return {"estimate": a - b, "low": low, "high": high, "seeds": len(sides[0][0])}
 
 
 def percentile_interval(samples: np.ndarray, level: float = 0.95) -> list[float]:
@@ -188,6 +214,21 @@ def percentile_interval(samples: np.ndarray, level: float = 0.95) -> list[float]
 def _draws(items: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """(resamples, items): how often each item is drawn when `items` are drawn with replacement."""
     return generator.multinomial(items, np.full(items, 1 / items), size=resamples)
+
+
+def _means(
+    values: np.ndarray, patients: np.ndarray, classes: np.ndarray, drawn_patients: np.ndarray, drawn_seeds: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The mean over classes of the means of values (seeds, n), and the same for each resample: (resamples,)."""
+    estimates, samples = [], []
+    for chosen in (classes == one for one in np.unique(classes)):
+        sums, _ = _per_patient(values * chosen, patients)  # (seeds, patients)
+        scans = _per_patient(chosen[None], patients)[0][0]  # (patients,) of this class
+        totals = np.einsum("rs,rs->r", drawn_patients @ sums.T, drawn_seeds)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where the class was not drawn
+            samples.append(totals / (len(values) * (drawn_patients @ scans)))
+        estimates.append(values[:, chosen].mean())
+    return float(np.mean(estimates)), np.nanmean(samples, axis=0)
 
 
 def _per_patient(values: np.ndarray, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,471 @@
+"""Another scanner's phantoms, and a run's networks on another dataset."""
+
+import hashlib
+from dataclasses import replace
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy.special import softmax
+
+from kdoct_utils import phantom, stages, transfer
+from kdoct_utils.anatomy import draw_patient, lesion_profiles
+from kdoct_utils.comparison import transfer_figure
+from kdoct_utils.datasets import PHANTOMS
+from kdoct_utils.metrics import evaluate, paired_difference, unpaired_difference
+from kdoct_utils.profiles import CLASS_NAMES, get_profile
+from kdoct_utils.runs import RunError, open_run
+from kdoct_utils.scanners import FIRST_SCANNER, SCANNERS, SECOND_SCANNER
+from kdoct_utils.scans import ScanError, read_scans
+from kdoct_utils.truth import redraw_patient
+
+matplotlib.use("Agg")
+
+TINY = replace(get_profile("smoke"), image_size=24, phantom_patients=8, phantom_slices=2)
+# Of arrays drawn before there were styles: the networks that were trained on them must see the same pixels.
+BEFORE_STYLES = {"cohort": "36793f647cd4f220", "band": "0234a88521c87e83", "frame": "164904c1ea9d3cf6"}
+ARITHMETIC = "5647aba288e0faa2"  # how that machine rounded exp, sin and the like
+
+
+def digest(*arrays):
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def arithmetic():
+    x = np.linspace(-6, 6, 4001, dtype=np.float32)
+    draws = np.random.default_rng(0).standard_normal(1000, np.float32)
+    return digest(np.exp(x), np.sin(x), np.cos(x), np.sqrt(np.abs(x)), np.hypot(x, x[::-1]), draws)
+
+
+# --- the scanners ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(arithmetic() != ARITHMETIC, reason="this machine rounds exp or sin in another way")
+def test_the_first_scanner_draws_what_was_drawn_before_there_were_styles():
+    images, _ = phantom.phantom_cohort(2, 3, 32, seed=1, classes=CLASS_NAMES)
+    band = phantom.render_band(draw_patient("dme", [3, 1]), 2, 104)
+    frame = phantom.render_frames(draw_patient("cnv", [3, 1]), 1)
+    found = {
+        "cohort": digest(images),
+        "band": digest(band.images, band.layers, band.lesions),
+        "frame": digest(frame.images, frame.layers),
+    }
+    assert found == BEFORE_STYLES
+
+
+@pytest.mark.parametrize("patient_class", CLASS_NAMES)
+def test_the_first_scanner_is_speckle_floor_and_fourth_root(patient_class):
+    """The formula as it was written out before there were styles, on any machine."""
+    patient = draw_patient(patient_class, [6, 2])
+    view, y_um = phantom.band_view(patient, 40), phantom.slice_positions(2)
+    levels = np.full((2, 40, 40), 90, np.float32)
+    random = np.random.default_rng([*patient.seed, 11, len(y_um), view.height, view.width])
+    raw = (levels * (1 / 255.0)) ** 2
+    raw *= raw
+    raw *= phantom.speckle(patient, levels.shape, view, random)
+    spread = np.float32(1 / np.sqrt(patient.frames_averaged))
+    floor = phantom.speckle(patient, levels.shape, view, random)
+    floor -= 1 - spread
+    raw += floor * np.float32(1.5 * (patient.noise_level / 255) ** 4 / spread)
+    expected = np.sqrt(np.sqrt(np.maximum(raw, 0))) * np.float32(255)
+    seen = FIRST_SCANNER.seen(patient)
+    np.testing.assert_array_equal(phantom._scanned(seen, levels, view, FIRST_SCANNER, noise=True), expected)
+    for name in ("frames_averaged", "noise_level", "seed"):
+        assert getattr(seen, name) == getattr(patient, name)
+    np.testing.assert_array_equal(seen.vessels, patient.vessels)
+
+
+EYES = [draw_patient("normal", [12, k]) for k in range(4)]
+
+
+@pytest.fixture(scope="module")
+def both_scanners():
+    """The same eyes on both scanners: style -> whole frames and their layers."""
+    return {style.name: [phantom.render_frames(eye, 1, style=style) for eye in EYES] for style in SCANNERS.values()}
+
+
+def inside(rendered, layer):
+    return (rendered.layers[0] == phantom.LAYER_NAMES.index(layer)) & (rendered.images[0] < 255)
+
+
+def pixels_of(frames, layer):
+    return np.concatenate([one.images[0][inside(one, layer)] for one in frames]).astype(float)
+
+
+def raw_intensity(image, style):
+    levels = image / 255
+    if style.display_decades is None:
+        return levels**4
+    return np.expm1(levels * np.log1p(10**style.display_decades)) / 10**style.display_decades
+
+
+def test_the_second_scanner_has_coarser_speckle_and_a_higher_floor(both_scanners):
+    contrast = {}
+    for name, style in SCANNERS.items():  # speckle: what noise multiplies a bright layer's intensity by
+        ratios = []
+        for eye, noisy in zip(EYES, both_scanners[name], strict=True):
+            plain = phantom.render_frames(eye, 1, noise=False, style=style)
+            where = inside(noisy, "RNFL")
+            ratios.append(raw_intensity(noisy.images[0], style)[where] / raw_intensity(plain.images[0], style)[where])
+        contrast[name] = np.concatenate(ratios).std()
+    assert contrast["phantom_b"] > 2 * contrast["phantom"]
+    dark = {name: pixels_of(frames, "vitreous").mean() for name, frames in both_scanners.items()}
+    assert dark["phantom_b"] > 1.5 * dark["phantom"]
+
+
+def test_the_second_scanner_shows_layers_with_less_contrast(both_scanners):
+    ratio = {
+        name: pixels_of(frames, "EZ").mean() / pixels_of(frames, "INL").mean()
+        for name, frames in both_scanners.items()
+    }
+    assert ratio["phantom_b"] < 0.9 * ratio["phantom"]
+
+
+def test_shadows_are_darker_and_edges_softer_without_any_noise():
+    patient = draw_patient("normal", [12, 1])
+    assert (SECOND_SCANNER.seen(patient).vessels[:, 3] < patient.vessels[:, 3]).all()
+    assert (SECOND_SCANNER.seen(patient).vessels[:, :3] == patient.vessels[:, :3]).all()
+    step = np.zeros((1, 20, 3), np.float32)
+    step[:, 10:] = 1
+    blurred = SECOND_SCANNER.blurred(step, row_um=3.87)
+    assert 0 < blurred[0, 9, 0] < blurred[0, 10, 0] < 1 and FIRST_SCANNER.blurred(step, 3.87) is step
+    plain = phantom.render_frames(patient, 1, noise=False, style=SECOND_SCANNER).images[0]
+    again = phantom.render_frames(patient, 1, noise=False, style=SECOND_SCANNER).images[0]
+    np.testing.assert_array_equal(plain, again)
+    assert (plain[:60] == 0).all()  # the vitreous sends nothing back
+
+
+def test_the_style_changes_no_anatomy_and_no_label():
+    patient = draw_patient("cnv", [2, 5])
+    first, second = (phantom.render_band(patient, 3, 64, style=style) for style in SCANNERS.values())
+    np.testing.assert_array_equal(first.layers, second.layers)
+    np.testing.assert_array_equal(first.lesions, second.lesions)
+    assert first.labels == second.labels and not np.array_equal(first.images, second.images)
+
+
+def test_display_rises_and_meets_its_ends():
+    raw = np.linspace(-0.1, 1, 200, dtype=np.float32)[None, :, None]
+    for style in SCANNERS.values():
+        shown = style.display(raw)[0, :, 0]
+        assert (np.diff(shown) >= 0).all() and shown[0] == 0 and shown[-1] == pytest.approx(255, abs=0.01)
+
+
+def test_no_eye_of_one_dataset_is_in_the_other():
+    assert set(SCANNERS) == set(PHANTOMS)
+    cohorts = {
+        name: read_scans(name, "", profile=replace(TINY, phantom_patients=12), seed=4, progress=False)
+        for name in PHANTOMS
+    }
+    first, second = (set(cohort.table["patient"]) for cohort in cohorts.values())
+    assert first and second and not first & second
+    assert all(name.startswith("phantom_b/") for name in second)
+    assert cohorts["phantom_b"].class_names == cohorts["phantom"].class_names
+    # The eyes differ too, not only their names: of any seeds that differ by a little.
+    pits = {
+        name: {draw_patient("normal", [seed, k, *style.seed_stream]).pit_um for seed in range(25) for k in range(25)}
+        for name, style in SCANNERS.items()
+    }
+    assert len(pits["phantom"]) == len(pits["phantom_b"]) == 625 and not pits["phantom"] & pits["phantom_b"]
+
+
+def test_a_patient_of_the_second_dataset_is_redrawn_to_the_pixel():
+    images, table = phantom.phantom_cohort(3, 2, 32, seed=6, style=SECOND_SCANNER)
+    for row in (0, 7, 15):
+        scan = table.iloc[row]
+        patient = redraw_patient(scan["patient"], scan["patient_class"], 3, 6)
+        shown = phantom.render_band(patient, 2, 32, style=SECOND_SCANNER).images[scan["slice"]]
+        np.testing.assert_array_equal(shown, images[row])
+
+
+def test_lesions_are_drawn_alike_for_both():
+    """Same distribution: the heights of 150 eyes each differ by less than chance would allow one time in a hundred."""
+    heights = {}
+    for name, style in SCANNERS.items():
+        x_um, y_um = np.linspace(-3000, 3000, 150, dtype=np.float32), np.zeros(1, np.float32)
+        eyes = [draw_patient("drusen", [3, k, *style.seed_stream]) for k in range(150)]
+        heights[name] = np.array([lesion_profiles(eye, x_um, y_um)["drusen"].max() for eye in eyes])
+    a, b = heights.values()
+    assert abs(a.mean() - b.mean()) < 2.58 * np.sqrt(a.var() / 150 + b.var() / 150)
+
+
+# --- another dataset -------------------------------------------------------------------------------------------------
+
+
+def write_csv(folder, classes, patients=3, seed=0):
+    """A small dataset of one's own: two noise pictures a patient, patients in each class."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in classes:
+        for number in range(patients):
+            for k in range(2):
+                image = random.integers(20, 60, (120, 160))
+                image[60:80] += 120  # a band to crop to
+                Image.fromarray(image.astype(np.uint8)).save(folder / f"{name}{number}_{k}.png")
+                rows.append((f"{name}{number}_{k}.png", name, f"{name}{number}"))
+    pd.DataFrame(rows, columns=["path", "label", "patient"]).to_csv(folder / "scans.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return open_run(tmp_path_factory.mktemp("run"), profile=TINY, dataset="phantom", seed=3)
+
+
+@pytest.fixture(scope="module")
+def data(run):
+    return stages.course_data(run, progress=False)
+
+
+@pytest.fixture(scope="module")
+def other(run, data):
+    return transfer.other_data(run, data, "phantom_b", progress=False)
+
+
+@pytest.fixture(scope="module")
+def model(run, data):
+    return stages.new_student(run, data, seed=0).eval()
+
+
+def test_the_other_phantoms_are_pictures_of_the_runs_size(run, data, other):
+    whole = read_scans("phantom_b", "", profile=TINY, seed=3, progress=False)
+    assert other.class_names == data.class_names == ("normal", "drusen", "cnv")
+    np.testing.assert_array_equal(other.images, whole.images(TINY.resize_size, True))
+    np.testing.assert_array_equal(other.rows, np.arange(len(whole)))
+    np.testing.assert_array_equal(other.target, whole.table["target"])
+    assert list(other.groups) == list(whole.table["group"])
+    assert other.left_out == {} and other.provenance["dataset"] == "phantom_b"
+
+
+def test_phantoms_are_kept_and_drawn_again_for_another_recipe(run, data, other, monkeypatch):
+    def forbidden(*_, **__):
+        raise AssertionError("drawn again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "read_scans", forbidden)
+        again = transfer.other_data(run, data, "phantom_b", progress=False)
+        np.testing.assert_array_equal(again.images, other.images)
+        np.testing.assert_array_equal(again.target, other.target)
+        assert list(again.groups) == list(other.groups) and again.provenance == other.provenance
+        with pytest.raises(AssertionError, match="drawn again"):
+            every = replace(run.options, worst_case=False)
+            transfer.other_data(run, data, "phantom_b", progress=False, options=every)
+    assert len(transfer.other_data(run, data, "phantom_b", progress=False).rows) == len(other.rows)
+
+
+def test_at_most_so_many_phantoms_of_a_class(run, data, tmp_path):
+    many = replace(run, path=tmp_path, profile=replace(TINY, phantom_patients=70, phantom_slices=1))
+    found = transfer.other_data(many, data, "phantom_b", progress=False)
+    assert found.provenance["found"]["patients"] <= 3 * transfer.PHANTOM_PATIENTS
+    assert len(set(found.groups[found.target == 0])) == transfer.PHANTOM_PATIENTS
+
+
+def test_only_shared_classes_are_kept_and_the_rest_is_counted(run, data, tmp_path):
+    folder = write_csv(tmp_path / "own", ("cnv", "dme", "normal"))  # no drusen, and a class that the run has not
+    found = transfer.other_data(run, data, "csv", folder, progress=False)
+    assert found.class_names == ("normal", "cnv")
+    assert found.columns.tolist() == [0, 2]
+    assert found.left_out == {"of class dme": 6}
+    table = read_scans("csv", folder, profile=TINY, seed=0, progress=False).table
+    labels = table["label"].to_numpy()[found.rows]
+    assert sorted(labels) == ["cnv"] * 6 + ["normal"] * 6
+    np.testing.assert_array_equal(found.target, [0 if label == "normal" else 1 for label in labels])
+    assert len(set(found.groups)) == 6
+
+
+def test_four_classes_against_three(data, other):
+    """A run with four classes in another order of columns; by hand from its test rows."""
+    four = replace(
+        data,
+        class_names=CLASS_NAMES,
+        table=data.table.assign(target=np.where(data.target == 1, 3, data.target)),  # call drusen dme: none is left
+    )
+    two = replace(other, class_names=("normal", "cnv"), columns=np.array([0, 2]))
+    own = transfer.own_test(four, two)
+    by_hand = [row for row in four.rows("test") if four.target[row] in (0, 2)]
+    assert own.rows.tolist() == by_hand
+    assert own.target.tolist() == [{0: 0, 2: 1}[four.target[row]] for row in by_hand]
+    assert list(own.groups) == [four.groups[row] for row in by_hand]
+    gone = replace(other, class_names=("drusen",), columns=np.array([1]))
+    with pytest.raises(ScanError, match="test patients show none of the shared classes: drusen"):
+        transfer.own_test(four, gone)
+
+
+def test_logits_and_scores_of_the_shared_classes(run, data, other, model):
+    two = replace(other, class_names=("normal", "cnv"), columns=np.array([0, 2]))
+    keep = np.isin(other.target, [0, 2])
+    two = replace(two, rows=other.rows[keep], target=other.target[keep] // 2, groups=other.groups[keep])
+    logits = transfer.other_logits(run, two, model)
+    pictures = np.array(other.images)[keep]
+    full = stages.predict_logits(model, pictures, TINY.image_size, TINY.channels)
+    np.testing.assert_allclose(logits, full[:, [0, 2]], rtol=1e-5, atol=1e-6)
+    # Softmax over the shared logits = the softmax over all, shared out again among the shared.
+    everything = softmax(full.astype(float), axis=1)[:, [0, 2]]
+    again = everything / everything.sum(axis=1, keepdims=True)
+    expected = evaluate(again, two.target, two.groups, two.class_names)
+    found = transfer.score(two, logits)
+    assert found["confusion"] == expected["confusion"] and found["interval"] == expected["interval"]
+    assert found["ece"] == pytest.approx(expected["ece"], abs=1e-6)
+
+
+def test_with_all_classes_shared_the_own_side_is_the_course_score(run, data, other, model):
+    own = transfer.own_test(data, other)
+    logits = transfer.other_logits(run, own, model)
+    np.testing.assert_allclose(logits, stages.test_logits(run, data, model), rtol=1e-5, atol=1e-6)
+    assert transfer.score(own, logits) == stages.score(data, logits)
+
+
+def test_scores_of_seeds_are_means_and_the_drop_is_their_difference(data, other):
+    own = transfer.own_test(data, other)
+    random = np.random.default_rng(0)
+    on_own, on_other = ([random.normal(size=(len(scans.rows), 3)) for _ in range(2)] for scans in (own, other))
+    home, away = transfer.score_seeds(own, on_own), transfer.score_seeds(other, on_other)
+    for name in ("accuracy", "sensitivity"):
+        assert away[name] == pytest.approx(np.mean([transfer.score(other, one)[name] for one in on_other]))
+    assert away["interval"][0] <= away["accuracy"] <= away["interval"][1]
+    assert away["sensitivity_interval"][0] <= away["sensitivity"] <= away["sensitivity_interval"][1]
+    found = transfer.drop(own, on_own, other, on_other)
+    assert set(own.target) == {0, 1, 2}
+    assert found["estimate"] == pytest.approx(home["sensitivity"] - away["sensitivity"])
+    assert found["low"] < found["estimate"] < found["high"] and found["seeds"] == 2
+
+
+def test_a_class_that_the_own_test_lacks_is_left_out_of_the_drop(data, other):
+    own = transfer.own_test(data, other)
+    some = own.target != 1
+    own = replace(own, rows=own.rows[some], target=own.target[some], groups=own.groups[some])
+    perfect, wrong = np.eye(3)[own.target], np.eye(3)[np.where(other.target == 1, 2, other.target)]
+    assert transfer.drop(own, [perfect], other, [wrong])["estimate"] == 0
+
+
+def test_patients_with_an_image_that_the_run_has_are_left_out(tmp_path):
+    mine = write_csv(tmp_path / "mine", ("normal", "cnv"), patients=6)
+    theirs = write_csv(tmp_path / "theirs", ("normal", "cnv"), patients=3, seed=1)
+    (theirs / "cnv1_0.png").write_bytes((mine / "normal0_1.png").read_bytes())
+    run = open_run(tmp_path / "run", profile=TINY, dataset="csv", data_root=mine)
+    data = stages.course_data(run, progress=False)
+    found = transfer.other_data(run, data, "csv", theirs, progress=False)
+    assert found.left_out == {"of patients with an image that the run has too": 2}  # both scans of that patient
+    assert len(found.rows) == 10 and len(set(found.groups)) == 5
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_the_other_phantom_and_nothing_for_real_scans(run, tmp_path):
+    assert transfer.choose_other(run) == "phantom_b"
+    assert transfer.choose_other(replace(run, dataset="phantom_b")) == "phantom"
+    assert transfer.choose_other(replace(run, dataset="ucsd", data_root=tmp_path)) == ""
+    assert transfer.choose_other(run, "") == ""
+    assert transfer.choose_other(replace(run, dataset="ucsd", data_root=tmp_path), "phantom_b") == "phantom_b"
+
+
+@pytest.mark.parametrize(
+    ("own", "dataset", "root", "message"),
+    [
+        ("phantom", "phantom", "", "the run's own, phantom"),
+        ("ucsd", "ucsd", ".", "the run's own, ucsd"),
+        ("csv", "csv", "OWN", "the run's own, csv"),
+        ("ucsd", "octmnist", ".", "octmnist and ucsd hold scans of the same patients"),
+        ("octmnist", "ucsd", ".", "scans of the same patients"),
+        ("phantom", "nhe", "", "unknown other dataset 'nhe'; valid: auto, phantom, neh"),
+        ("phantom", "ucsd", "", "other_data_root is needed; expected there: .*CLASS-patient-index"),
+        ("phantom", "ucsd", "not_there", "there is no not_there"),
+        ("phantom", "phantom_b", ".", "other_data_root must be empty"),
+        ("phantom", "", ".", "other_dataset is ''; say which"),
+        ("phantom", "auto", ".", "other_dataset is 'auto'; say which"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_any_work(run, tmp_path, own, dataset, root, message):
+    here = replace(run, dataset=own, data_root=tmp_path.resolve())
+    with pytest.raises(RunError, match=message):
+        transfer.choose_other(here, dataset, tmp_path if root == "OWN" else root)
+
+
+def test_csv_in_another_place_is_another_dataset(run, tmp_path):
+    here = replace(run, dataset="csv", data_root=tmp_path / "mine")
+    (tmp_path / "theirs").mkdir()
+    assert transfer.choose_other(here, "csv", tmp_path / "theirs") == "csv"
+
+
+def test_a_single_shared_class_is_refused(run, data, tmp_path):
+    folder = write_csv(tmp_path / "own", ("dme", "normal"))
+    with pytest.raises(ScanError, match="share 1 classes, two are needed; the run: normal, drusen, cnv; csv: .*dme"):
+        transfer.other_data(run, data, "csv", folder, progress=False)
+    with pytest.raises(RunError, match="no other dataset is named"):
+        transfer.other_data(run, data, "", progress=False)
+
+
+def test_each_pair_of_datasets_has_its_caveat():
+    said = {(own, other): transfer.caveat(own, other) for own in ("phantom", "neh") for other in ("phantom_b", "ucsd")}
+    assert len(set(said.values())) == 4
+    assert "no evidence" in said["neh", "phantom_b"] and "invented" in said["phantom", "phantom_b"]
+
+
+# --- the interval ----------------------------------------------------------------------------------------------------
+
+
+def test_unpaired_difference_by_hand():
+    first = ([1, 1, 0, 1], list("aabb"), [0, 0, 0, 1])  # class means 2/3 and 1
+    second = ([0, 1, 1], list("cdd"), [0, 1, 0])  # 1/2 and 1
+    found = unpaired_difference(first, second)
+    assert found["estimate"] == pytest.approx((2 / 3 + 1) / 2 - (1 / 2 + 1) / 2)
+    assert found["low"] <= found["estimate"] <= found["high"] and found["seeds"] == 1
+
+
+def test_unpaired_interval_is_that_of_two_independent_means():
+    random = np.random.default_rng(1)
+    n_a, n_b = 400, 300  # one scan a patient, one class: the interval is the textbook's
+    a, b = (random.random(n) < p for n, p in ((n_a, 0.9), (n_b, 0.7)))
+    found = unpaired_difference((a, np.arange(n_a), np.zeros(n_a)), (b, np.arange(n_b), np.zeros(n_b)))
+    half = 1.96 * np.sqrt(a.var() / n_a + b.var() / n_b)
+    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.08)
+    constant = unpaired_difference((a, np.arange(n_a), np.zeros(n_a)), (np.zeros(5), np.arange(5), np.zeros(5)))
+    alone = paired_difference(a, np.zeros(n_a), np.arange(n_a))
+    assert [constant["low"], constant["high"]] == pytest.approx([alone["low"], alone["high"]], abs=0.006)
+
+
+def test_unpaired_difference_draws_the_same_seeds_for_both():
+    """Networks that are good or bad everywhere: drawing seeds by themselves for each set would widen the interval."""
+    patients, classes = np.repeat(np.arange(30), 2), np.zeros(60)
+    correct = np.repeat([[1], [0], [1]], 60, axis=1)
+    found = unpaired_difference((correct, patients, classes), (correct, patients, classes))
+    assert found["low"] == found["high"] == found["estimate"] == 0
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (([1, 0], ["c", "d"], [0, 2]), "same seeds and classes"),
+        (([[1, 0], [1, 1]], ["c", "d"], [0, 1]), "same seeds and classes"),
+        (([1, 0, 1], ["c", "d"], [0, 1]), "expected correct"),
+        (([], [], []), "expected correct"),
+    ],
+)
+def test_unpaired_difference_refuses_what_does_not_fit(second, message):
+    with pytest.raises(ValueError, match=message):
+        unpaired_difference(([1, 0], ["a", "b"], [0, 1]), second)
+
+
+def test_targets_can_be_given_to_torch(other):
+    assert torch.as_tensor(other.target).dtype == torch.int64
+    assert other.target.flags.writeable and other.rows.flags.writeable
+
+
+def test_the_figure_shows_both_datasets_and_every_arm():
+    pictures = {name: np.zeros((8, 8), np.uint8) for name in ("phantom", "phantom_b")}
+    scores = {name: {"teacher": (0.9, 0.8, 0.95), "student_kd": (0.7, 0.6, 0.8)} for name in pictures}
+    figure = transfer_figure(pictures, scores, xlabel="mean sensitivity", title="No drop")
+    left, middle, right = figure.axes
+    assert [left.get_title(), middle.get_title()] == list(pictures)
+    assert [label.get_text() for label in right.get_yticklabels()] == ["teacher", "student, KD"]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == list(pictures)
+    assert len(right.containers) == 4
+    plt.close(figure)
