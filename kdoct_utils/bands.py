@@ -205,12 +205,19 @@ def mirror_into(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         raise ScanError("the image is white all over")
     filled = image.copy()
     rows, columns = np.nonzero(mask)
-    nearest = ndimage.distance_transform_edt(mask, return_distances=False, return_indices=True)
-    edge_rows, edge_columns = nearest[0][mask], nearest[1][mask]
+    # The nearest pixel outside the mask is at most one pixel outside its box: no need to look at the whole frame.
+    top, left = max(rows.min() - 1, 0), max(columns.min() - 1, 0)
+    box = mask[top : rows.max() + 2, left : columns.max() + 2]
+    nearest = ndimage.distance_transform_edt(box, return_distances=False, return_indices=True)
+    nearest += np.array([top, left])[:, None, None]
+    edge_rows, edge_columns = nearest[0][box], nearest[1][box]
     source_rows = np.clip(2 * edge_rows - rows, 0, image.shape[0] - 1)
     source_columns = np.clip(2 * edge_columns - columns, 0, image.shape[1] - 1)
     # A mirror image may itself fall into the mask again: take the nearest picture pixel there.
-    filled[mask] = image[nearest[0][source_rows, source_columns], nearest[1][source_rows, source_columns]]
+    again = mask[source_rows, source_columns]
+    at = source_rows[again] - top, source_columns[again] - left
+    source_rows[again], source_columns[again] = nearest[0][at], nearest[1][at]
+    filled[mask] = image[source_rows, source_columns]
     return filled
 
 

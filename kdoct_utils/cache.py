@@ -89,7 +89,7 @@ def _write_hashes(path: Path, identity: str, known: dict[str, tuple[str, str]]) 
         "stamps": stamps,
         "hashes": hashes,
     }
-    _write_checked(path, json.dumps(record).encode("ascii"), "hashes")
+    _write_checked(path, json.dumps(record).encode("ascii"), "the hashes")
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -249,7 +249,8 @@ class _Pass:
         """The pictures of some files at a time, row by row. Raises ScanError at the end if any file is at fault."""
         positions = [range(start, min(start + BATCH, len(self.paths))) for start in range(0, len(self.paths), BATCH)]
         faults: list[tuple[str, str]] = []
-        with ProgressBar(total=len(self.paths), desc="images", unit="scan", disable=not self.progress) as bar:
+        what = "measuring" if self.picture is None else "images"
+        with ProgressBar(total=len(self.paths), desc=what, unit="scan", disable=not self.progress) as bar:
             for made, wrong in in_parallel(self._decode_some, positions):
                 faults += wrong
                 self.rows += [row for row, _, _ in made]
@@ -295,7 +296,7 @@ class _Pass:
         columns = {name: np.array([row[name] for row in self.rows]) for name in self.rows[0]}
         content = io.BytesIO()
         np.savez(content, thumbnails=np.stack(self.thumbnails), **columns)
-        _write_checked(self.measures_path, content.getvalue(), "measures")
+        _write_checked(self.measures_path, content.getvalue(), "the measures")
         return _read_measured(self.measures_path, len(self.paths))
 
 
