@@ -231,6 +231,22 @@ def test_neh_is_read_alike_however_it_is_packed(forms, form):
     np.testing.assert_array_equal(a, b)
 
 
+def test_an_archive_beside_what_was_unpacked_of_it_is_left_alone(quirky, tmp_path):
+    folder = Path(shutil.copytree(quirky[0], tmp_path / "neh"))
+    (folder / mini_neh.INNER).write_bytes(b"what is left of a download")
+    assert len(read("neh", folder, worst_case=False)) == 31
+    shutil.rmtree(folder / IMAGES)
+    with pytest.raises(ScanError, match=f"{mini_neh.INNER}: cannot be read as a zip archive"):
+        read("neh", folder)
+
+
+def test_of_several_copies_of_the_images_the_one_with_most_of_them_counts(quirky, tmp_path):
+    folder = Path(shutil.copytree(quirky[0], tmp_path / "neh"))
+    shutil.copytree(folder / IMAGES / "CNV", folder / "CNV")
+    scans = read("neh", folder, worst_case=False)
+    assert len(scans) == 31 and scans.table["path"].str.startswith(f"{IMAGES}/").all()
+
+
 def test_a_stored_zip_within_a_zip_is_read_where_it_lies(forms, cache):
     assert len(READERS["neh"](forms["zip in zip, stored"], DataOptions()).table) == 31
     assert not cache.exists()
@@ -488,7 +504,7 @@ def test_the_real_names_of_version_3(real_lists, tmp_path):
     held_out, training = table[table["part"] == "test"], table[table["part"] == "train"]
     assert held_out["label"].value_counts().to_dict() == dict.fromkeys(CLASS_NAMES, 250)
     assert held_out["patient"].nunique() == 635
-    assert len(training) == 10425 and set(training["label"]) == {"normal"}
+    assert len(training) == 10425 and set(training["label"]) == {"normal"} and training["patient"].nunique() == 687
     # The same from the names alone.
     numbers = [pd.Series(names).str.extract(r"-(\d+)-\d+\.jpeg$")[0] for names in (test, normal)]
     shared = set(numbers[0]) & set(numbers[1])
