@@ -1,4 +1,4 @@
-"""Pre-train the quick teacher on phantoms: the part that ImageNet plays in the paper.
+"""Pre-train a backbone on phantoms: the part that ImageNet plays in the paper. The quick teacher's is shipped.
 
 The task is to name the layer or lesion at every pixel, labels that a phantom gives for free. No label
 of a whole scan is used, and no phantom of the course is among them: pre-training draws from seeds of its own.
@@ -32,11 +32,11 @@ TISSUES = (*LAYER_NAMES, *LESION_NAMES[1:])  # what a pixel can be
 
 
 class LayerSegmenter(nn.Module):
-    """A ConvNeXtV2 backbone with a small neck that names the tissue at every pixel.
+    """A backbone with a small neck that names the tissue at every pixel.
 
-    Features of all four stages are brought to the first one's grid, summed, mixed by one
-    convolution and unfolded to full size. In training, every other batch on average hides the two
-    shallow stages, or else the deep ones, which classification reads, would have nothing to learn.
+    Features of all stages (four in ConvNeXtV2) are brought to the first one's grid, summed, mixed by
+    one convolution and unfolded to full size. In training, every other batch on average hides the shallow
+    half of the stages, or else the deep ones, which classification reads, would have nothing to learn.
     Images (batch, channels, S, S) to logits (batch, tissues, S, S).
     """
 
@@ -52,7 +52,7 @@ class LayerSegmenter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         _, stages = self.backbone.forward_intermediates(images, indices=len(self.project))
         side = stages[0].shape[-1]
-        first = 2 if self.training and torch.rand(()) < 0.5 else 0
+        first = len(stages) // 2 if self.training and torch.rand(()) < 0.5 else 0
         total = sum(
             F.interpolate(project(stage), size=(side, side), mode="bilinear")
             for project, stage in list(zip(self.project, stages, strict=True))[first:]
@@ -100,17 +100,40 @@ def pretrain_teacher(
     whose tissue is named rightly.
     """
     profile = get_profile("quick")
-    torch.manual_seed(seed)
     backbone = build_model(profile.teacher, 3, profile.channels, "none", seed)
+    settings = {"patients": patients, "epochs": epochs, "seed": seed}
+    accuracy = pretrain_backbone(
+        backbone, profile.image_size, profile.channels, **settings, learning_rate=learning_rate, progress=True
+    )
+    _write_backbone(backbone, output, settings | {"accuracy": accuracy})
+    return accuracy
+
+
+def pretrain_backbone(
+    backbone: nn.Module,
+    size: int,
+    channels: int,
+    *,
+    patients: int,
+    epochs: int,
+    seed: int = 0,
+    learning_rate: float = 2e-3,
+    progress: bool = True,
+) -> float:
+    """Teach a timm backbone to name tissues, in place; its head stays as it was. See `pretrain_teacher`.
+
+    size, channels: of the images. Seeds torch's global random generator.
+    """
+    torch.manual_seed(seed)
     model = LayerSegmenter(backbone).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
     steps = epochs * -(-patients * SLICES // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1)
-    weights = tissue_weights(profile.image_size, seed)
-    with tqdm(total=steps, unit="step", desc="pre-training") as bar:
+    weights = tissue_weights(size, seed)
+    with tqdm(total=steps, unit="step", desc="pre-training", disable=not progress) as bar:
         for epoch in range(epochs):
             model.train()
-            for images, tissues in segmentation_batches(patients, epoch, profile.image_size, profile.channels, seed):
+            for images, tissues in segmentation_batches(patients, epoch, size, channels, seed):
                 logits = model(images.contiguous(memory_format=torch.channels_last))
                 loss = F.cross_entropy(logits, tissues, weight=weights)
                 optimizer.zero_grad()
@@ -120,9 +143,7 @@ def pretrain_teacher(
                 schedule.step()
                 bar.update()
             bar.set_postfix(loss=f"{loss.item():.3f}")
-    accuracy = pixel_accuracy(model, profile.image_size, profile.channels, seed, epochs)
-    _write_backbone(backbone, output, {"patients": patients, "epochs": epochs, "seed": seed, "accuracy": accuracy})
-    return accuracy
+    return pixel_accuracy(model, size, channels, seed, epochs)
 
 
 def pixel_accuracy(model: LayerSegmenter, size: int, channels: int, seed: int, unseen_epoch: int) -> float:
