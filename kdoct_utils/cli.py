@@ -96,6 +96,64 @@ def show_results(metrics: dict, as_json: bool) -> None:
 
 
 @app.command()
+def sweep(
+    notebook: Annotated[str, typer.Argument(help="The notebook to run, by number or name, such as 05.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME=VALUE,...", help="Values to try; repeat for a grid. Also fold=0,1,2,3,4."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Runs a combination, with seeds from --seed on: other phantoms, split, weights.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time; they share this machine's cores.")] = 1,
+    profile: ProfileName = "quick",
+    dataset: Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")] = None,
+    data_root: DataRoot = "",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The sweep's folder; runs/sweep-<notebook>-<profile>-<parameters> if not given.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask scheduler; its workers do the runs.")
+    ] = None,
+    timeout_minutes: Annotated[float | None, typer.Option(help="Limit for each run.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also execute runs that are already done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run one notebook for every combination of values, and compare the runs; exit code 1 where one failed."""
+    from kdoct_utils.parameters import parse_assignments
+    from kdoct_utils.sweep import FAILED, read_results, run_sweep
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped sweep stops its runs
+    made = run_sweep(
+        notebook,
+        parse_assignments(parameter or []),
+        seeds=seeds,
+        seed=seed,
+        jobs=jobs,
+        profile=profile,
+        dataset=dataset,
+        data_root=data_root,
+        run_dir=run_dir,
+        scheduler=scheduler,
+        timeout=None if timeout_minutes is None else 60 * timeout_minutes,
+        again=again,
+    )
+    from kdoct_utils.sweep_report import report as write_report
+    from kdoct_utils.sweep_report import tables_text
+
+    index, results = write_report(made), read_results(made)
+    print_json(results.to_dict("records")) if as_json else typer.echo(tables_text(made))
+    typer.echo(f"\nResults: {made.results_file}\nReport: {index}", err=as_json)
+    failed = results[results["status"] == FAILED]
+    if len(failed):
+        typer.echo(f"kdoct: {len(failed)} of {len(results)} runs failed; the same command tries them again", err=True)
+        for row in failed.itertuples():
+            typer.echo(f"    {row.run}: {row.error}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
 def check(
     profile: ProfileName = "quick",
     run_dir: Annotated[Path, typer.Option(help="Where the run folder will be, for free disk space.")] = Path("."),

@@ -1,0 +1,444 @@
+"""Sweeps: the grid, runs side by side, what a stop of any kind leaves behind, and the same on a real Dask cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from filelock import FileLock
+from test_course import COMMON, write_notebook
+
+from kdoct_utils import cli, sweep, sweep_report
+from kdoct_utils.checks import available_cores
+from kdoct_utils.grid import plan_sweep
+from kdoct_utils.metrics import patient_bootstrap, percentile_interval
+from kdoct_utils.runs import RunError, load_run, open_run, write_json
+from kdoct_utils.splits import make_splits, save_splits
+from kdoct_utils.sweep import flat, one_line, read_results, run_sweep
+from kdoct_utils.sweep_report import cross_validation, differences, points, report, tables_text
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMETERS = COMMON + (
+    'temperature: float = 4.0\nalpha: float = 0.7\nkind: str = "kd"\nviews: list = [1]\nswa: bool = True\n'
+)
+# A run leaves a file in marks/ when it starts and one when it ends; each file holds the process ids above it.
+MARK = """
+import os, pathlib, secrets, psutil
+marks = pathlib.Path(run_dir).parent.parent / "marks"
+marks.mkdir(exist_ok=True)
+def mark(what):
+    pids = [os.getpid(), *(parent.pid for parent in psutil.Process().parents())]
+    path = marks / f"{what}-{temperature:g}-{secrets.token_hex(4)}"
+    new = path.with_name("." + path.name)
+    new.write_text(" ".join(map(str, pids)))
+    new.rename(path)
+again = bool(list(marks.glob(f"start-{temperature:g}-*")))
+mark("start")
+"""
+WAIT_THE_FIRST_TIME = "import time\nif temperature == 2 and not again: time.sleep(600)"
+SCORE = """
+from kdoct_utils.runs import load_run
+run = load_run(run_dir)
+run.update_metrics("student_kd", {"accuracy": temperature / 10 + seed / 100, "interval": [0.1, 0.9], "names": ["a"]})
+run.update_metrics("kd_gain", {"estimate": alpha, "low": None})
+mark("end")
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path
+
+
+def small_sweep(home, grid, **options):
+    settings = {"profile": "smoke", "run_dir": home / "sweep", "notebooks_folder": home / "notebooks"}
+    return run_sweep("05", grid, **(settings | {"progress": False} | options))
+
+
+def marked(home, what):
+    """The temperatures of the runs that have started or ended, once for each time."""
+    return sorted(float(path.name.split("-")[1]) for path in (home / "marks").glob(f"{what}-*"))
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+def gone(pids):
+    def over(pid):
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    return all(map(over, pids))
+
+
+# --- the grid --------------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_has_every_combination_cast_and_named(home, monkeypatch):
+    path = write_notebook(home / "notebooks" / "05_fake.ipynb", parameters=PARAMETERS)
+    settings = {"profile": "smoke", "notebooks_folder": path.parent}
+    monkeypatch.chdir(home)
+    made = plan_sweep("5", {"temperature": "1, 2.5", "fold": "0,1", "swa": "no", "kind": "a b,c"}, seeds=2, **settings)
+    assert made.folder == home / "runs" / "sweep-05-smoke-temperature-fold-swa-kind"
+    assert made.grid == {"temperature": (1.0, 2.5), "fold": (0, 1), "swa": (False,), "kind": ("a b", "c")}
+    assert made.swept == ["temperature", "fold", "kind"] and len(made.runs) == 16
+    first, second = made.runs[:2]  # the seed changes fastest
+    assert first.name == "temperature=1_fold=0_swa=False_kind=a-b_seed=0" and first.folder == made.folder / first.name
+    assert (first.seed, second.seed, made.seeds) == (0, 1, (0, 1))
+    assert first.options == {"fold": 0} and "fold" not in first.parameters  # the notebook does not declare it
+    assert first.parameters["kind"] == "a b" and first.parameters["temperature"] == 1.0
+    assert first.parameters["run_dir"] == str(first.folder) and first.parameters["profile"] == "smoke"
+    assert len({run.mark for run in made.runs}) == 16
+    moved = plan_sweep("05_fake", {"temperature": [1], "fold": 0, "swa": False, "kind": "a b"}, run_dir="x", **settings)
+    assert moved.runs[0].mark == first.mark  # the folder decides nothing
+
+
+def test_what_is_not_valid_is_refused_before_anything_is_made(home):
+    write_notebook(home / "notebooks" / "05_fake.ipynb", parameters=PARAMETERS)
+    cases = [
+        ({"temprature": "1"}, r"parameter 'temprature'; valid names: alpha, kind, .*; of the dataset: .*split.*fold"),
+        ({"seed": "1,2"}, "seed is set by --seed and --seeds, not by -p"),
+        ({"data_root": "x"}, "data_root is set by --data-root"),
+        ({"views": "1,2"}, r"'views' is a list, .* give one value in brackets, such as views=\[1,2\]"),
+        ({"temperature": "1,hot"}, "'temperature' takes float, not 'hot'"),
+        ({"temperature": "1,,2"}, "'temperature' has an empty value in '1,,2'"),
+        ({"temperature": "1,1.0"}, "'temperature' has the value 1.0 twice"),
+        ({"temperature": []}, "'temperature' has no value"),
+        ({"fold": "0.5"}, "'fold' takes int, not 0.5"),
+        ({"kind": "a/b,a b"}, "two runs would share the folder 'kind=a-b_seed=0'"),
+        ({"kind": "a" * 300}, "too many for the name of a folder"),
+    ]
+    for grid, message in cases:
+        with pytest.raises(RunError, match=message):
+            small_sweep(home, grid)
+    for options, message in (
+        ({"seeds": 0}, "at least one seed"),
+        ({"jobs": 0}, "at least one job"),
+        ({"jobs": 10**6}, "with --jobs 1000000. .* or fewer --jobs"),
+        ({"dataset": "neh"}, "needs --data-root"),
+    ):
+        with pytest.raises(RunError, match=message):
+            small_sweep(home, {"temperature": "1,2"}, **options)
+    with pytest.raises(RunError, match="no notebook '07'; valid: 05"):
+        plan_sweep("07", {}, notebooks_folder=home / "notebooks")
+    with pytest.raises(ValueError, match="unknown split 'random'; valid splits: patient, official"):
+        small_sweep(home, {"split": "random"})
+    assert not list((home / "sweep").glob("*/notebooks"))
+    whole = plan_sweep("05", {"views": "[1, 2]"}, notebooks_folder=home / "notebooks")
+    assert whole.grid == {"views": ([1, 2],)} and len(whole.runs) == 1
+
+
+def test_flat_names():
+    nested = {"a": {"b": {"c": 1}, "interval": [0.1, 0.2], "confusion": [[1]], "name": "x", "no": None}}
+    assert flat(nested) == {"a_b_c": 1, "a_interval_low": 0.1, "a_interval_high": 0.2, "a_no": None}
+    long = "n.ipynb stopped at code cell 2 of 3:\n    x = 1\n    boom()\nValueError: no\nmore"
+    assert one_line(long) == "n.ipynb stopped at code cell 2 of 3: ValueError: no"
+    assert len(one_line("x" * 1000)) == 300
+
+
+# --- on this machine -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_fails_is_recorded_and_tried_again_and_the_others_are_not(home, capsys, monkeypatch):
+    threads = "import os\nassert os.environ['OMP_NUM_THREADS'] == os.environ['MKL_NUM_THREADS'] == str(%d)"
+    threads %= max(1, min(available_cores() // 2, int(os.environ.get("OMP_NUM_THREADS", 10**6))))
+    fails = f"import pathlib\nassert temperature != 2 or pathlib.Path({str(home / 'mended')!r}).exists(), 'too\\nhot'"
+    notebook = home / "notebooks" / "05_fake.ipynb"
+    write_notebook(notebook, MARK, threads, fails, SCORE, parameters=PARAMETERS)
+    monkeypatch.setattr("kdoct_utils.grid.find_notebooks_folder", lambda: notebook.parent)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    folder = home / "sweep"
+    command = ["sweep", "05", "-p", "temperature=1,2,3", "-p", "alpha=.5", "--profile", "smoke", "--jobs", "2"]
+    command += ["--run-dir", str(folder)]
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command, "--json"])
+    out, err = capsys.readouterr()
+    assert end.value.code == 1
+    failed = "05_fake.ipynb stopped at code cell 4 of 5: AssertionError: too"
+    assert f"1 of 3 runs failed; the same command tries them again\n    temperature=2_alpha=0.5_seed=0: {failed}" in err
+    assert "3/3" in err and "failed=1" in err  # the bar
+    assert marked(home, "start") == [1, 2, 3] and marked(home, "end") == [1, 3]
+    table = pd.read_csv(folder / "results.csv")
+    assert list(table)[:8] == ["run", "notebook", "temperature", "alpha", "seed", "fold", "status", "error"]
+    assert table["status"].tolist() == ["done", "failed", "done"] and table["error"][1] == failed
+    assert table["student_kd_accuracy"].isna().tolist() == [False, True, False]
+    assert table["student_kd_interval_high"][2] == 0.9 and table["kd_gain_estimate"][0] == 0.5
+    assert json.loads(out)[1]["error"] == failed and json.loads(out)[1]["student_kd_accuracy"] is None
+    page = (folder / "index.html").read_text()
+    assert page.count("<h1>") == 1 and "Runs that failed" in page and "keeps no predictions" in page
+    # the folder of a run is a run folder, which knows the sweep's shared folder
+    run = load_run(folder / "temperature=1_alpha=0.5_seed=0")
+    assert run.shared == folder / "shared" and set(run.read_metrics()["notebooks"]) == {"05"}
+
+    (home / "mended").touch()
+    with pytest.raises(SystemExit) as end:
+        cli.main(command)
+    assert end.value.code == 0 and "temperature 2, alpha 0.5" in capsys.readouterr().out
+    assert marked(home, "start") == [1, 2, 2, 3] and marked(home, "end") == [1, 2, 3]
+    table = pd.read_csv(folder / "results.csv")
+    assert table["status"].tolist() == ["done"] * 3 and table["student_kd_accuracy"].tolist() == [0.1, 0.2, 0.3]
+
+    small_sweep(home, {"temperature": "1", "alpha": ".5"}, again=True, jobs=2)  # another grid in the same folder
+    assert marked(home, "end") == [1, 1, 2, 3]
+
+
+def test_a_run_is_never_executed_twice_at_once(home, monkeypatch):
+    made = planned(home, {"temperature": "1,2"})
+    first, second = made.runs
+    monkeypatch.setattr(sweep, "execute_notebook", lambda *_, **__: pytest.fail("it was executed"))
+    stop = home / "stop"
+    with ThreadPoolExecutor() as pool:
+        with FileLock(first.folder / ".run.lock"):  # another process has it
+            waiting = [pool.submit(sweep.perform, run, timeout=60, threads=1, stop=stop) for run in (first, first)]
+            time.sleep(0.2)
+            finish(first, [("teacher", 0, "a1", "a", "normal", "normal")])
+            assert not any(future.done() for future in waiting)
+        assert [future.result(timeout=20)["status"] for future in waiting] == ["done", "done"]
+        with FileLock(second.folder / ".run.lock"):
+            waiting = pool.submit(sweep.perform, second, timeout=60, threads=1, stop=stop)
+            stop.touch()
+            assert waiting.result(timeout=20) == {"run": second.name, "status": "stopped"}
+    assert not second.result_file.exists()
+
+
+SCRIPT = """
+import signal, sys
+from pathlib import Path
+from kdoct_utils.sweep import run_sweep
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+home = Path(sys.argv[1])
+run_sweep("05", {"temperature": "1,2"}, jobs=int(sys.argv[2]), profile="smoke", run_dir=home / "sweep",
+          notebooks_folder=home / "notebooks", progress=False)
+"""
+
+
+@contextmanager
+def sweep_process(home, jobs):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(home), str(jobs)], env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("how, jobs", [(signal.SIGKILL, 2), (signal.SIGTERM, 2), (signal.SIGINT, 1)])
+def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on_where_it_was(home, how, jobs):
+    write_notebook(home / "notebooks" / "05_fake.ipynb", MARK, WAIT_THE_FIRST_TIME, SCORE, parameters=PARAMETERS)
+    with sweep_process(home, jobs) as process:
+        # the run with 2 waits; before or beside it, the first is done
+        wait_for(
+            lambda: 1 in marked(home, "end") and (home / "sweep" / "temperature=1_seed=0" / "result.json").exists()
+        )
+        started = wait_for(lambda: list((home / "marks").glob("start-2-*")))
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(how)
+        code = process.wait(timeout=30)
+    assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: -2}[how] or (code, how) == (
+        1,
+        signal.SIGINT,
+    )
+    own = {child.pid for child in children}
+    kernel = int(started[0].read_text().split()[0])
+    assert kernel in own
+    if how == signal.SIGKILL:
+        wait_for(lambda: gone(own), seconds=10)  # they find their parent gone
+    else:
+        assert gone(own)  # the sweep waited for them
+    assert not list((home / "sweep").glob(".stop*"))
+    made = small_sweep(home, {"temperature": "1,2"}, jobs=2)
+    assert marked(home, "end") == [1, 2] and marked(home, "start") == [1, 2, 2]  # what was done is not done again
+    assert read_results(made)["status"].tolist() == ["done", "done"]
+
+
+# --- on a cluster ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster():
+    """The address of a real scheduler on a port of its own, and a function that starts a worker."""
+    if find_spec("distributed") is None:
+        pytest.skip("dask and distributed are not installed: pip install 'kdoct_utils[sweep]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address, processes = f"tcp://127.0.0.1:{port}", []
+
+    def start(*command):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        processes.append(subprocess.Popen([sys.executable, "-m", "dask", *command], env=environment, **quiet))
+        return processes[-1]
+
+    start("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    try:
+        yield address, lambda: start("worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_a_cluster_does_every_run_once_though_a_worker_is_killed(home, cluster):
+    address, start_worker = cluster
+    write_notebook(home / "notebooks" / "05_fake.ipynb", MARK, WAIT_THE_FIRST_TIME, SCORE, parameters=PARAMETERS)
+    workers = [start_worker(), start_worker()]
+    script = SCRIPT.replace("jobs=int(sys.argv[2])", "scheduler=sys.argv[2]").replace('"1,2"', '"1,2,3,4"')
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    sweeping = subprocess.Popen([sys.executable, "-c", script, str(home), address], env=environment)
+    try:
+        started = wait_for(lambda: list((home / "marks").glob("start-2-*")))[0]
+        kernel, *above = map(int, started.read_text().split())
+        [doomed] = [worker for worker in workers if worker.pid in above]  # the one that waits in run 2
+        doomed.kill()
+        assert sweeping.wait(timeout=60) == 0
+    finally:
+        sweeping.kill()
+        sweeping.wait()
+    assert gone([kernel])  # the killed worker's run did not go on beside its second execution
+    assert marked(home, "end") == [1, 2, 3, 4]
+    assert marked(home, "start") == [1, 2, 2, 3, 4]
+    table = pd.read_csv(home / "sweep" / "results.csv")
+    assert table["temperature"].tolist() == [1, 2, 3, 4] and table["status"].tolist() == ["done"] * 4
+
+
+def test_a_cluster_that_is_not_there_or_not_installed_is_an_error(home, monkeypatch):
+    write_notebook(home / "notebooks" / "05_fake.ipynb", parameters=PARAMETERS)
+    monkeypatch.setattr(sweep, "SECONDS_TO_CONNECT", 0.5)
+    if find_spec("distributed") is not None:
+        with pytest.raises(RunError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
+            small_sweep(home, {}, scheduler="tcp://127.0.0.1:9")
+    for name in [name for name in sys.modules if name.split(".")[0] in ("dask", "distributed")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "dask", None)  # as if it were not installed
+    with pytest.raises(RunError, match=r"needs dask and distributed.*pip install 'kdoct_utils\[sweep\]'"):
+        small_sweep(home, {}, scheduler="tcp://127.0.0.1:9")
+
+
+# --- what is read from a sweep ---------------------------------------------------------------------------------------
+
+
+def planned(home, grid, seeds=1):
+    """A sweep whose run folders are there and empty."""
+    write_notebook(home / "notebooks" / "05_fake.ipynb", parameters=PARAMETERS)
+    made = plan_sweep("05", grid, seeds=seeds, profile="smoke", run_dir=home / "s", notebooks_folder=home / "notebooks")
+    for run in made.runs:
+        open_run(run.folder, profile="smoke", dataset="phantom", seed=run.seed, options=run.options, shared=made.shared)
+    return made
+
+
+def finish(run, rows):
+    """Leave in a run's folder what an execution would. rows: (network, training seed, scan, patient, label, said)."""
+    table = pd.DataFrame(rows, columns=["network", "seed", "scan_id", "group", "label", "said"]).assign(fold=run.fold)
+    for name in ("normal", "drusen"):
+        table[f"p_{name}"] = 0.1 + 0.8 * (table["said"] == name)
+    table.drop(columns="said").to_csv(load_run(run.folder).predictions_file, index=False)
+    result = {"run": run.name, "status": "done", "error": "", "message": "", "mark": run.mark, "seconds": 1.0}
+    write_json(run.result_file, result)
+    return sweep.results_row(run, result)
+
+
+def keep_results(made, rows):
+    sweep.write_results(made, {row["run"]: row for row in rows})
+
+
+def test_values_are_compared_in_pairs_of_the_same_seed(home):
+    made = planned(home, {"temperature": "1,2", "worst_case": "yes,no"}, seeds=2)
+    wrong = {(1.0, 0): "x", (2.0, 1): "x"}  # (temperature, seed) -> the patient whom the student gets wrong
+
+    def rows(run):
+        for patient in "xy":
+            said = "drusen" if wrong.get((run.given["temperature"], run.seed)) == patient else "normal"
+            yield "student_kd", 0, f"{patient}1", patient, "normal", said
+            yield "teacher", run.seed, f"{patient}1", patient, "normal", "drusen"
+
+    ended = [run for run in made.runs if run.options["worst_case"]]
+    keep_results(made, [finish(run, list(rows(run))) for run in ended])
+    predictions = sweep_report.read_all_predictions(made)
+    [found] = differences(made, predictions).to_dict("records")  # the teacher is the same, worst_case has no pairs
+    assert (found["parameter"], found["value"], found["reference"], found["network"]) == (
+        "temperature", 2.0, 1.0, "student_kd",
+    )  # fmt: skip
+    assert found["by_seed"] == {0: 0.5, 1: -0.5} and found["estimate"] == 0 and found["pairs"] == 2
+    # phantoms x of seed 0 and of seed 1 are two patients; as one they would cancel in every resample
+    assert found["low"] < 0 < found["high"]
+    [line] = [line for line in points(made, predictions, "temperature")["student_kd"] if line["value"] == 2.0]
+    interval = percentile_interval(patient_bootstrap([1, 1, 0, 1], ["0x", "0y", "1x", "1y"]))
+    assert [line["estimate"], line["low"], line["high"]] == [0.75, *interval]
+
+    text = tables_text(made)
+    assert "temperature 2 minus 1: student, distilled (real time)" in text and "+0.500, -0.500" in text
+    assert "0.750 ± 0.250" in text and "not told apart from zero" in text and "4 of 8 runs are missing." in text
+    page = report(made).read_text()
+    assert '<img alt="Accuracy by temperature over all values of worst_case, with intervals.' in page
+    assert "student, distilled (real time) 1: 0.750, 2: 0.750" in page and 'src="data:image/png;base64,' in page
+    assert "temperature%3D1_worst_case" not in page  # only notebooks that were executed are linked
+
+
+def test_folds_are_pooled_and_their_ensemble_is_out_of_fold(home):
+    made = planned(home, {"fold": "0,1"})
+    patients = pd.DataFrame({"patient": list("abcdefgh"), "label": ["normal", "drusen"] * 4})
+    table = patients.assign(patient_class=patients["label"], group=patients["patient"], target=[0, 1] * 4)
+    table["scan_id"] = table["patient"] + "1"
+    split = make_splits(table, 0, folds=2, allow_tiny=True)
+    rows = []
+    for run in made.runs:
+        folder = load_run(run.folder)
+        table.to_csv(folder.table_file, index=False)
+        save_splits(split, folder.splits_file)
+        tested = split.query("fold == @run.fold and role == 'test'")["scan_id"]
+        part = table[table["scan_id"].isin(tested)]
+        # seed 0 is right everywhere; seed 1 says normal everywhere, in fold 1 only
+        rows.append(
+            finish(
+                run,
+                [
+                    (
+                        "student_kd",
+                        seed,
+                        row.scan_id,
+                        row.group,
+                        row.label,
+                        "normal" if seed and run.fold else row.label,
+                    )
+                    for row in part.itertuples()
+                    for seed in (0, 1)
+                ],
+            )
+        )
+    keep_results(made, rows)
+    predictions = sweep_report.read_all_predictions(made)
+    found, notes = cross_validation(made, predictions)
+    single, ensemble = found.to_dict("records")
+    assert notes == [] and (single["members"], ensemble["members"]) == (1, 2)
+    assert single["folds"] == {"mean": 0.875, "sd": 0.125, "n": 2}  # folds: 1 and (1 + .5) / 2
+    assert single["accuracy"]["estimate"] == 0.875 and single["n_patients"] == 8 and single["n_scans"] == 8
+    assert single["sensitivity"]["estimate"] == pytest.approx((1 + 6 / 8) / 2)
+    # the two seeds of fold 1 are level on drusen; the first class of equals is taken
+    assert ensemble["folds"]["mean"] == 0.75 and ensemble["accuracy"]["estimate"] == 0.75
+    assert "0.875 ± 0.125" in tables_text(made) and "ensemble of 2 seeds" in report(made).read_text()
+
+    one = {name: predictions[name] for name in list(predictions)[:1]}
+    found, notes = cross_validation(made, one)
+    assert found.empty and "4 of 8 scans were never tested" in notes[0]
