@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,7 @@ def run(
     """Execute the notebooks in order into a run folder, print its results and write its index.html."""
     from kdoct_utils.course import run_course
     from kdoct_utils.parameters import parse_assignments
+    from kdoct_utils.report import read_results
     from kdoct_utils.report import report as write_report
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
@@ -69,30 +71,31 @@ def run(
         timeout=None if timeout_minutes is None else 60 * timeout_minutes,
     )
     index = write_report(made)
-    show_results(made.read_metrics(), as_json)
+    show_results(read_results(made), as_json)
     typer.echo(f"\nReport: {index}", err=as_json)
 
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> None:
     """Write index.html from a run folder and print its results."""
+    from kdoct_utils.report import read_results
     from kdoct_utils.report import report as write_report
     from kdoct_utils.runs import load_run
 
     made = load_run(run_dir)
     index = write_report(made)
-    show_results(made.read_metrics(), as_json)
+    show_results(read_results(made), as_json)
     typer.echo(f"\nReport: {index}", err=as_json)
 
 
-def show_results(metrics: dict, as_json: bool) -> None:
-    """Print what a run measured."""
+def show_results(results: dict, as_json: bool) -> None:
+    """Print what a run measured, and its signs of trouble."""
     from kdoct_utils.report import results_text
 
     if as_json:
-        print_json(metrics)
+        print_json(results)
     else:
-        typer.echo(results_text(metrics))
+        typer.echo(results_text(results))
 
 
 @app.command()
@@ -157,17 +160,28 @@ def sweep(
 def check(
     profile: ProfileName = "quick",
     run_dir: Annotated[Path, typer.Option(help="Where the run folder will be, for free disk space.")] = Path("."),
+    gpu: Annotated[str | None, typer.Option(help="Estimate memory and days on this card, such as H100.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=200, help="True optimizer steps to take with teacher and student.")
+    ] = None,
+    no_step: Annotated[bool, typer.Option("--no-step", help="Only count: take no optimizer step.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell whether this machine can run a profile; exit code 1 where it cannot."""
-    from kdoct_utils.checks import run_checks
+    """Tell whether this machine can run a profile; exit code 1 where it cannot.
 
-    checks = run_checks(profile, run_dir)
+    With colab and paper, also count the networks, take a true training step of each, and estimate memory and days.
+    """
+    from kdoct_utils.checks import run_checks
+    from kdoct_utils.paper_check import scale_checks
+
+    found = []
+    for item in chain(run_checks(profile, run_dir), scale_checks(profile, 0 if no_step else steps, gpu)):
+        found.append(item)
+        if not as_json:
+            typer.echo(item)  # as it comes: a step may take minutes
     if as_json:
-        print_json([asdict(item) for item in checks])
-    else:
-        typer.echo("\n".join(map(str, checks)))
-    if not all(item.ok for item in checks):
+        print_json([asdict(item) for item in found])
+    if not all(item.ok for item in found):
         raise typer.Exit(1)
 
 

@@ -134,12 +134,42 @@ def tables(metrics: dict) -> dict[str, DataFrame]:
     return {title: table for title, table in found.items() if len(table)}
 
 
-def results_text(metrics: dict) -> str:
-    """The tables for a terminal."""
-    found = tables(metrics)
-    if not found:
-        return "This run has no results yet."
-    return "\n\n".join(f"{title}\n{table.reset_index().to_string(index=False)}" for title, table in found.items())
+def read_results(run: RunFolder) -> dict:
+    """``metrics.json`` and, where there is anything to judge, "signs_of_trouble".
+
+    That section holds fired ([{name, finding, check_next}]), quiet ([names]) and undecided (name -> what is missing).
+    """
+    import pandas as pd
+
+    from kdoct_utils.diagnosis import diagnose
+
+    metrics = run.read_metrics()
+    kept = run.predictions_file.exists()
+    found = diagnose(metrics, pd.read_csv(run.predictions_file, dtype={"scan_id": str}) if kept else None)
+    if not found.signs:
+        return metrics
+    fired = [{"name": sign.name, "finding": sign.finding, "check_next": sign.check_next} for sign in found.fired]
+    quiet = [sign.name for sign in found.signs if not sign.fires]
+    return metrics | {"signs_of_trouble": {"fired": fired, "quiet": quiet, "undecided": found.undecided}}
+
+
+def signs_lines(signs: dict) -> list[str]:
+    """ "signs_of_trouble" in words: a line a sign that fired, one line where none did, one on those undecided."""
+    lines = [f"{sign['name']}: {sign['finding']}. Check next: {sign['check_next']}" for sign in signs["fired"]]
+    if not lines:
+        lines = [f"none fired of {len(signs['quiet'])} looked at. That proves nothing: the next error is quiet too."]
+    if signs["undecided"]:
+        missing = "; ".join(f"{name} ({why})" for name, why in signs["undecided"].items())
+        lines.append(f"not decided: {missing}. Notebook 05 measures what is missing.")
+    return lines
+
+
+def results_text(results: dict) -> str:
+    """The tables for a terminal, and the signs of trouble. results: of `read_results`, or metrics.json alone."""
+    parts = [f"{title}\n{table.reset_index().to_string(index=False)}" for title, table in tables(results).items()]
+    if "signs_of_trouble" in results:
+        parts.append("\n".join(["Signs of trouble", *signs_lines(results["signs_of_trouble"])]))
+    return "\n\n".join(parts) or "This run has no results yet."
 
 
 def report(run: RunFolder) -> Path:
@@ -178,8 +208,9 @@ def export_notebook(notebook: Path) -> Path:
 
 def page(run: RunFolder, notebooks: list[Path]) -> str:
     """The report as one self-contained page."""
-    metrics = run.read_metrics()
-    shown = "\n".join(scrolling_table(title, table) for title, table in tables(metrics).items())
+    results = read_results(run)
+    shown = "\n".join(scrolling_table(title, table) for title, table in tables(results).items())
+    signs = _signs_html(results["signs_of_trouble"]) if "signs_of_trouble" in results else ""
     title = f"KD-OCT course: profile {run.profile.name}, dataset {run.dataset}, seed {run.seed}"
     departs = run.profile.departs_from_paper
     note = f"<p>Departs from the paper: {escape(departs)}.</p>" if departs else ""
@@ -187,7 +218,7 @@ def page(run: RunFolder, notebooks: list[Path]) -> str:
 {note}
 <h2>Results</h2>
 {shown or "<p>Nothing has been measured yet.</p>"}
-<h2>Notebooks and figures</h2>
+{signs}<h2>Notebooks and figures</h2>
 <ol start="0">
 {"".join(_notebook_html(notebook) for notebook in notebooks)}
 </ol>"""
@@ -227,6 +258,11 @@ def scrolling_table(title: str, table: DataFrame) -> str:
         f'<div class="scroll" role="region" aria-label="{escape(title)}" tabindex="0"><table>'
         f"<caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+def _signs_html(signs: dict) -> str:
+    items = "".join(f"<li>{escape(line)}</li>\n" for line in signs_lines(signs))
+    return f"<h2>Signs of trouble</h2>\n<ul>\n{items}</ul>\n"
 
 
 def _notebook_html(notebook: Path) -> str:
