@@ -155,11 +155,13 @@ def _measured(metrics: Mapping) -> dict:
 
 
 def _weak_student(mean: float, divergence: float) -> Sign:
-    apart = f" and differs from its teacher by {divergence:.3f} nats a scan (low is under {LOW_DIVERGENCE})"
+    apart = ""
+    if np.isfinite(divergence):
+        apart = f" and differs from its teacher by {divergence:.3f} nats a scan (low is under {LOW_DIVERGENCE})"
     return Sign(
         name="weak student, low KL",
         fires=mean < WEAK_STUDENT and divergence < LOW_DIVERGENCE,
-        finding=f"the student scores {mean:.1%} (limit {WEAK_STUDENT:.0%})" + (apart if np.isfinite(divergence) else ""),
+        finding=f"the student scores {mean:.1%} (limit {WEAK_STUDENT:.0%})" + apart,
         check_next="The student copies its teacher well, so the teacher is what to mend: train it longer, look at "
         "its learning curves and its confusion matrix. A larger student or another alpha will not help.",
     )
