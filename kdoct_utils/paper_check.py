@@ -231,7 +231,9 @@ def assumptions(measured: bool) -> Check:
     """What the estimates rest on."""
     shares = ", ".join(f"{family} {low:g} to {high:g}" for family, (low, high) in UTILIZATION.items())
     slow, fast = (1e6 * seconds for seconds in CALL_SECONDS)
-    activations = "from those measured in the profile's precision to all in float32" if measured else "all in float32, which is too much"
+    activations = "all in float32, which is too much"
+    if measured:
+        activations = "from those measured in the profile's precision to all in float32"
     return Check(
         "assumed",
         True,
