@@ -50,17 +50,18 @@ def figure_png(figure: Figure, largest_kb: float = PNG_LARGEST_KB, description: 
     return smallest
 
 
-def show(figure: Figure, *, alt: str, takeaway: str) -> None:
+def show(figure: Figure, *, alt: str, takeaway: str, largest_kb: float = PNG_LARGEST_KB) -> None:
     """Display a figure with its alternative text and takeaway, then close it.
 
     alt: what the figure shows, in words, for a reader who cannot see it (two sentences with the main numbers).
     takeaway: the one line that everybody should remember, best computed from the numbers drawn.
+    largest_kb: see figure_png; less of it where a notebook shows many scans.
     Raises ValueError when either is empty.
     """
     if not alt.strip() or not takeaway.strip():
         raise ValueError("a figure needs alt= (what it shows) and takeaway= (what to remember), both in words")
     alt, takeaway = " ".join(alt.split()), " ".join(takeaway.split())
-    png = figure_png(figure, description=alt)
+    png = figure_png(figure, largest_kb, description=alt)
     plt.close(figure)
     # raw bytes: IPython encodes them; text/plain is what VS Code speaks for a picture
     display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})

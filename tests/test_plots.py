@@ -111,6 +111,14 @@ def test_png_of_speckle_gives_up_colors_for_size():
     assert len(Image.open(io.BytesIO(tight)).getcolors()) <= 16
 
 
+def test_show_takes_the_size_that_a_notebook_can_spare(displayed):
+    for largest_kb in (1000, 1):
+        figure = plots.scan_grid([rng.integers(0, 255, (96, 96)).astype(np.uint8)])
+        plots.show(figure, alt="speckle", takeaway="It is grainy.", largest_kb=largest_kb)
+    roomy, tight = (picture["image/png"] for picture, _ in displayed[::2])
+    assert len(tight) < 0.7 * len(roomy)
+
+
 def test_show_reaches_every_reader(displayed):
     figure, axis = plt.subplots()
     axis.plot([1, 2])
