@@ -152,6 +152,13 @@ def split_off_options(
     return {name: value for name, value in parameters.items() if name in declared or name not in types}, options
 
 
+def changed_options(run: RunFolder) -> dict[str, object]:
+    """The dataset options of a run that are not the defaults, so that a notebook run later is given them again."""
+    defaults = DataOptions()
+    options = {field.name: getattr(run.options, field.name) for field in fields(DataOptions)}
+    return {name: value for name, value in options.items() if value != getattr(defaults, name)}
+
+
 def run_course(
     profile: str | Profile = "quick",
     dataset: str | None = None,
@@ -183,12 +190,14 @@ def run_course(
     path = Path(run_dir or default_run_dir(profile.name, dataset, seed)).expanduser().resolve()
     root = str(Path(data_root).expanduser().resolve()) if data_root else ""
     values = (profile.name, dataset, root, str(path), seed)
+    common = dict(zip(COMMON_PARAMETERS, values, strict=True))
     given, options = split_off_options(parameters or {}, notebooks)
-    plan = plan_parameters(notebooks, dict(zip(COMMON_PARAMETERS, values, strict=True)), given)
+    plan_parameters(notebooks, common, given)  # refuses wrong names before a folder is made
     memory = check_memory(profile)
     if not memory.ok:
         raise RunError(f"{memory.found}. {memory.remedy}")
     run = open_run(path, profile=profile, dataset=dataset, data_root=data_root, seed=seed, options=options)
+    plan = plan_parameters(notebooks, common, split_off_options(changed_options(run), notebooks)[0] | given)
     limit = TIMEOUTS[profile.name] if timeout is None else timeout
     _run_notebooks(run, notebooks, plan, again=again, timeout=limit, progress=progress)
     return run

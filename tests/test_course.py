@@ -44,6 +44,17 @@ def run_smoke(folder, only=("00", "01"), **options):
     return run_course("smoke", seed=5, **(arguments | options))
 
 
+def test_a_run_that_goes_on_gives_notebooks_its_dataset_options_again(folder):
+    declared = COMMON + 'split: str = "patient"  # or official'
+    write_notebook(folder / "00_first.ipynb", "print(split)", parameters=declared)
+    write_notebook(folder / "01_second.ipynb", "print(split)", parameters=declared)
+    run = run_smoke(folder, only=["00"], parameters={"split": "official"})
+    run_smoke(folder)  # without being told again; the first is done
+    assert [stream(run.notebooks_dir / name) for name in ("00_first.ipynb", "01_second.ipynb")] == ["official\n"] * 2
+    with pytest.raises(RunError, match="holds a run with split = 'official', not 'patient'"):
+        run_smoke(folder, parameters={"split": "patient"})
+
+
 def test_a_run_fails_clearly_goes_on_and_measures(folder):
     first = write_notebook(folder / "00_first.ipynb", "block = bytearray(300_000_000)", "print(seed, profile)")
     mended = folder.parent / "mended"
