@@ -9,6 +9,7 @@ an output image no ``alt`` at all: JupyterLab 4.6 and nbconvert's default templa
 
 from __future__ import annotations
 
+import gc
 import html
 import io
 from copy import deepcopy
@@ -63,6 +64,7 @@ def show(figure: Figure, *, alt: str, takeaway: str, largest_kb: float = PNG_LAR
     alt, takeaway = " ".join(alt.split()), " ".join(takeaway.split())
     png = figure_png(figure, largest_kb, description=alt)
     plt.close(figure)
+    gc.collect()  # a figure refers to itself, so its pictures stay in memory until the collector comes by
     # raw bytes: IPython encodes them; text/plain is what VS Code speaks for a picture
     display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
     words = f"<details><summary>Figure in words</summary>{html.escape(alt)}</details>"

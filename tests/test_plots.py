@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import weakref
 from itertools import combinations
 from xml.etree import ElementTree
 
@@ -117,6 +118,17 @@ def test_show_takes_the_size_that_a_notebook_can_spare(displayed):
         plots.show(figure, alt="speckle", takeaway="It is grainy.", largest_kb=largest_kb)
     roomy, tight = (picture["image/png"] for picture, _ in displayed[::2])
     assert len(tight) < 0.7 * len(roomy)
+
+
+def test_show_leaves_no_figure_in_memory(displayed):
+    def show_one():
+        figure = plots.scan_grid([np.zeros((96, 96), np.uint8)])
+        plots.show(figure, alt="black", takeaway="It is gone.")
+        return weakref.ref(figure.axes[0])
+
+    seen = show_one()
+    plots.show(plt.figure(), alt="empty", takeaway="Showing collects what went before.")
+    assert seen() is None
 
 
 def test_show_reaches_every_reader(displayed):
