@@ -102,14 +102,25 @@ def train_arm(
     teacher_model: the run's teacher; None takes it from the run folder, or trains it.
     The probabilities are kept in ``predictions.csv`` under the arm's name.
     """
-    if arm.network == "teacher":
-        pair, result = train_teachers(run, data, arm.recipe, seed, progress)
-        model = pair[arm.recipe.weights]
-    else:
-        model, result = _student(run, data, arm.recipe, seed, teacher_model, progress)
+    model, result = arm_network(run, data, arm, seed, teacher_model, progress)
     logits = stages.test_logits(run, data, model, views=arm.test_views)
     stages.keep_predictions(run, data, arm.name, seed, logits)
     return replace(result, logits=logits)
+
+
+def arm_network(
+    run: RunFolder,
+    data: CourseData,
+    arm: Arm,
+    seed: int,
+    teacher_model: nn.Module | None = None,
+    progress: bool = True,
+) -> tuple[nn.Module, ArmResult]:
+    """The network itself, taken or trained as in `train_arm`; the result has no logits yet."""
+    if arm.network == "teacher":
+        pair, result = train_teachers(run, data, arm.recipe, seed, progress)
+        return pair[arm.recipe.weights], result
+    return _student(run, data, arm.recipe, seed, teacher_model, progress)
 
 
 def _student(

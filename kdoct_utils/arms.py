@@ -197,3 +197,28 @@ def arms_for(profile: Profile, extra: bool = False) -> list[Arm]:
         return arm.recipe.start == "profile" or (arm.recipe.start == "none") == imagenet
 
     return [arm for arm in _TABLE if fits(arm) and (extra or not arm.extra)]
+
+
+FEW = ("student_alone", "student_kd", "student_cached", "kd_alpha_0.5", "alone_light", "kd_test_views",
+       "teacher_average", "teacher_best", "teacher_cross_entropy")  # fmt: skip
+CORE = (*FEW, "kd_views_1", "kd_views_4", "kd_temperature_2", "kd_temperature_6", "kd_alpha_0.9", "alone_heavy",
+        "noisy_alone", "noisy_focal", "noisy_kd", "kd_decoupled", "kd_relations")  # fmt: skip
+SETS = ("few", "core", "all")
+
+
+def choose_arms(profile: Profile, wanted: str) -> list[Arm]:
+    """The arms of a set ("few", "core" or "all"), or those named with commas between, in the order of the table.
+
+    The arms that they are held against come along. Raises ValueError for a name that is not valid in the profile.
+    """
+    valid = {arm.name: arm for arm in arms_for(profile, extra=True)}
+    names = {"few": FEW, "core": CORE, "all": tuple(valid)}.get(wanted, tuple(wanted.replace(" ", "").split(",")))
+    unknown = [name for name in names if name not in valid]
+    if unknown:
+        raise ValueError(f"unknown arm {unknown[0]!r}; valid: {', '.join(SETS)}, or of {', '.join(valid)}")
+    chosen: set[str] = set()
+    for name in names:
+        while name and name not in chosen:
+            chosen.add(name)
+            name = valid[name].against
+    return [arm for arm in valid.values() if arm.name in chosen]

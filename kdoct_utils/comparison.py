@@ -173,3 +173,42 @@ def transfer_figure(
     axis.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
     headline(figure, title)
     return figure
+
+
+TOLD = {"better": ("^", "#0072B2"), "worse": ("v", "#D55E00"), "not told apart": ("o", "#6B6B6B")}
+
+
+def told(row: Mapping[str, float]) -> str:
+    """What an interval allows to say of a difference, one of TOLD. row: has low and high."""
+    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not told apart"
+
+
+def forest_figure(compared: pd.DataFrame, *, xlabel: str, title: str) -> Figure:
+    """Differences with 95 % intervals, one row an arm under the heading of its question.
+
+    compared: columns question, text, estimate, low and high, rows of a question together, as drawn.
+    What an interval tells is its marker and its color; an open circle is not told apart from zero.
+    """
+    headings = compared["question"].ne(compared["question"].shift())
+    places = np.arange(len(compared)) + 0.9 * headings.cumsum().to_numpy()
+    figure, axis = plt.subplots(figsize=(6.8, 1.2 + 0.235 * places[-1]))
+    drawn = set()
+    for place, (_, row) in zip(places, compared.iterrows(), strict=True):
+        word = told(row)
+        marker, color = TOLD[word]
+        errors = [[max(0.0, row["estimate"] - row["low"])], [max(0.0, row["high"] - row["estimate"])]]
+        axis.errorbar(row["estimate"], place, xerr=errors, color=color, marker=marker, markersize=6, capsize=3,
+                      linewidth=1.4, linestyle="none", label=None if word in drawn else word,
+                      markerfacecolor="white" if word == "not told apart" else color)  # fmt: skip
+        drawn.add(word)
+    axis.axvline(0, color="black", linewidth=1, linestyle=":")
+    above, questions = places[headings.to_numpy()] - 0.95, compared.loc[headings, "question"]
+    axis.set_yticks([*places, *above], [*compared["text"], *questions])
+    for label in axis.get_yticklabels()[len(places) :]:
+        label.set_fontweight("bold")
+    axis.tick_params(axis="y", labelsize=8, length=0)
+    axis.set(xlabel=f"{xlabel} (95% interval)", ylim=(places[-1] + 0.7, places[0] - 1.6))
+    axis.grid(axis="y", visible=False)
+    axis.legend(fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
+    headline(figure, title)
+    return figure

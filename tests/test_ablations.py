@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 from kdoct_utils import arm_training, stages
 from kdoct_utils.ablations import COMPARED, compare_arms, run_arms
-from kdoct_utils.arm_training import ArmResult, lab, train_arm, wrong_labels
-from kdoct_utils.arms import ARMS, Arm, StudentRecipe, TeacherRecipe, arms_for, changed
+from kdoct_utils.arm_training import ArmResult, arm_network, lab, train_arm, wrong_labels
+from kdoct_utils.arms import ARMS, SETS, Arm, StudentRecipe, TeacherRecipe, arms_for, changed, choose_arms
 from kdoct_utils.metrics import paired_difference
 from kdoct_utils.pipelines import STUDENT, TEACHER
 from kdoct_utils.profiles import PROFILES, get_profile
@@ -325,3 +325,22 @@ def test_all_arms_can_be_held_against_one(data):
         compare_arms(data, found, baseline="teacher")
     without = compare_arms(data, {"kd_views_1": found["kd_views_1"]})
     assert np.isnan(without.loc[0, "estimate"])  # its rival was not run
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_arms_are_chosen_by_set_or_name_with_their_rivals(profile):
+    few, core, everything = ({arm.name for arm in choose_arms(profile, name)} for name in SETS)
+    assert few < core < everything == {arm.name for arm in arms_for(profile, extra=True)}
+    assert [arm.name for arm in choose_arms(profile, "noisy_kd, kd_alpha_0.5")] == [
+        "student_alone", "student_kd", "kd_alpha_0.5", "noisy_alone", "noisy_kd",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="unknown arm 'kd_beta'; valid: few, core, all, or of student_alone"):
+        choose_arms(profile, "student_kd,kd_beta")
+
+
+def test_an_arms_network_is_the_one_whose_logits_are_kept(run, data):
+    arm = ARMS["student_alone"]
+    trained = train_arm(run, data, arm, 0, progress=False)
+    model, taken = arm_network(run, data, arm, 0, progress=False)
+    assert taken.reused
+    np.testing.assert_array_equal(stages.test_logits(run, data, model), trained.logits)

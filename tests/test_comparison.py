@@ -14,11 +14,13 @@ import pytest
 from kdoct_utils.comparison import (
     answers_figure,
     dose_figure,
+    forest_figure,
     range_figure,
     right,
     score_seeds,
     seed_curves,
     share_figure,
+    told,
 )
 from kdoct_utils.stages import CourseData, score
 
@@ -136,3 +138,23 @@ def test_shares_fill_the_bar():
     axis = share_figure(shares, xlabel="share", title="roles").axes[0]
     ends = [bar.get_x() + bar.get_width() for bar in axis.patches]
     assert ends == pytest.approx([0.6, 0.0, 0.8, 0.0, 1.0, 1.0])
+
+
+def test_what_an_interval_tells_is_marker_and_word():
+    rows = pd.DataFrame(
+        {
+            "question": ["one?", "one?", "two?"],
+            "text": ["a - b", "c - b", "d - b"],
+            "estimate": [2.0, -2.0, 1.0],
+            "low": [1.0, -3.0, 0.0],
+            "high": [3.0, -1.0, 2.0],
+        }
+    )
+    assert [told(row) for _, row in rows.iterrows()] == ["better", "worse", "not told apart"]  # touching zero is none
+    axis = forest_figure(rows, xlabel="points", title="forest").axes[0]
+    assert [drawn.lines[0].get_marker() for drawn in axis.containers] == ["^", "v", "o"]
+    assert [drawn.lines[0].get_xdata()[0] for drawn in axis.containers] == [2.0, -2.0, 1.0]
+    spans = [drawn.lines[2][0].get_segments()[0][:, 0].tolist() for drawn in axis.containers]
+    assert np.allclose(spans, [[1.0, 3.0], [-3.0, -1.0], [0.0, 2.0]])
+    shown = dict(zip([label.get_text() for label in axis.get_yticklabels()], axis.get_yticks(), strict=True))
+    assert shown["one?"] < shown["a - b"] < shown["c - b"] < shown["two?"] < shown["d - b"]
