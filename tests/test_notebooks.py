@@ -29,8 +29,8 @@ def source(cell):
     return "".join(cell["source"])
 
 
-def test_all_core_notebooks_are_there():
-    assert [path.stem[:2] for path in BOOKS] == ["00", "01", "02", "03", "04", "05", "06"]
+def test_all_notebooks_are_there():
+    assert [path.stem[:2] for path in BOOKS] == ["00", "01", "02", "03", "04", "05", "06", "07"]
 
 
 def test_one_parameters_cell_with_the_shared_names(book):
