@@ -293,7 +293,9 @@ def train_teachers(
 
 
 def _scaled(config: TrainingConfig, effort: float) -> TrainingConfig:
-    return replace(config, epochs=max(1, round(effort * config.epochs)))
+    """More epochs need more patience, or an arm that is to train longer would be stopped as early as the others."""
+    patience = round(max(1.0, effort) * config.patience)
+    return replace(config, epochs=max(1, round(effort * config.epochs)), patience=patience)
 
 
 def _temperature_and_alpha(run: RunFolder, recipe: StudentRecipe) -> tuple[float, float]:
@@ -309,6 +311,8 @@ def _common_recipe(
 ) -> dict:
     wanted = {"stage": "ablation", "network": type(recipe).__name__, "changes": changed(recipe), "seed": seed}
     wanted |= {"split": data.split_hash, "fold": data.fold, "epochs": config.epochs}
+    if recipe.effort > 1:
+        wanted["patience"] = config.patience
     return wanted | ({"noise_seed": run.seed} if recipe.noise else {})
 
 
