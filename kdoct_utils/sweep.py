@@ -168,7 +168,7 @@ def _on_cluster(address: str, runs: Sequence[SweepRun], work: Work) -> Generator
         from dask.distributed import Client, as_completed
     except ModuleNotFoundError:
         raise RunError(
-            "--scheduler needs dask and distributed, which are not installed; run: pip install 'kdoct_utils[sweep]'"
+            "--scheduler needs dask and distributed, which are not installed; run: pip install dask distributed"
         ) from None
     try:
         client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)

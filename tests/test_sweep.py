@@ -279,7 +279,7 @@ def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on_where_it_was(home
 def cluster():
     """The address of a real scheduler on a port of its own, and a function that starts a worker."""
     if find_spec("distributed") is None:
-        pytest.skip("dask and distributed are not installed: pip install 'kdoct_utils[sweep]'")
+        pytest.skip("dask and distributed are not installed: pip install dask distributed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -332,7 +332,7 @@ def test_a_cluster_that_is_not_there_or_not_installed_is_an_error(home, monkeypa
     for name in [name for name in sys.modules if name.split(".")[0] in ("dask", "distributed")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "dask", None)  # as if it were not installed
-    with pytest.raises(RunError, match=r"needs dask and distributed.*pip install 'kdoct_utils\[sweep\]'"):
+    with pytest.raises(RunError, match=r"needs dask and distributed.*pip install dask distributed"):
         small_sweep(home, {}, scheduler="tcp://127.0.0.1:9")
 
 
