@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 
 from kdoct_utils import stages
 from kdoct_utils.arm_training import (
@@ -22,6 +22,7 @@ from kdoct_utils.arm_training import (
     training_name,
 )
 from kdoct_utils.arms import ARMS, Arm
+from kdoct_utils.checks import available_cores
 from kdoct_utils.metrics import paired_difference
 from kdoct_utils.progress import ProgressBar
 from kdoct_utils.runs import RunFolder
@@ -50,7 +51,10 @@ def run_arms(
         stages.teacher(run, data, progress=progress)
     results: dict[tuple[str, int], ArmResult] = {}
     first, second = _tasks(run, data, arms, seeds)
-    with ProgressBar(total=len(first) + len(second), desc="ablations", unit="training", disable=not progress) as bar:
+    # Processes that each want every core wait for one another most of the time: ten times as slow on two cores.
+    threads = max(1, available_cores() // jobs) if jobs > 1 else None
+    bar = ProgressBar(total=len(first) + len(second), desc="ablations", unit="training", disable=not progress)
+    with bar, parallel_config(backend="loky", inner_max_num_threads=threads):
         for tasks in (first, second):  # what several trainings need is made before them
             for done in Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks):
                 results |= done
