@@ -23,7 +23,7 @@ from kdoct_utils.arm_training import (
 )
 from kdoct_utils.arms import ARMS, Arm
 from kdoct_utils.checks import available_cores
-from kdoct_utils.metrics import paired_difference
+from kdoct_utils.metrics import hits, paired_difference
 from kdoct_utils.progress import ProgressBar
 from kdoct_utils.runs import RunFolder
 from kdoct_utils.stages import CourseData
@@ -107,10 +107,7 @@ def compare_arms(
     if baseline is not None and baseline not in results:
         raise ValueError(f"no results of {baseline!r}; there are: {', '.join(results)}")
     rows = data.rows("test")
-    right = {
-        name: np.stack([one.logits.argmax(axis=1) == data.target[rows] for one in networks])
-        for name, networks in results.items()
-    }
+    right = {name: hits([one.logits for one in networks], data.target[rows]) for name, networks in results.items()}
     return pd.DataFrame(_compared(data.groups[rows], right, results, baseline, arms), columns=COMPARED)
 
 

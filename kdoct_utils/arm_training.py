@@ -14,9 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from filelock import FileLock
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdoct_utils import stages
@@ -36,8 +33,8 @@ from kdoct_utils.objectives import (
 from kdoct_utils.pipelines import STUDENT, TEACHER, weakened
 from kdoct_utils.pretraining import pretrain_backbone
 from kdoct_utils.profiles import TrainingConfig
-from kdoct_utils.recipes import file_hash, recipe_of, short_hash, take_or_train
-from kdoct_utils.runs import RunFolder, atomic_path
+from kdoct_utils.recipes import file_hash, recipe_of, short_hash, take_or_answer, take_or_train
+from kdoct_utils.runs import RunFolder
 from kdoct_utils.schedules import steps_per_epoch
 from kdoct_utils.stages import CourseData
 from kdoct_utils.training import TrainingResult
@@ -206,16 +203,12 @@ def _answers(run: RunFolder, data: CourseData, seed: int, teacher: nn.Module, pr
         "seed": seed, "views": epochs, "augmentation": asdict(STUDENT), "image": [profile.image_size, profile.channels],
     }  # fmt: skip
     path = (run.shared or lab(run).path) / f"answers_seed{seed}_{short_hash(recipe)}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            logits = cache_teacher_logits(
-                teacher, data.part("train"), STUDENT, seed, epochs, profile.image_size, profile.channels,
-                progress=progress,
-            )  # fmt: skip
-            with atomic_path(path) as temporary:
-                save_file({"logits": torch.from_numpy(logits)}, temporary)
-    return load_file(path)["logits"].numpy()
+
+    def answer() -> np.ndarray:
+        train, size, channels = data.part("train"), profile.image_size, profile.channels
+        return cache_teacher_logits(teacher, train, STUDENT, seed, epochs, size, channels, progress=progress)
+
+    return take_or_answer(path, recipe, answer)
 
 
 # --- start weights and teachers --------------------------------------------------------------------------------------

@@ -255,6 +255,25 @@ def publish(
 
 
 @app.command()
+def exercises(
+    run: Annotated[bool, typer.Option("--run", help="Execute the solutions first; their pictures are kept.")] = False,
+    run_dir: Annotated[Path, typer.Option(help="The run folder that solutions take from.")] = Path("runs/quick"),
+    profile: ProfileName = "quick",
+    only: Annotated[str, typer.Option(help="Solutions to execute, such as 03,05; all where none is named.")] = "",
+) -> None:
+    """Make notebooks/exercises from notebooks/solutions: answers left out, expected pictures kept."""
+    from kdoct_utils.course import find_notebooks_folder
+    from kdoct_utils.exercises.making import make_exercises, run_solutions
+
+    notebooks = find_notebooks_folder()
+    if run:
+        for path in run_solutions(notebooks, run_dir, profile, [name for name in only.split(",") if name.strip()]):
+            typer.echo(f"executed {path.name}")
+    for path in make_exercises(notebooks):
+        typer.echo(f"wrote exercises/{path.name}")
+
+
+@app.command()
 def pretrain(
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("phantom_teacher.safetensors"),
     patients: Annotated[int, typer.Option(min=1, help="Phantom patients in a pass.")] = 1200,

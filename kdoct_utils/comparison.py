@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdoct_utils.metrics import paired_difference
+from kdoct_utils.metrics import average_scores, hits, paired_difference
 from kdoct_utils.plots import LINE_COLORS, curves, headline, look, message
 from kdoct_utils.stages import CourseData, score
 
@@ -29,22 +29,16 @@ def score_seeds(data: CourseData, logits: Sequence[np.ndarray], role: str = "tes
     scores = [score(data, one, role) for one in logits]
     correct = right(data, logits, role)
     accuracy = paired_difference(correct, np.zeros_like(correct), data.groups[data.rows(role)])
-    known = {name: [one[name] for one in scores if one[name] is not None] for name in AVERAGED}
-    return {name: float(np.mean(values)) if values else None for name, values in known.items()} | {
+    return average_scores(scores, AVERAGED) | {
         "interval": [accuracy["low"], accuracy["high"]],
         "by_seed": [one["accuracy"] for one in scores],
-        "confusion": np.sum([one["confusion"] for one in scores], axis=0).tolist(),
         "class_names": list(data.class_names),
-        "n_scans": scores[0]["n_scans"],
-        "n_patients": scores[0]["n_patients"],
-        "seeds": len(scores),
     }
 
 
 def right(data: CourseData, logits: Sequence[np.ndarray], role: str = "test") -> np.ndarray:
     """(seeds, n of that role) bool: which scans each seed's network names rightly. logits as in `score_seeds`."""
-    target = data.target[data.rows(role)]
-    return np.stack([one.argmax(axis=1) == target for one in logits])
+    return hits(logits, data.target[data.rows(role)])
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

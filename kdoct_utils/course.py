@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 
 from kdoct_utils import __version__
@@ -146,7 +146,7 @@ def split_off_options(
 
     An option that no notebook declares is left out of the first.
     """
-    types = {field.name: type(getattr(DataOptions(), field.name)).__name__ for field in fields(DataOptions)}
+    types = {name: kind.__name__ for name, kind in DataOptions.types().items()}
     options = {name: cast(name, value, types[name]) for name, value in parameters.items() if name in types}
     declared = {name for path in notebooks for name in declared_parameters(path)}
     return {name: value for name, value in parameters.items() if name in declared or name not in types}, options
@@ -155,8 +155,7 @@ def split_off_options(
 def changed_options(run: RunFolder) -> dict[str, object]:
     """The dataset options of a run that are not the defaults, so that a notebook run later is given them again."""
     defaults = DataOptions()
-    options = {field.name: getattr(run.options, field.name) for field in fields(DataOptions)}
-    return {name: value for name, value in options.items() if value != getattr(defaults, name)}
+    return {name: value for name, value in asdict(run.options).items() if value != getattr(defaults, name)}
 
 
 def run_course(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from kdoct_utils import __version__
 from kdoct_utils.profiles import CLASS_NAMES
@@ -31,6 +31,11 @@ class DataOptions:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"unknown split {self.split!r}; valid splits: {', '.join(SPLITS)}")
+
+    @classmethod
+    def types(cls) -> dict[str, type]:
+        """Type of each option by its name."""
+        return {option.name: type(option.default) for option in fields(cls)}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -132,7 +132,7 @@ def plan_sweep(
 
 def read_grid(notebook: Path, grid: Mapping[str, object]) -> dict[str, tuple]:
     """The values of each parameter, cast. Raises RunError for an unknown name or a value that does not fit."""
-    options = {field.name: type(getattr(DataOptions(), field.name)).__name__ for field in fields(DataOptions)}
+    options = {name: kind.__name__ for name, kind in DataOptions.types().items()}
     declared = {name: kind for name, kind in declared_parameters(notebook).items() if name not in COMMON_PARAMETERS}
     types = declared | options
     for name in grid:

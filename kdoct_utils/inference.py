@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from kdoct_utils.augment import EVALUATION, AugmentConfig, augment, test_time_views
+from kdoct_utils.progress import ProgressBar
 
 
 class ScanImages(Dataset):
@@ -106,7 +106,8 @@ def cache_teacher_logits(
     device = next(teacher.parameters()).device
     teacher.eval()
     cached = []
-    with torch.inference_mode(), tqdm(total=views * len(data), desc="teacher logits", disable=not progress) as bar:
+    bar = ProgressBar(total=views * len(data), desc="teacher logits", disable=not progress)
+    with torch.inference_mode(), bar:
         for view in range(views):
             logits = []
             for positions in _in_turn(len(data), batch_size):

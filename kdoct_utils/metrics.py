@@ -5,9 +5,10 @@ NumPy in, plain Python numbers and lists out, so that the results go straight in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 
@@ -70,6 +71,31 @@ def evaluate(
         "class_names": list(class_names),
         "absent_classes": absent,
         "notes": notes,
+    }
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax of logits (n, classes) in double precision: rows sum to 1."""
+    return softmax(np.asarray(logits, np.float64), axis=1)
+
+
+def hits(logits: Sequence[np.ndarray], target: np.ndarray) -> np.ndarray:
+    """(networks, n) bool: which scans each network names rightly. logits: (n, classes) of each; target: (n,)."""
+    return np.stack([one.argmax(axis=1) == target for one in logits])
+
+
+def average_scores(scores: Sequence[Mapping], names: Sequence[str]) -> dict:
+    """What `evaluate` found for several networks on the same scans, as one record.
+
+    The scores ``names`` are averaged (None where no network has one), the confusion counts added up; n_scans and
+    n_patients are those of each, seeds the number of networks.
+    """
+    known = {name: [one[name] for one in scores if one[name] is not None] for name in names}
+    return {name: float(np.mean(values)) if values else None for name, values in known.items()} | {
+        "confusion": np.sum([one["confusion"] for one in scores], axis=0).tolist(),
+        "n_scans": scores[0]["n_scans"],
+        "n_patients": scores[0]["n_patients"],
+        "seeds": len(scores),
     }
 
 

@@ -123,20 +123,28 @@ def notebook_table(notebooks: list[Path], costs: dict) -> str:
     return "\n".join(lines)
 
 
-def _publish_notebook(source: Path, executed: Path, badge_lines: str, cost: str) -> None:
-    notebook = json.loads(source.read_text(encoding="utf-8"))
-    done = json.loads(executed.read_text(encoding="utf-8"))
+def carry_outputs(notebook: dict, done: dict, name: str) -> None:
+    """Put the outputs of an executed notebook into its source, in place.
+
+    Raises RunError where the source's code is no longer what was executed.
+    """
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     done_cells = own_code_cells(done)
     if ["".join(cell["source"]) for cell in cells] != ["".join(cell["source"]) for cell in done_cells]:
-        raise RunError(f"{source.name} has changed since it was executed; run it again")
+        raise RunError(f"{name} has changed since it was executed; run it again")
     for count, (cell, result) in enumerate(zip(cells, done_cells, strict=True), 1):
         cell["execution_count"] = count
         cell["outputs"] = [
             output | {"execution_count": count} if "execution_count" in output else output
             for output in result["outputs"]
         ]
-        cell["metadata"] = {name: value for name, value in cell["metadata"].items() if name not in DROPPED_METADATA}
+        cell["metadata"] = {key: value for key, value in cell["metadata"].items() if key not in DROPPED_METADATA}
+
+
+def _publish_notebook(source: Path, executed: Path, badge_lines: str, cost: str) -> None:
+    notebook = json.loads(source.read_text(encoding="utf-8"))
+    done = json.loads(executed.read_text(encoding="utf-8"))
+    carry_outputs(notebook, done, source.name)
     if "widgets" in done["metadata"]:  # so that a slider is seen where there is no kernel
         notebook["metadata"]["widgets"] = done["metadata"]["widgets"]
     first = next((cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"), None)

@@ -1,4 +1,4 @@
-"""Trained networks are kept with the recipe that made them: taken up by the same recipe only, made again otherwise."""
+"""Trained networks, and what they answer, kept with the recipe that made them: taken by no other, else made again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdoct_utils.models import load_weights, save_weights
@@ -64,6 +66,21 @@ def take_or_train(
         link_or_copy(kept, path)
     model.eval()
     return there
+
+
+def take_or_answer(path: Path, recipe: dict, answer: Callable[[], np.ndarray]) -> np.ndarray:
+    """The logits in ``path`` if they were made by this recipe; else what ``answer()`` returns now, kept there.
+
+    recipe: all that the logits follow from, in JSON's types. Processes that want the same file make it once.
+    """
+    wanted = json.dumps(plain(recipe), sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.stem}.lock")):
+        if recipe_of(path) != wanted:
+            logits = torch.from_numpy(np.ascontiguousarray(answer()))
+            with atomic_path(path) as temporary:
+                save_file({"logits": logits}, temporary, metadata={"recipe": wanted})
+    return load_file(path)["logits"].numpy()
 
 
 def _load(model: nn.Module, path: Path) -> None:

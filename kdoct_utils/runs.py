@@ -14,7 +14,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -274,7 +274,7 @@ def open_run(
 
 def check_options(options: Mapping[str, object]) -> dict[str, object]:
     """``options`` as they are, if each is a field of DataOptions with a value of its type; else RunError."""
-    valid = {field.name: type(getattr(DataOptions(), field.name)) for field in fields(DataOptions)}
+    valid = DataOptions.types()
     for name, value in options.items():
         if name not in valid:
             raise RunError(f"unknown dataset option {name!r}; valid options: {', '.join(valid)}")

@@ -6,22 +6,19 @@ made it. A stage whose recipe is another is made again, never used.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdoct_utils.cache import open_pictures, picture_key
 from kdoct_utils.inference import ScanImages, cache_teacher_logits, predict_logits
 from kdoct_utils.losses import balanced_class_weights
-from kdoct_utils.metrics import evaluate
+from kdoct_utils.metrics import evaluate, probabilities
 from kdoct_utils.models import build_model
 from kdoct_utils.objectives import (
     CachedDistillationObjective,
@@ -31,7 +28,7 @@ from kdoct_utils.objectives import (
     Objective,
 )
 from kdoct_utils.pipelines import EVALUATION, STUDENT, TEACHER, AugmentConfig, weakened
-from kdoct_utils.recipes import file_hash, recipe_of, short_hash, take_or_train
+from kdoct_utils.recipes import file_hash, short_hash, take_or_answer, take_or_train
 from kdoct_utils.runs import RunFolder, atomic_path, link_or_copy, read_json, write_json
 from kdoct_utils.scans import ScanError, ScanSet, read_scans
 from kdoct_utils.splits import load_splits, make_splits, official_splits, save_splits
@@ -227,16 +224,14 @@ def teacher(run: RunFolder, data: CourseData, gamma: float | None = None, progre
 def teacher_logits(run: RunFolder, data: CourseData, model: nn.Module, progress: bool = True) -> np.ndarray:
     """The teacher's logits (n, classes) for every scan as it is, without augmentation."""
     profile = run.profile
-    recipe = json.dumps({"stage": "teacher_logits", "teacher": file_hash(run.teacher_file), "split": data.split_hash})
-    path = run.teacher_logits_file
-    if recipe_of(path) != recipe:
+    recipe = {"stage": "teacher_logits", "teacher": file_hash(run.teacher_file), "split": data.split_hash}
+
+    def answer() -> np.ndarray:
         everything = data.part("", rows=np.arange(len(data.table)))
-        logits = cache_teacher_logits(
-            model, everything, EVALUATION, 0, 1, profile.image_size, profile.channels, progress=progress
-        )
-        with atomic_path(path) as temporary:
-            save_file({"logits": torch.from_numpy(logits[0]).contiguous()}, temporary, metadata={"recipe": recipe})
-    return load_file(path)["logits"].numpy()
+        size, channels = profile.image_size, profile.channels
+        return cache_teacher_logits(model, everything, EVALUATION, 0, 1, size, channels, progress=progress)[0]
+
+    return take_or_answer(run.teacher_logits_file, recipe, answer)
 
 
 # --- students --------------------------------------------------------------------------------------------------------
@@ -344,10 +339,10 @@ def keep_predictions(run: RunFolder, data: CourseData, network: str, seed: int, 
     Rows of the same network, seed and fold are replaced. One row a test scan: PREDICTION_COLUMNS, then p_<class>.
     """
     rows = data.rows("test")
-    probabilities = torch.softmax(torch.from_numpy(np.asarray(logits, np.float64)), dim=1).numpy()
+    of_class = probabilities(logits)  # (n_test, classes)
     table = data.table.iloc[rows][["scan_id", "group", "label"]].assign(network=network, seed=seed, fold=data.fold)
     table = table[PREDICTION_COLUMNS].assign(
-        **{f"p_{name}": probabilities[:, position] for position, name in enumerate(data.class_names)}
+        **{f"p_{name}": of_class[:, position] for position, name in enumerate(data.class_names)}
     )
     with FileLock(run.path / ".predictions.lock"):
         if run.predictions_file.exists():
@@ -361,5 +356,4 @@ def keep_predictions(run: RunFolder, data: CourseData, network: str, seed: int, 
 def score(data: CourseData, logits: np.ndarray, role: str = "test", seed: int = 0) -> dict:
     """metrics.evaluate for the scans of a role, patients resampled. logits: (n of that role, classes)."""
     rows = data.rows(role)
-    probabilities = torch.softmax(torch.from_numpy(np.asarray(logits, np.float64)), dim=1).numpy()
-    return evaluate(probabilities, data.target[rows], data.groups[rows], data.class_names, seed=seed)
+    return evaluate(probabilities(logits), data.target[rows], data.groups[rows], data.class_names, seed=seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from html import escape
 from itertools import product
 from pathlib import Path
@@ -25,7 +24,7 @@ from kdoct_utils.splits import load_splits
 from kdoct_utils.sweep import DONE, finished_result, read_results
 
 Predictions = Mapping[str, pd.DataFrame]  # by the name of the run
-OPTIONS = tuple(field.name for field in fields(DataOptions))
+OPTIONS = tuple(DataOptions.types())
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 

@@ -21,7 +21,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
-from tqdm.auto import tqdm
 
 from kdoct_utils.augment import AugmentConfig, augment
 from kdoct_utils.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
@@ -36,6 +35,7 @@ from kdoct_utils.objectives import (
     Objective,
 )
 from kdoct_utils.profiles import TrainingConfig
+from kdoct_utils.progress import ProgressBar
 from kdoct_utils.schedules import batches_per_epoch, epoch_batches, learning_rate_factor, steps_per_epoch
 
 __all__ = [
@@ -129,7 +129,7 @@ class Trainer:
     def fit(self) -> TrainingResult:
         """Train to the end, from the checkpoint if there is one."""
         self._resume()
-        bar = tqdm(
+        bar = ProgressBar(
             total=self.state.last_epoch * self.steps, initial=self.state.epoch * self.steps, unit="step",
             desc="training", disable=not (self.show_progress and self.accelerator.is_main_process),
         )  # fmt: skip
@@ -142,7 +142,7 @@ class Trainer:
                 bar.total = self.state.last_epoch * self.steps
         return self._choose()
 
-    def _train_epoch(self, epoch: int, bar: tqdm) -> float:
+    def _train_epoch(self, epoch: int, bar: ProgressBar) -> float:
         """Every training scan once. Returns the loss averaged over them."""
         view = epoch if self.objective.views is None else epoch % self.objective.views
         report = LossReport(self.accelerator, bar, epoch)

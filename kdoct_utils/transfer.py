@@ -12,12 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
 from kdoct_utils.inference import ScanImages, predict_logits
-from kdoct_utils.metrics import evaluate, paired_difference, unpaired_difference
+from kdoct_utils.metrics import (
+    average_scores,
+    evaluate,
+    hits,
+    paired_difference,
+    probabilities,
+    unpaired_difference,
+)
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, plain, read_json, write_json
 from kdoct_utils.scanners import SCANNERS
 from kdoct_utils.scans import ScanError, read_scans
@@ -198,13 +204,12 @@ def other_logits(run: RunFolder, scans: SharedScans, model: nn.Module) -> np.nda
 
 def score(scans: SharedScans, logits: np.ndarray, seed: int = 0) -> dict:
     """metrics.evaluate over the shared classes, patients resampled. logits: (n, shared)."""
-    probabilities = torch.softmax(torch.from_numpy(np.asarray(logits, np.float64)), dim=1).numpy()
-    return evaluate(probabilities, scans.target, scans.groups, scans.class_names, seed=seed)
+    return evaluate(probabilities(logits), scans.target, scans.groups, scans.class_names, seed=seed)
 
 
 def right(scans: SharedScans, logits: Sequence[np.ndarray]) -> np.ndarray:
     """(seeds, n) bool: which scans each network names rightly. logits: (n, shared) of each."""
-    return np.stack([one.argmax(axis=1) == scans.target for one in logits])
+    return hits(logits, scans.target)
 
 
 def score_seeds(scans: SharedScans, logits: Sequence[np.ndarray]) -> dict:
@@ -219,14 +224,9 @@ def score_seeds(scans: SharedScans, logits: Sequence[np.ndarray]) -> dict:
     nothing = np.zeros_like(correct)
     accuracy = paired_difference(correct, nothing, scans.groups)
     sensitivity = paired_difference(correct, nothing, scans.groups, classes=scans.target)
-    known = {name: [one[name] for one in scores if one[name] is not None] for name in SCORES}
-    return {name: float(np.mean(values)) if values else None for name, values in known.items()} | {
+    return average_scores(scores, SCORES) | {
         "interval": [accuracy["low"], accuracy["high"]],
         "sensitivity_interval": [sensitivity["low"], sensitivity["high"]],
-        "confusion": np.sum([one["confusion"] for one in scores], axis=0).tolist(),
-        "n_scans": scores[0]["n_scans"],
-        "n_patients": scores[0]["n_patients"],
-        "seeds": len(scores),
     }
 
 
