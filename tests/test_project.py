@@ -32,6 +32,7 @@ IMPORT_NAMES = {
     "PIL": "pillow",
     "bs4": "beautifulsoup4",
     "huggingface_hub": "huggingface-hub",
+    "pytorch_grad_cam": "grad-cam",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
