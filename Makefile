@@ -65,7 +65,7 @@ $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the course needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): several minutes the first time, with torch"
-	$(VENV)/bin/python -m pip install -qq --editable ".[test,lab,sweep]"
+	$(VENV)/bin/python -m pip install -qq --editable ".[test,lab,sweep,book,browser]"
 	touch $@
 
 clean:

@@ -30,6 +30,7 @@ CONDA_NAMES = {
 }
 IMPORT_NAMES = {
     "PIL": "pillow",
+    "axe_playwright_python": "axe-playwright-python",
     "bs4": "beautifulsoup4",
     "huggingface_hub": "huggingface-hub",
     "pytorch_grad_cam": "grad-cam",
@@ -62,19 +63,20 @@ NEEDED = bounds(PROJECT["dependencies"])
 LAB = bounds(PROJECT["optional-dependencies"]["lab"])
 TEST = bounds(PROJECT["optional-dependencies"]["test"])
 SWEEP = bounds(PROJECT["optional-dependencies"]["sweep"])
+BOOK = bounds(PROJECT["optional-dependencies"]["book"])  # "browser" is for pip alone
 
 
 def test_every_dependency_has_one_lower_bound_and_a_reason():
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     extras = PROJECT["optional-dependencies"]
-    for requirement in [*PROJECT["dependencies"], *extras["test"], *extras["lab"], *extras["sweep"]]:
+    for requirement in [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]:
         assert re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", requirement)
         line = next(line for line in lines if f'"{requirement}"' in line)
         assert re.search(r"#\s*\S+", line), f"{requirement} has no reason"
 
 
 @pytest.mark.parametrize(
-    "path, wanted", [("environment.yml", NEEDED | LAB | TEST | SWEEP), ("binder/environment.yml", NEEDED | LAB)]
+    "path, wanted", [("environment.yml", NEEDED | LAB | TEST | SWEEP | BOOK), ("binder/environment.yml", NEEDED | LAB)]
 )
 def test_conda_environments_agree_with_pyproject(path, wanted):
     channels, packages, pip = conda_environment(path)
@@ -137,7 +139,7 @@ def test_what_the_package_imports_is_declared():
 
 def test_what_the_tests_import_is_declared():
     imports = third_party_imports(ROOT / "tests")
-    assert {name: where for name, where in imports.items() if name not in declared("test")} == {}
+    assert {name: where for name, where in imports.items() if name not in declared("test", "browser")} == {}
 
 
 def test_command_and_version():
