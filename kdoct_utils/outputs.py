@@ -19,8 +19,10 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
-from nbformat import NotebookNode
+from nbformat import NotebookNode, from_dict
 from PIL import Image, PngImagePlugin
+
+from .progress import without_widget
 
 PNG_DPI = 90
 PNG_LARGEST_KB = 36
@@ -79,9 +81,13 @@ def say(text: str, plain: str | None = None) -> None:
 def with_alt_text(notebook: NotebookNode) -> NotebookNode:
     """A copy for nbconvert's HTMLExporter, whose default template writes "No description" over our alternative text.
 
-    Every ``image/png`` output with ``alt`` metadata becomes an HTML image that carries it.
+    Every ``image/png`` output with ``alt`` metadata becomes an HTML image that carries it. Progress bars become text,
+    so that the page fetches no script to draw them.
     """
     notebook = deepcopy(notebook)
+    notebook.metadata.pop("widgets", None)
+    for cell in (cell for cell in notebook.cells if "outputs" in cell):
+        cell.outputs = [from_dict(without_widget(output)) for output in cell.outputs]
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         alt = output.get("metadata", {}).get("image/png", {}).get("alt")
         if alt:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 IN_NOTEBOOK = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
 
 
@@ -32,3 +33,11 @@ class ProgressBar(tqdm):
         if self._shown is not None:
             self._shown.update(self.container)
             self._shown = None
+
+
+def without_widget(output: dict) -> dict:
+    """A notebook's output with its text alone where it is a widget too: a saved widget has no kernel to draw it."""
+    data = output.get("data", {})
+    if WIDGET_VIEW not in data or "text/plain" not in data:
+        return output
+    return output | {"data": {kind: content for kind, content in data.items() if kind != WIDGET_VIEW}}

@@ -14,6 +14,7 @@ from pathlib import Path
 from kdoct_utils.course import finished_fingerprint, notebook_number, notebook_title
 from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.execute import own_code_cells
+from kdoct_utils.progress import without_widget
 from kdoct_utils.runs import RunError, RunFolder, atomic_path
 
 BRANCH = "main"
@@ -134,19 +135,20 @@ def carry_outputs(notebook: dict, done: dict, name: str) -> None:
         raise RunError(f"{name} has changed since it was executed; run it again")
     for count, (cell, result) in enumerate(zip(cells, done_cells, strict=True), 1):
         cell["execution_count"] = count
-        cell["outputs"] = [
-            output | {"execution_count": count} if "execution_count" in output else output
-            for output in result["outputs"]
-        ]
+        cell["outputs"] = [_saved(output, count) for output in result["outputs"]]
         cell["metadata"] = {key: value for key, value in cell["metadata"].items() if key not in DROPPED_METADATA}
+
+
+def _saved(output: dict, count: int) -> dict:
+    """The output as a saved notebook needs it."""
+    return without_widget(output | {"execution_count": count} if "execution_count" in output else output)
 
 
 def _publish_notebook(source: Path, executed: Path, badge_lines: str, cost: str) -> None:
     notebook = json.loads(source.read_text(encoding="utf-8"))
     done = json.loads(executed.read_text(encoding="utf-8"))
     carry_outputs(notebook, done, source.name)
-    if "widgets" in done["metadata"]:  # so that a slider is seen where there is no kernel
-        notebook["metadata"]["widgets"] = done["metadata"]["widgets"]
+    notebook["metadata"].pop("widgets", None)  # state of widgets that `carry_outputs` leaves out
     first = next((cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"), None)
     if first is None:
         raise RunError(f"{source.name} has no markdown cell for its title")

@@ -1,25 +1,30 @@
-"""Sliders over a drawing, for notebooks, and a way for tests to call what a slider would call.
+"""Sliders over a drawing, for notebooks: moved by the browser alone, with no kernel behind them.
 
-`sliders` uses only what ipywidgets 7.7 (Colab) and 8 share. Sliders and the reset button work from the keyboard
-(Tab, then arrow keys; the number beside a slider can be typed over). A drawing is a matplotlib Figure or a string of
-SVG or HTML; a string is quicker by far: `bars_svg` and `curves_svg` take well under a millisecond, redrawing a Figure
-some 75 ms on one core, so temperature and gamma sliders use strings.
+`sliders` calls the drawing for every combination of its controls' values, when the cell runs. What it shows is HTML
+that holds all of these, compressed, with a short script (``data/slider.js``) that swaps them: the same in JupyterLab,
+Notebook 7, VS Code, Colab and in an exported page. Every control has a label, works from the keyboard and goes back
+with Reset. A drawing is a matplotlib Figure or a string of SVG or HTML; a string is smaller and quicker by far
+(`bars_svg` and `curves_svg`: well under a millisecond, a Figure some 75).
 
-Runners of notebooks never move a slider, so a drawing that fails away from its start value passes unseen.
-Every `sliders` call is therefore registered; `check_registered` calls each drawing at its sliders' ends and
-`run_and_check` does so inside a notebook's own kernel.
+Every `sliders` call is registered: `check_registered` calls each drawing at its controls' ends, and `run_and_check`
+does so inside a notebook's own kernel.
 """
 
 from __future__ import annotations
 
 import base64
 import html
+import itertools
+import json
+import math
+import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import ipywidgets
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
@@ -32,7 +37,11 @@ __all__ = [
 ]  # fmt: skip
 
 Draw = Callable[..., "Figure | str"]
-LABEL_STYLE = {"description_width": "150px"}
+MOST_FRAMES = 600  # drawings of one slider
+LARGEST_KB = 120  # compressed, all drawings of one slider together: notebooks must stay small
+SCRIPT = Path(__file__).with_name("data") / "slider.js"
+DATA_URI = re.compile(r"data:[a-z]+/[a-z0-9.+-]+;base64,[A-Za-z0-9+/=]+")
+ROW = 36  # pixels of one control
 
 
 @dataclass(frozen=True)
@@ -53,13 +62,19 @@ class Slider:
     def ends(self) -> tuple[float, float]:
         return self.low, self.high
 
-    def widget(self, name: str) -> ipywidgets.Widget:
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Every value it can take: exact decimals from low to high by step, and start itself."""
+        low, high, start, step = (Decimal(str(value)) for value in (self.low, self.high, self.start, self.step))
+        places = {low + k * step for k in range(math.floor((high - low) / step) + 1)} | {start, high}
         whole = all(isinstance(value, int) for value in (self.low, self.high, self.start, self.step))
-        kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-        return kind(
-            value=self.start, min=self.low, max=self.high, step=self.step, description=self.label or name,
-            continuous_update=True, style=LABEL_STYLE, layout=ipywidgets.Layout(width="480px"),
-        )  # fmt: skip
+        return tuple((int if whole else float)(place) for place in sorted(places))
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The values as words, with as many decimals as they need."""
+        decimals = max(-Decimal(str(value)).normalize().as_tuple().exponent for value in self.values)
+        return tuple(f"{value:.{max(decimals, 0)}f}" for value in self.values)
 
 
 @dataclass(frozen=True)
@@ -70,8 +85,8 @@ class Choice:
     label: str = ""
 
     def __post_init__(self) -> None:
-        if not self.options:
-            raise ValueError("Choice needs at least one option")
+        if not self.options or len(set(self.options)) < len(self.options):
+            raise ValueError(f"Choice needs at least one option and none twice, not {self.options}")
 
     @property
     def start(self) -> Any:
@@ -81,11 +96,13 @@ class Choice:
     def ends(self) -> tuple:
         return self.options  # every option: there are few, and each may fail by itself
 
-    def widget(self, name: str) -> ipywidgets.Widget:
-        return ipywidgets.Dropdown(
-            options=self.options, value=self.start, description=self.label or name, style=LABEL_STYLE,
-            layout=ipywidgets.Layout(width="480px"),
-        )  # fmt: skip
+    @property
+    def values(self) -> tuple:
+        return self.options
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        return tuple(map(str, self.options))
 
 
 @dataclass(frozen=True)
@@ -123,10 +140,7 @@ def check_registered() -> list[str]:
     """
     for item in registered():
         for values in item.ends():
-            try:
-                _as_html(item.draw(**values), item.name)
-            except Exception as error:
-                raise RuntimeError(f"slider drawing {item.name!r} fails at {values}: {error}") from error
+            _drawn(item, values)
     return [item.name for item in registered()]
 
 
@@ -154,71 +168,77 @@ def run_and_check(
 
 
 class Panel:
-    """Controls over a drawing. As the last value of a cell it shows itself."""
+    """Controls over drawings. As the last value of a cell it shows itself.
 
-    def __init__(self, name: str, draw: Draw, controls: Mapping[str, Slider | Choice], height: int) -> None:
-        self.name, self.draw = name, draw
-        self.controls = {key: control.widget(key) for key, control in controls.items()}
-        self._starts = {key: control.start for key, control in controls.items()}
-        self._paused = False
-        # a fixed height keeps the page from jumping under the reader's hand
-        self.area = ipywidgets.HTML(layout=ipywidgets.Layout(height=f"{height}px", overflow="hidden"))
-        self.reset_button = ipywidgets.Button(description="Reset", tooltip=f"Back to the start values of {name}")
-        self.reset_button.on_click(lambda _button: self.reset())
-        self.box = ipywidgets.VBox([*self.controls.values(), self.reset_button, self.area])
-        for control in self.controls.values():
-            control.observe(lambda _change: self.redraw(), names="value")
-        self.redraw()
+    frames: the drawing, as HTML, for every combination of values (in the order of the controls).
+    """
 
-    def redraw(self) -> None:
-        """Draw for the present values. An error is shown in place of the drawing and raised."""
-        if self._paused:
-            return
-        values = {key: control.value for key, control in self.controls.items()}
-        try:
-            self.area.value = _as_html(self.draw(**values), f"{self.name}, {_words(values)}")
-        except Exception as error:
-            shown = html.escape(f"{type(error).__name__}: {error}")
-            self.area.value = f'<pre role="alert">This drawing failed at {html.escape(_words(values))}\n{shown}</pre>'
-            raise
+    def __init__(self, item: Registered, height: int) -> None:
+        self.name, self.controls, self.height = item.name, dict(item.controls), height
+        count = math.prod(len(control.values) for control in self.controls.values())
+        if count > MOST_FRAMES:
+            raise ValueError(f"slider {self.name!r} has {count} combinations of values; at most {MOST_FRAMES} are "
+                             "drawn beforehand: give it coarser steps")  # fmt: skip
+        combinations = itertools.product(*(control.values for control in self.controls.values()))
+        self.frames = {values: _drawn(item, dict(zip(self.controls, values, strict=True))) for values in combinations}
+        self._packed = self._pack()
+        if len(self._packed) > 1000 * LARGEST_KB:
+            raise ValueError(f"the drawings of slider {self.name!r} take {len(self._packed) / 1000:.0f} kB compressed; "
+                             f"at most {LARGEST_KB} kB are kept in a notebook: draw fewer or simpler ones")  # fmt: skip
 
-    def reset(self) -> None:
-        """Put every control back to its start and draw once."""
-        self._paused = True
-        try:
-            for key, control in self.controls.items():
-                control.value = self._starts[key]
-        finally:
-            self._paused = False
-        self.redraw()
+    def _pack(self) -> bytes:
+        """What slider.js reads: drawings and the pictures inside them, each stored once."""
+        drawings: dict[str, int] = {}
+        uris: dict[str, int] = {}
+        frames = []
+        for drawing in self.frames.values():
+            # \x1a stands in no HTML, so that it can mark the place of a picture
+            bare = DATA_URI.sub(lambda found: f"\x1a{uris.setdefault(found[0], len(uris))};", drawing)
+            frames.append(drawings.setdefault(bare, len(drawings)))
+        controls = [
+            {"label": control.label or key, "kind": type(control).__name__.lower(), "values": control.shown,
+             "start": control.values.index(control.start)}
+            for key, control in self.controls.items()
+        ]  # fmt: skip
+        data = {"name": self.name, "height": self.height, "controls": controls, "drawings": list(drawings),
+                "uris": list(uris), "frames": frames}  # fmt: skip
+        return zlib.compress(json.dumps(data, ensure_ascii=False).encode(), 9)
+
+    @property
+    def html(self) -> str:
+        """The element, its script, and what readers without scripts get in their place."""
+        room = self.height + ROW * (len(self.controls) + 1)  # kept free, so that the page does not jump
+        return (
+            f'<kdoct-slider style="display: block; min-height: {room}px" '
+            f'data-frames="{base64.b64encode(self._packed).decode()}"><p><em>{html.escape(self.note)}</em></p>'
+            f"</kdoct-slider>\n<script>\n{SCRIPT.read_text(encoding='utf-8')}</script>"
+        )
+
+    @property
+    def note(self) -> str:
+        return f"Slider “{self.name}”: run this cell to move it; the figure near it shows the same."
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        # A reader without a kernel gets this sentence, not "VBox(children=...".
-        note = f"Slider “{self.name}”: run this notebook to move it; the figure near it shows the same."
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        return {
-            "application/vnd.jupyter.widget-view+json": view,
-            "text/html": f"<p><em>{html.escape(note)}</em></p>",
-            "text/plain": note,
-        }
+        return {"text/html": self.html, "text/plain": self.note}
 
 
 def sliders(draw: Draw, *, name: str = "", height: int = 320, **specs: Slider | Choice | tuple | Sequence) -> Panel:
-    """Controls over ``draw(**values)``, redrawn while they move.
+    """Controls over ``draw(**values)``, which is called here for every combination of their values.
 
-    draw: returns a matplotlib Figure or a string of SVG or HTML.
+    draw: returns a matplotlib Figure or a string of SVG or HTML, the same for the same values.
     name: what the sliders are called by readers and tests; default: the function's name.
     height: pixels kept for the drawing, whatever it draws.
     specs: one Slider or Choice for each argument of draw; ``(low, high, start)`` and ``(low, high, start, step)``
       are short for a Slider.
-    Raises ValueError for a bad spec, and whatever draw raises at the start values.
+    Raises ValueError for a bad spec, for more than 600 combinations, and for drawings that take more than 120 kB
+    compressed; RuntimeError, from the drawing's own error, naming the values that broke it.
     """
     if not specs:
         raise ValueError("sliders needs at least one control, such as temperature=Slider(1, 10, 4)")
     controls = {key: _control(key, spec) for key, spec in specs.items()}
     name = name or draw.__name__.replace("_", " ").strip()
     _registry[name] = Registered(name, draw, controls)
-    return Panel(name, draw, controls, height)
+    return Panel(_registry[name], height)
 
 
 def _control(key: str, spec: object) -> Slider | Choice:
@@ -232,6 +252,13 @@ def _control(key: str, spec: object) -> Slider | Choice:
 def _words(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {value:g}" if isinstance(value, float) else f"{key} = {value}"
                      for key, value in values.items())  # fmt: skip
+
+
+def _drawn(item: Registered, values: Mapping[str, Any]) -> str:
+    try:
+        return _as_html(item.draw(**values), f"{item.name}, {_words(values)}")
+    except Exception as error:
+        raise RuntimeError(f"slider drawing {item.name!r} fails at {dict(values)}: {error}") from error
 
 
 def _as_html(drawing: Figure | str, alt: str) -> str:

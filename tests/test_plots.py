@@ -25,6 +25,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from kdoct_utils import outputs, plots
 from kdoct_utils.profiles import CLASS_NAMES
+from kdoct_utils.publish import carry_outputs
 
 # Linear-RGB matrices for full color-vision deficiency: Machado, Oliveira and Fernandes 2009.
 SIGHT = {
@@ -157,6 +158,18 @@ def test_show_reaches_every_reader(displayed):
     assert page.select_one("main details").text == "Figure in words" + alt
     assert page.select_one("main strong + strong").text == "7 points"
     assert "image/png" in notebook.cells[0].outputs[0].data, "the notebook itself is left alone"
+
+
+def test_progress_bars_are_saved_and_exported_as_text():
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "ab"}, "text/plain": "training: 100%"}
+    bar = {"output_type": "display_data", "data": view, "metadata": {}}
+    executed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("train()", outputs=[nbformat.from_dict(bar)])])
+    executed.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {"ab": {}}}}
+    page = HTMLExporter().from_notebook_node(plots.with_alt_text(executed))[0]
+    assert "training: 100%" in page and "html-manager" not in page
+    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("train()")])
+    carry_outputs(source, executed, "bars.ipynb")
+    assert source.cells[0].outputs == [bar | {"data": {"text/plain": "training: 100%"}}]
 
 
 @pytest.mark.parametrize("words", [{"alt": " ", "takeaway": "x"}, {"alt": "x", "takeaway": ""}])

@@ -1,9 +1,14 @@
-"""Sliders: each drawing works at its ends, errors are seen, and readers without a kernel get words."""
+"""Sliders: every drawing is made beforehand and kept small, errors are seen, readers without scripts get words.
+
+What a browser makes of them is tested in test_browser.py.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
+import json
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -32,57 +37,106 @@ def empty_registry():
     widgets.clear_registered()
 
 
-def test_drawing_follows_the_slider_and_reset_draws_once():
+def unpacked(panel):
+    """What slider.js reads, with the pictures put back."""
+    element = BeautifulSoup(panel.html, "html.parser").find("kdoct-slider")
+    data = json.loads(zlib.decompress(base64.b64decode(element["data-frames"])))
+    for number, uri in enumerate(data["uris"]):
+        data["drawings"] = [drawing.replace(f"\x1a{number};", uri) for drawing in data["drawings"]]
+    return data
+
+
+def test_every_combination_is_drawn_once_in_the_order_of_the_controls():
     calls = []
 
     def drawing(temperature, scan):
         calls.append((temperature, scan))
         return f"<b>{temperature} {scan}</b>"
 
-    panel = widgets.sliders(drawing, temperature=(1.0, 10.0, 4.0, 0.5), scan=widgets.Choice(("a", "b")))
-    temperature, scan = panel.controls["temperature"], panel.controls["scan"]
-    assert temperature.continuous_update and temperature.description == "temperature"
-    assert panel.area.layout.height == "320px"
-    temperature.value, scan.value = 2.0, "b"
-    assert panel.area.value == "<b>2.0 b</b>"
-    panel.reset_button.click()
-    assert panel.area.value == "<b>4.0 a</b>"
-    assert calls == [(4.0, "a"), (2.0, "a"), (2.0, "b"), (4.0, "a")]
+    scans = widgets.Choice(("a", "b"), label="scan to soften")
+    panel = widgets.sliders(drawing, temperature=(1.0, 2.0, 1.5, 0.5), scan=scans, height=180)
+    assert calls == [(t, scan) for t in (1.0, 1.5, 2.0) for scan in "ab"] == list(panel.frames)
+    data = unpacked(panel)
+    assert [data["drawings"][k] for k in data["frames"]] == [f"<b>{t} {scan}</b>" for t, scan in calls]
+    assert data["name"] == "drawing" and data["height"] == 180
+    assert data["controls"] == [
+        {"label": "temperature", "kind": "slider", "values": ["1.0", "1.5", "2.0"], "start": 1},
+        {"label": "scan to soften", "kind": "choice", "values": ["a", "b"], "start": 0},
+    ]
 
 
-def test_integers_give_an_integer_slider():
-    panel = widgets.sliders(lambda scan: f"{scan!r}", scan=widgets.Slider(0, 5, 2, 1, label="scan number"))
-    panel.controls["scan"].value = 3
-    assert panel.area.value == "3" and panel.controls["scan"].description == "scan number"
+@pytest.mark.parametrize(
+    ("slider", "values", "shown"),
+    [
+        ((0, 3, 2, 1), [0, 1, 2, 3], ["0", "1", "2", "3"]),
+        ((0.1, 0.5, 0.3, 0.1), [0.1, 0.2, 0.3, 0.4, 0.5], ["0.1", "0.2", "0.3", "0.4", "0.5"]),  # exact
+        ((1, 2, 1, 0.25), [1.0, 1.25, 1.5, 1.75, 2.0], ["1.00", "1.25", "1.50", "1.75", "2.00"]),
+        ((0.0, 20.0, 0.0, 10.0), [0.0, 10.0, 20.0], ["0", "10", "20"]),
+        ((0.0, 1.0, 0.7, 0.4), [0.0, 0.4, 0.7, 0.8, 1.0], ["0.0", "0.4", "0.7", "0.8", "1.0"]),  # off the grid
+        ((1e-5, 3e-5, np.float64(2e-5), 1e-5), [1e-5, 2e-5, 3e-5], ["0.00001", "0.00002", "0.00003"]),
+    ],
+)  # fmt: skip
+def test_slider_values_are_exact_decimals(slider, values, shown):
+    found = widgets.Slider(*slider)
+    assert list(found.values) == values and list(found.shown) == shown
+    assert {type(value) for value in found.values} == {type(values[0])}
 
 
 def test_figures_become_images_with_alt_text_and_are_closed():
     def loss_curve(gamma):
-        figure, axis = plt.subplots()
+        figure, axis = plt.subplots(figsize=(2, 2))
         axis.plot([0, gamma])
         return figure
 
     before = plt.get_fignums()
-    panel = widgets.sliders(loss_curve, gamma=(0.0, 5.0, 2.0))
-    image = ElementTree.fromstring(panel.area.value.replace(">", "/>"))
-    assert image.get("alt") == "loss curve, gamma = 2" and image.get("src").startswith("data:image/png;base64,")
+    panel = widgets.sliders(loss_curve, gamma=(0.0, 2.0, 2.0, 1.0))
+    image = BeautifulSoup(panel.frames[2.0,], "html.parser").img
+    assert image["alt"] == "loss curve, gamma = 2" and image["src"].startswith("data:image/png;base64,")
     assert plt.get_fignums() == before
 
 
-def test_an_error_is_shown_and_raised():
-    def inverse(x):
-        return f"{1 / x}"
+def test_what_repeats_is_stored_once():
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60), dtype=np.uint8)
+    picture = widgets.scan_html(noise, "noise")
+    panel = widgets.sliders(lambda x, y: f"{picture}{picture} x = {x}", name="pair", x=(0, 9, 0, 1), y=(0, 9, 0, 1))
+    data = unpacked(panel)
+    assert len(data["frames"]) == 100 and len(data["drawings"]) == 10 and len(data["uris"]) == 1
+    assert data["drawings"][3] == panel.frames[3, 0] == f"{picture}{picture} x = 3"
+    assert len(panel.html) < 2 * len(picture) + 6000
 
-    panel = widgets.sliders(inverse, x=(0.0, 2.0, 1.0))
-    with pytest.raises(ZeroDivisionError):
-        panel.controls["x"].value = 0.0
-    assert all(words in panel.area.value for words in ('role="alert"', "ZeroDivisionError", "x = 0"))
-    with pytest.raises(RuntimeError, match=r"'inverse' fails at \{'x': 0.0\}"):
+
+def test_too_many_drawings_and_too_large_ones_are_refused():
+    def never(x, y):
+        raise AssertionError("counted first")
+
+    with pytest.raises(ValueError, match="slider 'never' has 1111 combinations of values.*600.*coarser steps"):
+        widgets.sliders(never, x=(0, 100, 0, 1), y=(0, 10, 0, 1))
+    random = np.random.default_rng(0)
+
+    def noise(x):
+        return widgets.scan_html(random.integers(0, 256, (64, 64), dtype=np.uint8), "noise")
+
+    with pytest.raises(ValueError, match=r"'noise' take 1\d\d kB compressed.*120 kB"):
+        widgets.sliders(noise, x=(0, 39, 0, 1))
+
+
+def test_an_error_names_the_values_that_broke_the_drawing():
+    def inverse(x):
+        return f"{1 / (x - shift[0])}"
+
+    shift = [2.0]
+    with pytest.raises(RuntimeError, match=r"'inverse' fails at \{'x': 2.0\}: float division") as caught:
+        widgets.sliders(inverse, x=(0.0, 4.0, 1.0, 1.0))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    shift[0] = 10.0
+    widgets.sliders(inverse, x=(0.0, 4.0, 1.0, 1.0))
+    shift[0] = 4.0
+    with pytest.raises(RuntimeError, match=r"'inverse' fails at \{'x': 4.0\}"):
         widgets.check_registered()
 
 
 def test_a_drawing_of_another_type_is_refused():
-    with pytest.raises(TypeError, match="Figure or a string.*int"):
+    with pytest.raises(RuntimeError, match="Figure or a string.*int"):
         widgets.sliders(lambda x: 3, x=(0, 1, 0))
 
 
@@ -103,15 +157,24 @@ def test_bad_specs_are_refused(spec):
 def test_no_controls_and_empty_choice_are_refused():
     with pytest.raises(ValueError, match="at least one control"):
         widgets.sliders(lambda: "")
-    with pytest.raises(ValueError, match="at least one option"):
-        widgets.Choice(())
+    for options in ((), ("a", "b", "a")):
+        with pytest.raises(ValueError, match="at least one option and none twice"):
+            widgets.Choice(options)
 
 
-def test_a_reader_without_a_kernel_gets_a_sentence():
-    panel = widgets.sliders(lambda x: "", name="soft labels", x=(0, 1, 0))
+def test_readers_without_scripts_get_a_sentence():
+    panel = widgets.sliders(lambda x: "", name="soft <labels>", x=(0, 1, 0))
     bundle = panel._repr_mimebundle_()
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.box.model_id
-    assert "soft labels" in bundle["text/plain"] and "VBox" not in bundle["text/plain"]
+    assert set(bundle) == {"text/html", "text/plain"}  # a widget view shows as "VBox(...)" where nothing draws it
+    element = BeautifulSoup(bundle["text/html"], "html.parser").find("kdoct-slider")
+    assert element.text == bundle["text/plain"] and "soft <labels>" in element.text
+    assert "min-height: 392px" in element["style"]
+
+
+def test_the_script_is_small_and_fits_into_a_page():
+    script = widgets.SCRIPT.read_text(encoding="utf-8")
+    assert len(script) < 4000 and "</script" not in script and "http" not in script
+    assert 'customElements.get("kdoct-slider") ||' in script  # a page holds it once for each slider
 
 
 def rectangles(svg: str) -> list[ElementTree.Element]:
