@@ -274,6 +274,36 @@ def exercises(
 
 
 @app.command()
+def workshop(
+    profile: ProfileName = "quick",
+    dataset: Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")] = None,
+    data_root: DataRoot = "",
+    run_dir: Annotated[Path | None, typer.Option(help="The run folder; where the notebooks look if not given.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the run that participants will use.")] = 0,
+    check_only: Annotated[bool, typer.Option("--check-only", help="Change nothing: only say what is missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare this machine for a workshop, so that no participant waits; exit code 1 where it is not ready."""
+    from kdoct_utils.workshop import make_plan, next_lines, prepare
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
+    plan = make_plan(profile, dataset, data_root, run_dir, seed)
+    steps = []
+    for step in prepare(plan, check_only=check_only, progress=not as_json):
+        steps.append(step)
+        if not as_json:
+            typer.echo(step)  # as it comes: the notebooks take minutes
+    ready = all(step.ready for step in steps)
+    if as_json:
+        seconds = round(sum(step.seconds for step in steps), 1)
+        print_json({"ready": ready, "seconds": seconds, "run_dir": str(plan.folder), "steps": [*map(asdict, steps)]})
+    else:
+        typer.echo("\n".join(["", *next_lines(plan, ready)]))
+    if not ready:
+        raise typer.Exit(1)
+
+
+@app.command()
 def pretrain(
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("phantom_teacher.safetensors"),
     patients: Annotated[int, typer.Option(min=1, help="Phantom patients in a pass.")] = 1200,

@@ -158,6 +158,19 @@ def changed_options(run: RunFolder) -> dict[str, object]:
     return {name: value for name, value in asdict(run.options).items() if value != getattr(defaults, name)}
 
 
+def unfinished(run: RunFolder, notebooks: Sequence[Path]) -> list[str]:
+    """Names of those of the notebooks that this run folder does not hold executed, as they are now."""
+    root = str(run.data_root) if run.data_root else ""
+    values = (run.profile.name, run.dataset, root, str(run.path), run.seed)
+    common = dict(zip(COMMON_PARAMETERS, values, strict=True))
+    plan = plan_parameters(notebooks, common, split_off_options(changed_options(run), notebooks)[0])
+    return [
+        path.name
+        for path in notebooks
+        if finished_fingerprint(run.notebooks_dir / path.name) != fingerprint(path, plan[path.name])
+    ]
+
+
 def run_course(
     profile: str | Profile = "quick",
     dataset: str | None = None,
