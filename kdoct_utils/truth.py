@@ -5,7 +5,7 @@ Heights are micrometers above Bruch's membrane (for edema: of thickening).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,12 @@ def with_druse_height(patient: Patient, height_um: float, size: int) -> Patient:
     drusen = patient.lesions.drusen.copy()
     drusen[:, 3] *= height_um / now
     return replace(patient, lesions=replace(patient.lesions, drusen=drusen))
+
+
+def without_lesions(patient: Patient) -> Patient:
+    """The same eye before it fell ill: layers, vessels and noise stay, every lesion is gone."""
+    none = {field.name: getattr(patient.lesions, field.name)[:0] for field in fields(patient.lesions)}
+    return replace(patient, lesions=replace(patient.lesions, **none))
 
 
 def drusen_patients(count: int, seed: int, size: int, first: int = 5000) -> list[Patient]:

@@ -8,7 +8,14 @@ import pytest
 from kdoct_utils.anatomy import VISIBLE_DRUSE_UM, VISIBLE_EDEMA_UM, VISIBLE_NEOVASCULAR_UM, draw_patient
 from kdoct_utils.phantom import phantom_cohort, render_band
 from kdoct_utils.profiles import CLASS_NAMES
-from kdoct_utils.truth import cohort_heights, drusen_patients, lesion_heights, redraw_patient, with_druse_height
+from kdoct_utils.truth import (
+    cohort_heights,
+    drusen_patients,
+    lesion_heights,
+    redraw_patient,
+    with_druse_height,
+    without_lesions,
+)
 
 PATIENTS, SLICES, SIZE, SEED = 6, 7, 40, 3
 THRESHOLD = {"drusen": VISIBLE_DRUSE_UM, "cnv": VISIBLE_NEOVASCULAR_UM, "dme": VISIBLE_EDEMA_UM}
@@ -65,3 +72,16 @@ def test_drusen_patients_have_a_druse_and_differ():
 def test_no_druse_to_scale_is_an_error():
     with pytest.raises(ValueError, match="normal patient .* no druse"):
         with_druse_height(draw_patient("normal", 0), 50, 32)
+
+
+@pytest.mark.parametrize("kind", CLASS_NAMES)
+def test_an_eye_without_its_lesions_is_normal_and_otherwise_the_same(kind):
+    patient = draw_patient(kind, [SEED, 5])
+    ill, healthy = (render_band(eye, SLICES, SIZE) for eye in (patient, without_lesions(patient)))
+    assert set(healthy.labels) == {"normal"} and not healthy.lesions.any()
+    if kind == "normal":
+        np.testing.assert_array_equal(ill.images, healthy.images)
+    else:
+        assert ill.lesions.any()
+        above = np.s_[:, :4]  # the vitreous: nothing of it is touched, not even its noise
+        np.testing.assert_array_equal(ill.images[above], healthy.images[above])

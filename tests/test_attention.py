@@ -1,0 +1,222 @@
+"""Maps of networks that look where we made them look, and scores in closed form."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from kdoct_utils.attention import (
+    FIRST_PATIENT,
+    LesionScans,
+    energy_inside,
+    grad_cam,
+    lesion_scans,
+    looked_at,
+    maps_figure,
+    middle,
+    pointing_game,
+    shuffled,
+)
+from kdoct_utils.augment import EVALUATION, augment
+from kdoct_utils.models import build_model, state_copy
+from kdoct_utils.profiles import PROFILES, get_profile
+
+SIZE, CELL = 64, 8
+
+
+class Looker(nn.Module):
+    """Brightness in cells of 8 px; class k is the brightness of one cell of its own, class 2 of none."""
+
+    feature_info = [{"reduction": 1, "module": "seen"}, {"reduction": CELL, "module": "cells"},
+                    {"reduction": 32, "module": "coarse"}]  # fmt: skip
+
+    def __init__(self, spots):
+        super().__init__()
+        self.seen = nn.Identity()
+        self.cells = nn.Conv2d(1, 1, CELL, stride=CELL, bias=False)
+        self.coarse = nn.AdaptiveAvgPool2d(2)
+        self.dropout = nn.Dropout(0.5)
+        self.norm = nn.BatchNorm1d(3)
+        nn.init.constant_(self.cells.weight, 1 / CELL**2)
+        weights = torch.zeros(3, SIZE // CELL, SIZE // CELL)
+        for number, (row, column) in enumerate(spots):
+            weights[number, row, column] = 1.0
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, images):
+        cells = self.cells(self.seen(images)).relu()  # normalized: only what is brighter than the mean is above 0
+        return self.norm(self.dropout(torch.einsum("bij,kij->bk", cells[:, 0], self.weights)))
+
+
+def bright_at(*cells):
+    image = np.zeros((SIZE, SIZE), np.uint8)
+    for row, column in cells:
+        image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = 255
+    return image
+
+
+CORNER, OTHER = (0, 0), (5, 6)
+
+
+def test_the_map_is_where_the_network_looks():
+    images = np.stack([bright_at(CORNER), bright_at(OTHER)])
+    model = Looker([CORNER, OTHER])
+    maps = grad_cam(model, images, np.array([0, 1]), SIZE, 1)
+    assert maps.shape == (2, SIZE, SIZE) and maps.dtype == np.float32
+    np.testing.assert_allclose([maps.min(), maps.max()], [0, 1], atol=1e-5)
+    assert pointing_game(maps, images > 0, 0).tolist() == [1, 1]
+    assert pointing_game(maps, images[::-1] > 0, 8).tolist() == [0, 0]
+    assert (energy_inside(maps, images > 0) > 0.5).all()
+
+
+def test_a_class_that_nothing_speaks_for_has_a_map_of_zeros_and_points_nowhere():
+    images = bright_at(CORNER)[None]
+    maps = grad_cam(Looker([CORNER, OTHER]), images, np.array([2]), SIZE, 1)
+    assert not maps.any()
+    assert pointing_game(maps, images > 0, 99).tolist() == [0] and energy_inside(maps, images > 0).tolist() == [0]
+
+
+def test_contrast_asks_against_the_other_classes():
+    model = Looker([CORNER, CORNER])
+    with torch.no_grad():
+        model.weights[1] = 2 * model.weights[0]  # both rise with the corner; class 1 twice as fast
+    images = bright_at(CORNER)[None]
+    assert grad_cam(model, images, np.array([0]), SIZE, 1).any()
+    assert not grad_cam(model, images, np.array([0]), SIZE, 1, contrast=True).any()  # 1 - (2 + 0) / 2 = 0
+    assert grad_cam(model, images, np.array([1]), SIZE, 1, contrast=True).any()
+
+
+def test_batches_change_nothing_and_the_network_is_as_it_was():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (7, SIZE, SIZE), dtype=np.uint8)
+    model = Looker([CORNER, OTHER]).train()
+    model.weights.grad = torch.ones_like(model.weights)
+    model.cells.requires_grad_(False)
+    before, classes = state_copy(model), np.arange(7) % 2
+    maps = grad_cam(model, images, classes, SIZE, 1, batch_size=3)
+    np.testing.assert_allclose(maps, grad_cam(model, images, classes, SIZE, 1), atol=1e-6)
+    assert model.training and model.weights.requires_grad and not model.cells.weight.requires_grad
+    assert torch.equal(model.weights.grad, torch.ones_like(model.weights))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(IndexError):
+        grad_cam(model, images, np.full(7, 3), SIZE, 1)
+    assert model.training and model.weights.requires_grad
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick"])
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_grad_cam_by_hand_on_the_networks_of_the_course(name, role):
+    profile = get_profile(name)
+    size, channels = profile.image_size, profile.channels
+    model = build_model(getattr(profile, role), 3, channels, seed=1).eval()
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size), dtype=np.uint8)
+    maps = grad_cam(model, images, np.array([1, 2]), size, channels)
+
+    layer, stride = looked_at(model, size)
+    kept = []
+    handle = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    view = augment(torch.from_numpy(images), torch.arange(2), EVALUATION, 0, 0, size, channels)
+    logits = model(view)
+    handle.remove()
+    (slope,) = torch.autograd.grad(logits[0, 1] + logits[1, 2], kept[0])
+    coarse = (slope.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1).relu()
+    assert coarse.shape[1] == size // stride >= 8
+    coarse = coarse - coarse.amin(dim=(1, 2), keepdim=True)
+    coarse = coarse / (1e-7 + coarse.amax(dim=(1, 2), keepdim=True))
+    fine = nn.functional.interpolate(coarse[:, None], (size, size), mode="bilinear")[:, 0].detach().numpy()
+    fine -= fine.min(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(maps, fine / (1e-7 + fine.max(axis=(1, 2), keepdims=True)), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_teacher_and_student_are_looked_at_in_cells_of_one_size(name):
+    profile = get_profile(name)
+    sides = set()
+    with torch.device("meta"):
+        for config in (profile.teacher, profile.student):
+            model = timm.create_model(config.architecture, in_chans=profile.channels, **dict(config.options))
+            sides.add(looked_at(model, profile.image_size)[1])
+    assert len(sides) == 1 and profile.image_size // sides.pop() >= 8
+
+
+def test_no_layer_is_fine_enough():
+    with pytest.raises(ValueError, match="no layer of Looker has 100 x 100 cells"):
+        looked_at(Looker([CORNER]), SIZE, cells=100)
+    assert looked_at(Looker([CORNER]), SIZE)[1] == CELL
+
+
+def test_the_pointing_game_in_closed_form():
+    masks = np.zeros((1, 10, 10), bool)
+    masks[0, 4:6, 4:6] = True
+    one = np.zeros((1, 10, 10))
+    one[0, 4, 8] = 1.0  # three columns from the lesion
+    assert [pointing_game(one, masks, t)[0] for t in (0, 2, 2.9, 3, 50)] == [0, 0, 0, 1, 1]
+    flat = np.ones((1, 10, 10))
+    assert pointing_game(flat, masks, 0) == pytest.approx(4 / 100)
+    assert pointing_game(flat, masks, 1) == pytest.approx(12 / 100)  # four sides of two pixels; corners are 1.4 away
+    assert pointing_game(flat, masks, 1.5) == pytest.approx(16 / 100)
+    assert pointing_game(middle(masks), masks, 0)[0] == 1
+    assert middle(masks)[0].sum() == 4 and middle(np.ones((1, 5, 5), bool))[0].sum() == 1
+    two = one.copy()
+    two[0, 4, 4] = 1.0  # two largest pixels, one of them on the lesion
+    assert pointing_game(two, masks, 0)[0] == 0.5
+
+
+def test_energy_in_closed_form():
+    masks = np.zeros((2, 4, 4), bool)
+    masks[0, :2] = masks[1, 0, 0] = True
+    assert energy_inside(np.ones((2, 4, 4)), masks).tolist() == [0.5, 1 / 16]
+    assert energy_inside(masks.astype(float), masks).tolist() == [1, 1]
+
+
+def test_scores_refuse_what_cannot_be_scored():
+    masks = np.ones((1, 4, 4), bool)
+    for score in (lambda *a: pointing_game(*a, 0), energy_inside):
+        with pytest.raises(ValueError, match="must both be"):
+            score(np.ones((1, 4, 5)), masks)
+        with pytest.raises(ValueError, match="no lesion to point at"):
+            score(np.ones((1, 4, 4)), ~masks)
+
+
+def test_scans_with_a_lesion_and_the_same_eyes_without():
+    scans = lesion_scans(["drusen", "cnv"], 3, 5, 48, seed=0)
+    again = lesion_scans(["drusen"], 3, 5, 48, seed=0)
+    n = len(scans.labels)
+    assert isinstance(scans, LesionScans) and scans.images.shape == scans.healthy.shape == scans.masks.shape
+    assert n == len(scans.patients) == len(scans.images) and set(scans.labels) == {"drusen", "cnv"}
+    assert scans.masks.any(axis=(1, 2)).all()
+    assert scans.patients[0] == f"drusen/{FIRST_PATIENT}" and len(set(scans.patients)) <= 6
+    np.testing.assert_array_equal(scans.images[: len(again.images)], again.images)
+    changed = scans.images != scans.healthy
+    assert (changed & scans.masks).any(axis=(1, 2)).all()
+    with pytest.raises(ValueError, match="no lesion is seen in 2 patients of normal"):
+        lesion_scans(["normal"], 2, 3, 48, seed=0)
+
+
+def test_a_shuffled_network_has_the_same_numbers_elsewhere():
+    model = build_model(get_profile("smoke").student, 3, 1, seed=0)
+    mixed = shuffled(model, 0)
+    moved = 0
+    for ours, theirs in zip(model.parameters(), mixed.parameters(), strict=True):
+        assert torch.equal(ours.flatten().sort().values, theirs.flatten().sort().values)
+        moved += int(not torch.equal(ours, theirs))
+    assert moved > 5
+    again, other = shuffled(model, 0), shuffled(model, 1)
+    assert all(torch.equal(a, b) for a, b in zip(mixed.parameters(), again.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(mixed.parameters(), other.parameters(), strict=True))
+
+
+def test_the_figure_has_a_column_for_every_map_and_marks_the_largest_pixel():
+    images, masks = np.zeros((2, 16, 16), np.uint8), np.zeros((2, 16, 16), bool)
+    masks[:, 3:6, 3:6] = True
+    maps = {"a": np.random.default_rng(0).random((2, 16, 16)), "nothing": np.zeros((2, 16, 16))}
+    figure = maps_figure(images, masks, maps, ["first", "second"], title="Where")
+    axes = np.array(figure.axes).reshape(2, 3)
+    assert [axis.get_title() for axis in axes[0]] == ["lesion", "a", "nothing"]
+    assert [len(axis.get_lines()) for axis in axes[1]] == [0, 2, 0]
+    plt.close(figure)
