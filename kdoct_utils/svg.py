@@ -54,7 +54,7 @@ def bars_svg(
     if note:
         parts.append(f'<text x="{left}" y="{54 + row * len(values)}" font-size="12">{html.escape(note)}</text>')
     spoken = "; ".join(f"{label} {value:.{decimals}f}" for label, value in zip(labels, values, strict=True))
-    return _svg(title, spoken, width, 50 + row * len(values) + 14 * bool(note), parts)
+    return framed_svg(title, spoken, width, 50 + row * len(values) + 14 * bool(note), parts)
 
 
 def curves_svg(
@@ -94,7 +94,7 @@ def curves_svg(
         place = left + room * (mark - x[0]) / (x[-1] - x[0])
         parts.append(f'<path d="M{place:.1f} {top}v{drop}" stroke="black" stroke-dasharray="2 3"/>')
     spoken = "; ".join(f"{name}: {values[0]:.3g} to {values[-1]:.3g}" for name, values in lines.items())
-    return _svg(title, spoken, width, height, parts)
+    return framed_svg(title, spoken, width, height, parts)
 
 
 def scan_html(image: np.ndarray, alt: str, width: int = 150) -> str:
@@ -115,7 +115,8 @@ def scan_html(image: np.ndarray, alt: str, width: int = 150) -> str:
     )
 
 
-def _svg(title: str, description: str, width: int, height: int, parts: Sequence[str]) -> str:
+def framed_svg(title: str, description: str, width: int, height: int, parts: Sequence[str]) -> str:
+    """Parts of a drawing under a title, with the words that a screen reader says."""
     # The white ground keeps the black text readable in a dark theme.
     name, spoken = html.escape(title), html.escape(description)
     return (
