@@ -101,7 +101,7 @@ def scaled_lesions(patient: Patient, times: float) -> Patient:
 
 
 def plan_of(patient: Patient, away_um: float) -> dict[str, object]:
-    """One slice: "heights" of all boundaries over Bruch's membrane (15, columns), the largest lesions, um; its label."""
+    """One slice: "heights" of all boundaries over Bruch's membrane (15, columns), the largest lesions (um), label."""
     y = np.array([away_um], np.float32)
     profile = lesion_profiles(patient, PLAN_X, y)
     heights = layer_heights(patient, PLAN_X, y, profile)[:, 0]

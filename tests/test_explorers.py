@@ -10,7 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from kdoct_utils.anatomy import VISIBLE_DRUSE_UM, draw_patient
-from kdoct_utils.explorers import plan_of, plan_svg, scaled_lesions, split_svg, seen_of_tested
+from kdoct_utils.explorers import plan_of, plan_svg, scaled_lesions, seen_of_tested, split_svg
 
 TABLE = pd.DataFrame({"group": ["a", "a", "b", "b", "c", "c"], "label": ["normal"] * 2 + ["cnv"] * 4})
 
