@@ -1,6 +1,7 @@
 # make course   environment, the six core notebooks on the default profile, results, runs/quick/index.html
 # make test     lint, unit tests, every notebook as a test
 # make lab      JupyterLab        make bench      benchmarks
+# make book     the course as web pages, in build/book
 # make notebooks   run the default profile and write its outputs, times and badges into notebooks/ and README.md
 #
 # An environment is made in .venv where there is none. To use another: make test PY=/path/to/python
@@ -26,7 +27,7 @@ PY := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/installed
 endif
 
-.PHONY: course test lint unit nbval real lab bench notebooks clean
+.PHONY: course test lint unit nbval real lab bench notebooks book clean
 .DELETE_ON_ERROR:
 
 course: $(ENVIRONMENT)
@@ -60,6 +61,9 @@ bench: $(ENVIRONMENT)
 notebooks: $(ENVIRONMENT)
 	$(PY) -m kdoct_utils.cli run --profile quick --run-dir runs/quick
 	$(PY) -m kdoct_utils.cli publish runs/quick
+
+book: $(ENVIRONMENT)
+	$(PY) book/build.py build/book
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the course needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)")'

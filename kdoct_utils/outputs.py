@@ -111,8 +111,8 @@ def table_html(frame: pd.DataFrame, caption: str, decimals: int = 3, index: bool
     names = ([frame.index.name or ""] if index else []) + [str(column) for column in frame.columns]
     sides = ["left"] * index + ["right" if is_number else "left" for is_number in numeric]  # a header over its values
     head = "".join(
-        f'<th scope="col" style="text-align:{side}">{html.escape(str(name))}</th>'
-        for name, side in zip(names, sides, strict=True)
+        f'<th scope="col" style="text-align:{side}">{html.escape(name)}</th>' if name else "<td></td>"
+        for name, side in zip(map(str, names), sides, strict=True)  # an empty corner heads nothing
     )
     rows = []
     for key, values in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):

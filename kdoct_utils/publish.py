@@ -94,7 +94,35 @@ def publish(run: RunFolder, root: Path) -> list[Path]:
     text = fill_block(text, "notebooks", notebook_table(written, costs))
     with atomic_path(readme) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return [*written, readme, *_write_overview(run, root)]
+    return [*written, readme, *_write_plans(root, costs), *_write_overview(run, root)]
+
+
+def _write_plans(root: Path, costs: dict) -> list[Path]:
+    """docs/workshop.md, where there is one, with this run's times in its plans."""
+    path = root / "docs" / "workshop.md"
+    if not path.exists():
+        return []
+    text = with_running_times(path.read_text(encoding="utf-8"), costs)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return [path]
+
+
+def with_running_times(text: str, costs: dict) -> str:
+    """Markdown in which each table row of the block ``plans`` ends in the time that its notebooks took; a dash if none.
+
+    A notebook that costs knows nothing of leaves its row as it was.
+    """
+    begin, end = "<!-- kdoct:plans -->", "<!-- /kdoct:plans -->"
+    plans = text[text.find(begin) + len(begin) : text.find(end)].strip("\n")
+    lines = []
+    for line in plans.splitlines():
+        numbers = re.findall(r"\]\((?:\.\./)?notebooks/(\d\d)_", line)
+        if re.match(r"\| *\d", line) and all(number in costs for number in numbers):
+            time = minutes(sum(costs[number]["seconds"] for number in numbers)) if numbers else "–"
+            line = f"{line.rstrip().removesuffix('|').rpartition('|')[0]}| {time} |"
+        lines.append(line)
+    return fill_block(text, "plans", "\n".join(lines))
 
 
 def _write_overview(run: RunFolder, root: Path) -> list[Path]:

@@ -49,7 +49,7 @@ class Step:
     def __str__(self) -> str:
         took = f" ({self.seconds:.0f} s)" if self.seconds >= 1 else ""
         line = f"[{'READY' if self.ready else 'MISSING'}] {self.name}: {self.found}{took}"
-        return line if self.ready else f"{line}. {self.remedy}"
+        return line if self.ready else f"{line.rstrip('.')}. {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def make_plan(
 
 def prepare(plan: Plan, *, check_only: bool = False, progress: bool = True) -> Iterator[Step]:
     """Do, or with check_only look at, one step after the other; each is yielded as it ends."""
-    fits = True
+    fits = True  # nothing heavy is begun where something before it is missing
     for check in run_checks(plan.profile, plan.folder):
         fits = fits and check.ok
         yield Step(check.name, check.ok, check.found, "" if check.ok else check.remedy)
@@ -102,6 +102,7 @@ def prepare(plan: Plan, *, check_only: bool = False, progress: bool = True) -> I
         else:
             started = time.perf_counter()
             made = guarded(partial(step, plan, check_only=check_only, progress=progress), step_name(step))
+            fits = fits and made.ready
             yield replace(made, seconds=round(time.perf_counter() - started, 1))
 
 
@@ -114,7 +115,7 @@ def guarded(step: Callable[[], Step], name: str) -> Step:
     try:
         return step()
     except (RunError, OSError) as error:
-        return Step(name, False, " ".join(str(error).splitlines()[:1]), "Mend that, then run kdoct workshop again")
+        return Step(name, False, str(error), "Mend that, then run kdoct workshop again")
 
 
 def editor_step() -> Step:
