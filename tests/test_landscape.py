@@ -1,0 +1,66 @@
+"""The plane through a walk of the weights, and its drawing."""
+
+import xml.etree.ElementTree as xml
+
+import numpy as np
+import pytest
+import torch
+
+from kdoct_utils.landscape import plane_through, walk_svg
+
+
+def snapshots(places):
+    """Weights at these places of one plane."""
+    numbers = torch.Generator().manual_seed(0)
+    start, first, second = torch.randn(3, 12, generator=numbers)
+    flat = [start + a * first + b * second for a, b in places]
+    return [{"layer": each[:8].view(2, 4), "norm": each[8:], "count": torch.tensor(k)} for k, each in enumerate(flat)]
+
+
+def test_a_plane_gives_back_the_weights_that_span_it():
+    weights = snapshots([(0, 0), (1, 0), (0, 2), (3, -1)])
+    plane = plane_through(weights)
+    assert plane.share == pytest.approx(1.0)
+    for each, point in zip(weights, plane.points, strict=True):
+        found = plane.at(*point)
+        assert found["count"] == 0 and found["layer"].dtype == torch.float32
+        for name in ("layer", "norm"):
+            torch.testing.assert_close(found[name], each[name], rtol=1e-4, atol=1e-5)
+
+
+def test_lengths_in_the_plane_are_lengths_between_weights_and_means_stay_means():
+    weights = snapshots([(0, 0), (1, 0), (0, 2)])
+    plane = plane_through(weights)
+    apart = torch.cat([(weights[0][name] - weights[1][name]).flatten() for name in ("layer", "norm")]).norm()
+    assert np.linalg.norm(plane.points[0] - plane.points[1]) == pytest.approx(float(apart), rel=1e-5)
+    half = plane.at(*plane.points[:2].mean(axis=0))["norm"]
+    torch.testing.assert_close(half, (weights[0]["norm"] + weights[1]["norm"]) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_the_square_of_places_holds_every_point():
+    plane = plane_through(snapshots([(0, 0), (1, 0), (0, 2)]))
+    x, y = plane.around(5)
+    assert len(x) == len(y) == 5 and np.ptp(x) == pytest.approx(np.ptp(y))
+    for axis, places in enumerate((x, y)):
+        assert places.min() < plane.points[:, axis].min() and places.max() > plane.points[:, axis].max()
+
+
+def test_what_has_no_plane_is_refused():
+    with pytest.raises(ValueError, match="at least three"):
+        plane_through(snapshots([(0, 0), (1, 1)]))
+    with pytest.raises(ValueError, match="all the same"):
+        plane_through(snapshots([(1, 1)] * 3))
+
+
+def test_the_drawing_is_svg_with_words_and_the_first_snapshots_filled():
+    path = np.array([(0, 0), (1, 0), (1, 1)])
+    x = y = np.linspace(-1, 2, 4)
+    svg = walk_svg(x, y, np.add.outer(y, x), path, (0.5, 0), 2, title="A < B", description="mean of 2")
+    root = xml.fromstring(svg)
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.get("aria-label") == "A < B: mean of 2"
+    circles = root.findall(f"{space}circle")
+    assert [circle.get("fill") for circle in circles] == ["black", "black", "white"]
+    assert float(circles[0].get("cx")) == pytest.approx(112.5) and float(circles[0].get("cy")) == pytest.approx(217.5)
+    assert len(svg) < 3000
+    walk_svg(x, y, np.ones((4, 4)), path, (0, 0), 3, title="flat", description="a flat loss is one shade")
