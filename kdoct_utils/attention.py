@@ -45,9 +45,9 @@ class LesionScans:
 
 
 def lesion_scans(classes: Sequence[str], patients_per_class: int, slices: int, size: int, seed: int) -> LesionScans:
-    """New phantom patients of these classes, numbered from FIRST_PATIENT; scans that show no lesion are left out.
+    """New phantom patients of these classes, numbered from FIRST_PATIENT.
 
-    Raises ValueError where no scan is left.
+    Scans that show no lesion, or that of a class not asked for, are left out. Raises ValueError where no scan is left.
     """
     images, healthy, masks, labels, patients = [], [], [], [], []
     for name in classes:
@@ -55,7 +55,8 @@ def lesion_scans(classes: Sequence[str], patients_per_class: int, slices: int, s
             patient = draw_patient(name, [seed, number])
             seen = render_band(patient, slices, size)
             lesions = seen.lesions > 0
-            shown = np.flatnonzero((np.array(seen.labels) != "normal") & lesions.any(axis=(1, 2)))
+            wanted = np.isin(seen.labels, [one for one in classes if one != "normal"])
+            shown = np.flatnonzero(wanted & lesions.any(axis=(1, 2)))
             images.append(seen.images[shown])
             healthy.append(render_band(without_lesions(patient), slices, size).images[shown])
             masks.append(lesions[shown])

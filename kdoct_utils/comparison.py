@@ -5,6 +5,7 @@ An arm is one way of training; each of its seeds is a network. Figures go to `ou
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from kdoct_utils.metrics import average_scores, hits, paired_difference
 from kdoct_utils.plots import LINE_COLORS, curves, headline, look, message
 from kdoct_utils.stages import CourseData, score
+from kdoct_utils.svg import framed_svg
 
 AVERAGED = ("accuracy", "sensitivity", "specificity", "auc", "ece")
 
@@ -73,6 +75,48 @@ def answers_figure(
     axis.legend(fontsize=8, ncols=len(answers), loc="lower left", bbox_to_anchor=(-0.3, 1.0), columnspacing=1.0)
     headline(figure, title)
     return figure
+
+
+PUSHES = {"teacher": ("#222222", "///"), "label": ("#0072B2", ""), "sum": ("#D55E00", "...")}
+
+
+def pushes_figure(
+    panels: Mapping[str, Mapping[str, np.ndarray]], class_names: Sequence[str], *, xlabel: str, title: str
+) -> Figure:
+    """What raises (right) and lowers (left) each class's logit. panels: heading -> name in PUSHES -> (classes,)."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(6.8, 1.5 + 0.35 * len(class_names)), sharex=True, sharey=True)
+    for axis, (heading, pushes) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for row, (name, (color, hatch)) in enumerate(PUSHES.items()):
+            places = np.arange(len(class_names)) + 0.27 * (row - 1)
+            axis.barh(places, pushes[name], 0.25, color=color, hatch=hatch, edgecolor="white", label=name)
+        axis.axvline(0, color="black", linewidth=1)
+        axis.set_title(heading, fontsize=9, fontweight="normal")
+        axis.set(yticks=range(len(class_names)), yticklabels=[look(name).label for name in class_names], xlabel=xlabel)
+    axis.invert_yaxis()
+    figure.legend(*axis.get_legend_handles_labels(), fontsize=8, ncols=len(PUSHES), loc="outside lower center")
+    headline(figure, title)
+    return figure
+
+
+def pushes_svg(pushes: Mapping[str, np.ndarray], class_names: Sequence[str], *, limit: float, title: str) -> str:
+    """One panel of `pushes_figure` as an SVG string for a slider. limit: the push at either end, always the same."""
+    left, room, row, width = 130, 330, 46, 560
+    zero, bottom = left + room / 2, 40 + row * len(class_names)
+    parts = [f'<path d="M{zero} 34V{bottom}" stroke="black"/>']
+    for i, name in enumerate(class_names):
+        y = 40 + row * i
+        parts.append(f'<text x="{left - 8}" y="{y + 24}" text-anchor="end">{html.escape(look(name).label)}</text>')
+        parts.append(f'<text x="{left + room + 8}" y="{y + 36}" font-size="12">sum {pushes["sum"][i]:+.3f}</text>')
+        for k, (who, (color, _)) in enumerate(PUSHES.items()):
+            length = room / 2 * float(np.clip(pushes[who][i] / limit, -1, 1))
+            parts.append(f'<rect x="{min(zero, zero + length):.1f}" y="{y + 12 * k}" width="{abs(length):.1f}" '
+                         f'height="{10 if who == "sum" else 8}" fill="{color}"/>')  # fmt: skip
+    for k, (who, (color, _)) in enumerate(PUSHES.items()):
+        x, place = left + 130 * k, ("first bar", "second bar", "third bar")[k]
+        parts.append(f'<rect x="{x}" y="{bottom + 6}" width="12" height="10" fill="{color}"/>')
+        parts.append(f'<text x="{x + 16}" y="{bottom + 15}" font-size="12">{who} ({place})</text>')
+    spoken = "; ".join(f"{look(n).label} {v:+.3f}" for n, v in zip(class_names, pushes["sum"], strict=True))
+    return framed_svg(title, f"sum {spoken}", width, bottom + 26, parts)
 
 
 def range_figure(still: np.ndarray, moving: np.ndarray, *, shown: int = 40, ylabel: str, title: str) -> Figure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -15,6 +17,8 @@ from kdoct_utils.comparison import (
     answers_figure,
     dose_figure,
     forest_figure,
+    pushes_figure,
+    pushes_svg,
     range_figure,
     right,
     score_seeds,
@@ -158,3 +162,20 @@ def test_what_an_interval_tells_is_marker_and_word():
     assert np.allclose(spans, [[1.0, 3.0], [-3.0, -1.0], [0.0, 2.0]])
     shown = dict(zip([label.get_text() for label in axis.get_yticklabels()], axis.get_yticks(), strict=True))
     assert shown["one?"] < shown["a - b"] < shown["c - b"] < shown["two?"] < shown["d - b"]
+
+
+def test_pushes_are_drawn_to_both_sides():
+    pushes = {"teacher": np.array([0.2, -0.1, -0.1]), "label": np.array([-0.4, 0.6, -0.2])}
+    pushes["sum"] = pushes["teacher"] + pushes["label"]
+    figure = pushes_figure({"one": pushes, "two": pushes}, CLASSES, xlabel="push", title="Pushes")
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths == [*pushes["teacher"], *pushes["label"], *pushes["sum"]]
+    plt.close(figure)
+    drawing = pushes_svg(pushes, CLASSES, limit=1.0, title="Pushes <now>")
+    bars = re.findall(r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)" height="(?:8|10)" fill', drawing)
+    zero = 130 + 330 / 2
+    starts = [(float(x), float(width)) for x, width in bars if "." in x]  # the legend's have no decimal point
+    assert len(starts) == 9
+    assert starts[0] == (zero, 33.0) and starts[1] == (pytest.approx(zero - 66), 66.0)
+    assert "Pushes &lt;now&gt;" in drawing and "CNV -0.300" in drawing
+    assert pushes_svg(pushes, CLASSES, limit=0.1, title="cut").count('width="165.0"') > 3
