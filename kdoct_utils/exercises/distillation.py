@@ -1,0 +1,372 @@
+"""Checks of the exercises of notebook 05: asking a teacher, one step, kept answers, one list of patients, pointing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdoct_utils.attention import pointing_game
+from kdoct_utils.exercises.checking import Check, Mistake, applied_to
+from kdoct_utils.losses import distillation_loss
+
+__all__ = [
+    "ALPHA", "TEMPERATURE", "check_ask_teacher", "check_kept_answer", "check_points", "check_roles", "check_step",
+    "small_network",
+]  # fmt: skip
+
+TEMPERATURE, ALPHA = 4.0, 0.7
+CLASSES, SIDE = 3, 6
+
+
+def small_network(seed: int, dropout: float = 0.5) -> nn.Module:
+    """A network with all that goes wrong in a teacher: dropout and BatchNorm. In training mode, as torch makes it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers = nn.Flatten(), nn.Linear(SIDE * SIDE, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout)
+        return nn.Sequential(*layers, nn.Linear(16, CLASSES))
+
+
+def _scans(seed: int, many: int = 8) -> Tensor:
+    return torch.randn(many, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+# --- 1. ask the teacher ----------------------------------------------------------------------------------------------
+
+
+def _ask(teacher: nn.Module, view: Tensor) -> Tensor:
+    teacher.eval()
+    with torch.no_grad():
+        return teacher(view)
+
+
+def _asked(answer: Callable) -> list:
+    """Two answers to one view, whether they carry a gradient, whether the teacher's statistics moved."""
+    teacher, view = small_network(1), _scans(2)
+    before = teacher[2].running_mean.clone()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, second = answer(teacher, view), answer(teacher, view)
+    if not isinstance(first, Tensor):
+        return [first]
+    return [first, second, first.requires_grad, not torch.equal(before, teacher[2].running_mean)]
+
+
+def _in_training(teacher: nn.Module, view: Tensor) -> Tensor:
+    with torch.no_grad():
+        return teacher(view)
+
+
+def _dropout_off(teacher: nn.Module, view: Tensor) -> Tensor:
+    for module in teacher.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    with torch.no_grad():
+        return teacher(view)
+
+
+def _eval_too_late(teacher: nn.Module, view: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits = teacher(view)
+    teacher.eval()
+    return logits
+
+
+check_ask_teacher = Check(
+    "check_ask_teacher",
+    right=_ask,
+    observe=_asked,
+    mistakes=(
+        Mistake("training mode", _in_training,
+                "Two answers to the same view differ, and asking moved the teacher's BatchNorm statistics. In which "
+                "mode is a network that torch has just made?"),
+        Mistake("training mode, with gradients", lambda teacher, view: teacher(view),
+                "The teacher answers as if it were being trained: with dropout, with moving statistics, with a "
+                "gradient. Two different things have to be switched off."),
+        Mistake("dropout off, BatchNorm on", _dropout_off,
+                "Dropout is off. But the answer to a scan still hangs on the other scans of its batch, and the running "
+                "statistics move. Which other layer has two modes?"),
+        Mistake("gradient kept", lambda teacher, view: teacher.eval()(view),
+                "The numbers are right, but they carry a gradient: the whole teacher stays in memory, and an "
+                "optimizer could move it. What switches the recording off?"),
+        Mistake("eval too late", _eval_too_late,
+                "Your first answer was given in training mode, the second was not. Look at the order of your lines."),
+        Mistake("probabilities", lambda teacher, view: _ask(teacher, view).softmax(dim=1),
+                "These rows add up to 1. The loss divides by T before its softmax, so it wants the logits."),
+    ),
+    passed="The same answer twice, no gradient, and the teacher is as it was.",
+    otherwise="Expected {wanted}, got {got}. Compared are two answers to one view, whether they carry a gradient, and "
+    "whether the teacher changed.",
+)  # fmt: skip
+
+
+# --- 2. one step -----------------------------------------------------------------------------------------------------
+
+
+def _step(student, teacher, optimizer, scans, target, augment) -> None:
+    view = augment(scans)
+    teacher.eval()
+    with torch.no_grad():
+        told = teacher(view)
+    loss = distillation_loss(student(view), told, target, TEMPERATURE, ALPHA)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _variant(
+    teacher_sees: str = "view", alpha: float = ALPHA, forget: bool = False, early: bool = False
+) -> Callable:
+    """The step of a student who goes wrong in one place."""
+
+    def step(student, teacher, optimizer, scans, target, augment):
+        view = augment(scans)
+        shown = {"view": view, "another": None, "stored": scans}[teacher_sees]
+        teacher.eval()
+        with torch.no_grad():
+            told = teacher(augment(scans) if shown is None else shown)
+        loss = distillation_loss(student(view), told, target, TEMPERATURE, alpha)
+        if not forget:
+            optimizer.zero_grad()
+        if early:
+            optimizer.step()
+        loss.backward()
+        if not early:
+            optimizer.step()
+
+    return step
+
+
+def _without_t_squared(student, teacher, optimizer, scans, target, augment) -> None:
+    view = augment(scans)
+    teacher.eval()
+    with torch.no_grad():
+        told = teacher(view)
+    said = student(view)
+    student_log, soft_labels = (said / TEMPERATURE).log_softmax(dim=1), (told / TEMPERATURE).softmax(dim=1)
+    soft = functional.kl_div(student_log, soft_labels, reduction="batchmean")
+    loss = ALPHA * soft + (1 - ALPHA) * functional.cross_entropy(said, target)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _student_after(answer: Callable) -> list:
+    """What the student says after three steps, and whether the teacher kept its weights."""
+    student, teacher = small_network(3, dropout=0.0), small_network(4)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.5)
+    before = [value.clone() for value in teacher.state_dict().values()]
+    scans, target = _scans(5), torch.arange(8) % CLASSES
+    noise = torch.Generator().manual_seed(6)
+
+    def augment(images: Tensor) -> Tensor:
+        return images + torch.randn(images.shape, generator=noise)
+
+    for _ in range(3):
+        done = answer(student, teacher, optimizer, scans.clone(), target, augment)
+        if done is Ellipsis:
+            return [done]
+    moved = any(not torch.equal(a, b) for a, b in zip(before, teacher.state_dict().values(), strict=True))
+    return [student.eval()(scans), moved]
+
+
+check_step = Check(
+    "check_step",
+    right=_step,
+    observe=_student_after,
+    mistakes=(
+        Mistake("zero_grad forgotten", _variant(forget=True),
+                "The first step is right, the later ones are not. What is still in `.grad` from the step before?"),
+        Mistake("alpha swapped", _variant(alpha=1 - ALPHA),
+                "Your student listens more to the labels than to the teacher. Which of the two terms does α weigh?"),
+        Mistake("two views", _variant(teacher_sees="another"),
+                "Teacher and student see different views. Count how often you call `augment` in a step."),
+        Mistake("teacher sees the stored scans", _variant(teacher_sees="stored"),
+                "Your teacher answers to the stored scan, the student sees a view of it. That is a kept answer, not "
+                "real-time distillation."),
+        Mistake("step before backward", _variant(early=True),
+                "The optimizer steps before it knows this batch's gradient. Look at the order of the last lines."),
+        Mistake("no T squared", _without_t_squared,
+                "The soft labels pull too weakly: softening divides their gradient by T, twice. What makes up for it?"),
+        Mistake("nothing happens", lambda *everything: None,
+                "The student has not moved. Which call changes the weights?"),
+    ),
+    passed="Three steps end where the package's steps end.",
+    otherwise="After three steps the student says {got} where {wanted} was expected. Go through the order: view, "
+    "teacher, student, loss, gradients, update.",
+)  # fmt: skip
+
+
+# --- 3. kept answers -------------------------------------------------------------------------------------------------
+
+
+def _kept_answer(kept: Tensor, numbers: Tensor, asked: Tensor, epoch: int) -> Tensor:
+    columns = (asked[:, None] == numbers).int().argmax(dim=1)
+    return kept[epoch % len(kept), columns]
+
+
+_KEPT = torch.randn(4, 5, CLASSES, generator=torch.Generator().manual_seed(7))
+_NUMBERS = torch.tensor([1, 3, 0, 4, 2])
+
+check_kept_answer = Check(
+    "check_kept_answer",
+    right=_kept_answer,
+    observe=applied_to(*((_KEPT, _NUMBERS, torch.tensor(asked), epoch)
+                         for asked, epoch in (([3, 0], 0), ([2, 4, 1], 1), ([0, 3], 3), ([1, 2], 6)))),
+    mistakes=(
+        Mistake("keyed without the view", lambda kept, numbers, asked, epoch: _kept_answer(kept, numbers, asked, 0),
+                "In epoch 0 you are right. Later the student sees another view, and you still give the answer to the "
+                "first. What does the key of an answer lack?"),
+        Mistake("mean of the views",
+                lambda kept, numbers, asked, epoch: _kept_answer(kept.mean(0)[None], numbers, asked, 0),
+                "You give the mean over the views in every epoch. It fits none of them. Which of the kept views does "
+                "the student see now?"),
+        Mistake("number as column", lambda kept, numbers, asked, epoch: kept[epoch % len(kept), asked],
+                "You took the scan's number for its column. `numbers` says which scan each column holds, and they are "
+                "not in order."),
+        Mistake("batch position as column", lambda kept, numbers, asked, epoch: kept[epoch % len(kept), : len(asked)],
+                "You give the first answers, whatever is asked. `asked` says which scans the batch holds."),
+        Mistake("last view for ever", lambda kept, numbers, asked, epoch: _kept_answer(
+                    kept, numbers, asked, min(epoch, len(kept) - 1)),
+                "Right while the views last. After the last one they are shown again from the first on."),
+        Mistake("no more views", lambda kept, numbers, asked, epoch: _kept_answer(kept, numbers, asked, epoch)
+                if epoch < len(kept) else torch.zeros(len(asked), CLASSES),
+                "In epoch 6 you have no answer. Four views were kept, and they are shown over and over."),
+    ),
+    passed="Every scan gets the answer to the view that the student sees.",
+    otherwise="Got {got}, expected {wanted}. An answer belongs to a scan and to a view: which row and column is it?",
+)  # fmt: skip
+
+
+# --- 4. one list of patients -----------------------------------------------------------------------------------------
+
+
+def _roles(patients: list[str], seed: int) -> dict[str, str]:
+    names = sorted(set(patients))
+    order = np.random.default_rng(seed).permutation(len(names))
+    test, validation = round(0.2 * len(names)), round(0.36 * len(names))
+    return {names[k]: "test" if i < test else "validation" if i < validation else "train" for i, k in enumerate(order)}
+
+
+def _dealt(names: list, seed: int | None) -> dict:
+    order = np.random.default_rng(seed).permutation(len(names))
+    slots = np.array(["test"] * 5 + ["validation"] * 4 + ["train"] * 16)
+    return {names[k]: str(slots[i % 25]) for i, k in enumerate(order)}
+
+
+_PATIENTS = [f"{name}/{number}" for name in ("NORMAL", "CNV", "DRUSEN") for number in range(1, 34)]  # not sorted
+_SCANS = [patient for patient in _PATIENTS for _ in range(3)]  # one entry a scan
+
+
+def _what_roles_do(answer: Callable) -> object:
+    """Not the roles themselves, of which many are right, but what they must have in common."""
+    first = answer(list(_SCANS), 1)
+    if not isinstance(first, dict):
+        return first
+    turned, again, other = answer(_SCANS[::-1], 1), answer(list(_SCANS), 1), answer(list(_SCANS), 2)
+    shares = {role: list(first.values()).count(role) / max(len(first), 1) for role in ("train", "validation", "test")}
+    return {
+        "each patient once": sorted(map(str, first)) == sorted(_PATIENTS),
+        "the same when called again": first == again,
+        "the same in another order": first == turned,
+        "the same with one scan of each": first == answer(list(_PATIENTS), 1),
+        "another seed, other roles": first != other,
+        "64 % train": abs(shares["train"] - 0.64) < 0.03,
+        "16 % validation": abs(shares["validation"] - 0.16) < 0.03,
+        "20 % test": abs(shares["test"] - 0.20) < 0.03,
+    }
+
+
+check_roles = Check(
+    "check_roles",
+    right=_roles,
+    observe=_what_roles_do,
+    mistakes=(
+        Mistake("order of appearance", lambda patients, seed: _dealt(list(dict.fromkeys(patients)), seed),
+                "Turn the table round and the same seed gives other roles: a shuffle moves positions, not patients. "
+                "Two scripts that list the patients differently would not agree."),
+        Mistake("seed ignored", lambda patients, seed: _dealt(sorted(set(patients)), 0),
+                "Every seed gives the same roles. A list that is only sorted and cut puts one class into test. "
+                "Where does `seed` go in?"),
+        Mistake("no seed", lambda patients, seed: _dealt(sorted(set(patients)), None),
+                "Call it twice and the roles differ. Nothing fixes your shuffle."),
+        Mistake("split by scan", lambda patients, seed: _dealt(
+                    [f"{name}, scan {k}" for k, name in enumerate(patients)], seed),
+                "Your keys are scans. A patient's scans would land in training and in test."),
+        Mistake("scans shuffled, then named", lambda patients, seed: {
+                    patients[k]: role for k, role in _dealt(list(range(len(patients))), seed).items()},
+                "You deal out scans, and one of a patient's scans decides. Roles then hang on their number and on "
+                "their order. Make the list of patients first, each once."),
+        Mistake("half and half", lambda patients, seed: {
+                    name: ("train", "test")[k % 2] for k, name in enumerate(
+                        np.random.default_rng(seed).permutation(sorted(set(patients))).tolist())},
+                "The order does not matter any more, but the shares are wrong, and there is no validation part."),
+    ),
+    passed="One list, one seed, one split: teacher and student cannot disagree.",
+    otherwise="Something does not hold: expected {wanted}, got {got}. Checked are: each patient once, the same roles "
+    "when called again and in another order, other roles with another seed, and shares of 64, 16 and 20 %.",
+)  # fmt: skip
+
+
+# --- 5. does it point at the lesion? ---------------------------------------------------------------------------------
+
+
+def _hand_made() -> tuple[np.ndarray, np.ndarray]:
+    """Largest pixels on the lesion, 1, 2 and 3 pixels off it, and at the place where row and column are swapped."""
+    maps, masks = np.full((5, 12, 12), 0.1), np.zeros((5, 12, 12), bool)
+    masks[:, 3:5, 8:11] = True
+    for map_, (row, column) in zip(maps, ((3, 8), (5, 9), (4, 6), (7, 10), (9, 3)), strict=True):
+        map_[row, column] = 1.0
+    maps[4, 3:5, 8:11] = 0.9  # much of the map lies on the lesion, its largest pixel does not
+    return maps, masks
+
+
+def _largest(one: np.ndarray) -> tuple[int, int]:
+    row, column = np.unravel_index(one.argmax(), one.shape)
+    return int(row), int(column)
+
+
+def _distance(one: np.ndarray, mask: np.ndarray, swapped: bool = False) -> float:
+    row, column = _largest(one)[:: -1 if swapped else 1]
+    rows, columns = np.nonzero(mask)
+    return float(np.hypot(rows - row, columns - column).min())
+
+
+def _points(maps: np.ndarray, masks: np.ndarray, tolerance: float) -> np.ndarray:
+    return np.array([_distance(one, mask) <= tolerance for one, mask in zip(maps, masks, strict=True)])
+
+
+def _each(rule: Callable) -> Callable:
+    return lambda maps, masks, tolerance: np.array(
+        [rule(one, mask, tolerance) for one, mask in zip(maps, masks, strict=True)]
+    )
+
+
+_POINTED = _hand_made()
+
+check_points = Check(
+    "check_points",
+    right=lambda maps, masks, tolerance: pointing_game(maps, masks, tolerance),
+    observe=applied_to((*_POINTED, 0.0), (*_POINTED, 1.0), (*_POINTED, 2.0)),
+    mistakes=(
+        Mistake("no tolerance", _each(lambda one, mask, tolerance: mask[_largest(one)]),
+                "Right at tolerance 0. A pixel next to the lesion should count once the tolerance allows it."),
+        Mistake("row and column swapped", _each(lambda one, mask, tolerance: _distance(one, mask, True) <= tolerance),
+                "A map whose largest pixel mirrors the lesion counts as a hit. Which of the two numbers is the row?"),
+        Mistake("strictly less", _each(lambda one, mask, tolerance: _distance(one, mask) < tolerance),
+                "At tolerance 0 nothing hits, not even a pixel on the lesion. Does “at most” hold its own limit?"),
+        Mistake("distance to the center", _each(lambda one, mask, tolerance: np.hypot(
+                    *(np.array(_largest(one)) - np.argwhere(mask).mean(axis=0))) <= tolerance),
+                "You measure to the middle of the lesion. A map that points at its edge points at the lesion too."),
+        Mistake("energy", _each(lambda one, mask, tolerance: (one * mask).sum() / one.sum()),
+                "That is the energy on the lesion. The pointing game asks for one pixel of the map only."),
+        Mistake("one number", lambda maps, masks, tolerance: _points(maps, masks, tolerance).mean(),
+                "You give the mean. The bootstrap over patients needs an answer for every map."),
+    ),
+    passed="Hits, near misses and misses are told apart.",
+    otherwise="Got {got}, expected {wanted}. Draw a 12 × 12 grid and measure from the largest pixel to the nearest "
+    "pixel of the lesion.",
+)  # fmt: skip
