@@ -33,6 +33,9 @@ def stage(root: Path, target: Path) -> list[Path]:
     for folder in FOLDERS:
         for path in sorted((root / "notebooks" / folder).glob("[0-9][0-9]_*.ipynb")):
             notebook = json.loads(path.read_text(encoding="utf-8"))
+            title = notebook["cells"][0]
+            if folder == "solutions":  # so that a search tells it from the exercise
+                title["source"] = re.sub(r"\A(# .*): exercises", r"\1: solutions", "".join(title["source"]))
             pages[path.relative_to(root).as_posix()] = json.dumps(page_of(notebook), indent=1, ensure_ascii=False)
     for stale in {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} - pages.keys():
         (target / stale).unlink()

@@ -35,6 +35,7 @@ html_title = "KD-OCT: a course on knowledge distillation for retinal OCT"
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
 html_copy_source = False
+html_show_search_summary = False  # a page opened from a disk may not fetch others
 html_show_sphinx = False
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
@@ -52,7 +53,7 @@ TIDIER = {
     r'<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="All pages">',
     r'<aside class="toc-drawer( no-toc)?">': r'<aside class="toc-drawer\1" aria-label="This page">',
     r'<th class="head([^"]*)">': r'<th scope="col" class="head\1">',
-    r"<th[^>]*></th>": "<td></td>",  # an empty corner heads nothing
+    r"<th[^>]*>(<p></p>)?</th>": "<td></td>",  # an empty corner heads nothing
     r"<pre>": '<pre tabindex="0">',  # its long lines scroll
     r'(<article[^>]*>\s*)(<noscript>)': r"\1<h1>Search</h1>\n\2",  # of the search page
 }

@@ -214,7 +214,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]] | np.ndarray, class_names: 
     for (row, column), count in np.ndenumerate(counts):
         percent = f"{share[row, column]:.0%}" if totals[row, 0] else "–"
         axis.text(column, row, f"{count}\n{percent}", ha="center", va="center", fontsize=9,
-                  color="black" if share[row, column] > 0.55 else "white")
+                  color="black" if share[row, column] > 0.47 else "white")  # at least 4.5 : 1
     labels = [CLASS_LOOKS[name].label if name in CLASS_LOOKS else name for name in class_names]
     axis.set(xticks=range(len(labels)), yticks=range(len(labels)), xticklabels=labels, yticklabels=labels,
              xlabel="predicted class", ylabel="true class (number of scans)")

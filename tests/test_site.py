@@ -84,14 +84,15 @@ def test_a_notebook_loses_nothing_on_its_way_to_the_page(source, pages):
     page = pages[source.with_suffix(".html").as_posix()]
     cells = json.loads((ROOT / source).read_text(encoding="utf-8"))["cells"]
     outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-    pictures = [alt for cell in cells for _, alt in re.findall(r"(!\[([^\]]*)\]\(attachment:)", "".join(cell["source"]))]
+    sources = ["".join(cell["source"]) for cell in cells]
+    pictures = [alt for text in sources for alt in re.findall(r"!\[([^\]]*)\]\(attachment:", text)]
     pictures += [output["metadata"]["image/png"]["alt"] for cell in cells for output in cell.get("outputs", [])
                  if "image/png" in output.get("data", {})]  # fmt: skip
     shown = [image["alt"] for image in page.select("article img")]
     assert sorted(shown) == sorted(pictures)
     html = ["".join(data.get("text/html", "")) for data in outputs]
     assert len(page.select("kdoct-slider")) == sum("<kdoct-slider" in text for text in html)
-    assert len(page.select("article .cell_output table")) == sum(text.count("<table") for text in html)
+    assert len(page.select("article .text_html table")) == sum(text.count("<table") for text in html)
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert len(page.select(".cell_input")) == len(code)
     solutions = sum("solution" in cell["metadata"].get("tags", []) for cell in code)
