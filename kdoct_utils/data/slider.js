@@ -1,7 +1,15 @@
 // <kdoct-slider data-frames="...">: controls over drawings that were all made beforehand, so no kernel is needed.
 // data-frames: base64 of deflated JSON {name, height, controls: [{label, kind, values, start}], drawings, uris, frames}.
 // Until this runs, and where it cannot (GitHub, an untrusted notebook), readers see the note inside the element.
-customElements.get("kdoct-slider") || customElements.define("kdoct-slider", class extends HTMLElement {
+customElements.get("kdoct-slider") || customElements.define("kdoct-slider", class KdoctSlider extends HTMLElement {
+  static {
+    // A notebook would take arrows and letters for its own shortcuts; what the browser does with them goes on.
+    window.addEventListener("keydown", (event) => {
+      const shortcut = event.ctrlKey || event.metaKey || event.altKey;
+      if (event.target instanceof KdoctSlider && !shortcut) event.stopPropagation();
+    }, true);
+  }
+
   async connectedCallback() {
     if (this.started || !window.DecompressionStream) return; // JupyterLab takes cells off the page and puts them back
     this.started = true;
@@ -52,8 +60,6 @@ customElements.get("kdoct-slider") || customElements.define("kdoct-slider", clas
       inputs.forEach((input, i) => { input.value = controls[i].start; });
       draw();
     };
-    // A notebook would take arrows and letters for its own shortcuts.
-    group.onkeydown = (event) => event.ctrlKey || event.metaKey || event.altKey || event.stopPropagation();
     draw();
   }
 });

@@ -1,0 +1,58 @@
+"""How soon a slider answers in a browser: `make bench`."""
+
+import importlib.util
+
+import nbformat
+import numpy as np
+import pytest
+from browsing import CHROMIUM, open_page
+from nbconvert import HTMLExporter
+
+from kdoct_utils.widgets import Choice, Slider, bars_svg, scan_html, sliders
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or importlib.util.find_spec("playwright") is None, reason="no browser, or no playwright"
+)
+
+MOVE = """async () => {
+  const root = document.querySelector("kdoct-slider").shadowRoot, input = root.querySelector("input");
+  const changed = [], painted = [];
+  for (let place = 0; place <= Number(input.max); place++) {
+    await new Promise((later) => setTimeout(later, 30));
+    const before = root.querySelector("svg"), start = performance.now();
+    input.value = place;
+    input.dispatchEvent(new Event("input", {bubbles: true}));
+    if (root.querySelector("svg") === before) throw new Error("the drawing did not change");
+    root.querySelector("svg").getBoundingClientRect(); // laid out, too
+    changed.push(performance.now() - start);
+    await new Promise((later) => requestAnimationFrame(() => setTimeout(later)));
+    painted.push(performance.now() - start);
+  }
+  return {changed, painted};
+}"""
+
+
+@pytest.mark.parametrize("pictures", [0, 2])
+def test_a_slider_answers_within_50_ms(tmp_path, pictures):
+    random = np.random.default_rng(0)
+    scans = [scan_html(random.integers(0, 256, (64, 64), dtype=np.uint8), f"scan {k}") for k in range(8)]
+
+    def soft_label(temperature, first):
+        powers = np.exp(np.array([4.0, 1.0, 0.5]) / temperature)
+        bars = bars_svg(["normal", "drusen", "cnv"], powers / powers.sum(), title=f"T = {temperature}", maximum=1)
+        return "".join(scans[first : first + pictures]) + bars
+
+    controls = {"temperature": Slider(1.0, 10.0, 4.0, 0.25), "first": Choice(tuple(range(7)))}
+    panel = sliders(soft_label, height=360, **controls)
+    output = nbformat.v4.new_output("display_data", data=panel._repr_mimebundle_())
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])])
+    path = tmp_path / "page.html"
+    path.write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
+    with open_page() as page:
+        page.goto(path.as_uri())
+        page.get_by_role("slider").wait_for()
+        found = page.evaluate(MOVE)
+    for what in ("changed", "painted"):
+        median, last = np.median(found[what]), np.quantile(found[what], 0.95)
+        print(f"\nslider with {pictures} pictures, {what}: {median:.1f} ms, 95 % within {last:.1f} ms", end="")
+    assert np.median(found["changed"]) < 50

@@ -1,0 +1,233 @@
+"""Sliders as their reader meets them: in an exported page without a kernel, in JupyterLab 4 and in Notebook 7."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from browsing import CHROMIUM, jupyter, open_page
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from kdoct_utils.outputs import with_alt_text
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
+]
+
+SLIDER = '''
+import math
+from kdoct_utils.widgets import Choice, Slider, bars_svg, sliders
+
+LOGITS = {"easy": (4.0, 1.0, 0.5), "hard": (2.0, 1.5, 0.5)}
+
+def soft_label(temperature, scan):
+    powers = [math.exp(logit / temperature) for logit in LOGITS[scan]]
+    shares = [power / sum(powers) for power in powers]
+    return bars_svg(["normal", "drusen", "cnv"], shares, title=f"T = {temperature}, {scan}", maximum=1)
+
+sliders(soft_label, temperature=Slider(1.0, 10.0, 4.0, 0.25, label="temperature T"),
+        scan=Choice(("easy", "hard")), height=180)
+'''
+
+
+def softmax(logits, temperature):
+    powers = [math.exp(logit / temperature) for logit in logits]
+    return [f"{power / sum(powers):.3f}" for power in powers]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    cells = [nbformat.v4.new_markdown_cell("# Soft labels"), nbformat.v4.new_code_cell(SLIDER)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        resources = {"metadata": {"path": str(tmp_path_factory.mktemp("cwd"))}}
+        return NotebookClient(notebook, timeout=120, resources=resources).execute()
+
+
+def go_offline(page):
+    """What a page asks of the network is empty; this machine answers."""
+    page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.fulfill(body=""))
+
+
+def offline(page, path):
+    go_offline(page)
+    page.goto(path.as_uri())
+
+
+def export(notebook, path, **options):
+    path.write_text(HTMLExporter(**options).from_notebook_node(with_alt_text(notebook))[0], encoding="utf-8")
+    return path
+
+
+def drawn(page):
+    """The bars' numbers and the title, of the first slider on the page."""
+    texts = page.locator("kdoct-slider").first.locator("svg > text").all_text_contents()
+    return [text for text in texts if re.fullmatch(r"[01]\.\d{3}", text)], texts[0]
+
+
+def test_a_page_without_kernel_or_network_is_moved_by_keyboard(executed, tmp_path):
+    with open_page() as page:
+        offline(page, export(executed, tmp_path / "page.html"))
+        slider = page.get_by_role("slider", name="temperature T")
+        assert slider.get_attribute("aria-valuetext") == "4.00"
+        assert drawn(page)[0] == softmax((4.0, 1.0, 0.5), 4.0)
+        height = page.locator("kdoct-slider").bounding_box()["height"]
+
+        slider.focus()
+        for _ in range(4):
+            page.keyboard.press("ArrowRight")
+        assert page.locator("output").inner_text() == slider.get_attribute("aria-valuetext") == "5.00"
+        assert drawn(page)[0] == softmax((4.0, 1.0, 0.5), 5.0)
+        page.keyboard.press("Home")
+        assert drawn(page)[0] == softmax((4.0, 1.0, 0.5), 1.0)
+        page.keyboard.press("Tab")
+        page.keyboard.press("ArrowDown")  # the next option of the choice
+        assert page.get_by_label("scan").input_value() == "1"
+        assert drawn(page)[0] == softmax((2.0, 1.5, 0.5), 1.0)
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # Reset
+        assert page.locator("output").inner_text() == "4.00"
+        assert drawn(page)[0] == softmax((4.0, 1.0, 0.5), 4.0)
+        assert page.locator("kdoct-slider").bounding_box()["height"] == height
+        assert page.said == []
+
+
+def test_cells_that_leave_the_page_and_come_back_keep_their_slider(executed, tmp_path):
+    with open_page() as page:
+        offline(page, export(executed, tmp_path / "page.html"))
+        page.get_by_role("slider").fill("0")
+        page.evaluate(
+            "() => { const slider = document.querySelector('kdoct-slider'), parent = slider.parentNode;"
+            " slider.remove(); parent.append(slider); }"
+        )
+        assert page.get_by_role("slider").count() == 1 and page.locator("output").inner_text() == "1.00"
+        assert page.said == []
+
+
+@pytest.mark.parametrize("case", ["script left out", "old browser"])
+def test_readers_without_the_script_see_the_note(executed, tmp_path, case):
+    path = export(executed, tmp_path / "page.html")
+    with open_page() as page:
+        if case == "old browser":
+            page.add_init_script("delete window.DecompressionStream")
+        else:  # as GitHub and JupyterLab do with a notebook that nobody has trusted
+            html = path.read_text(encoding="utf-8")
+            path.write_text(re.sub(r"<script>\s*// <kdoct-slider.*?</script>", "", html, flags=re.DOTALL), "utf-8")
+        offline(page, path)
+        assert page.get_by_text("Slider “soft label”: run this cell to move it").is_visible()
+        assert page.get_by_role("slider").count() == 0 and page.said == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_controls_can_be_read_in_both_themes(executed, tmp_path, theme):
+    pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
+    from axe_playwright_python.sync_playwright import Axe
+
+    with open_page() as page:
+        offline(page, export(executed, tmp_path / "page.html", theme=theme))
+        page.get_by_role("slider").focus()
+        found = Axe().run(page, context="kdoct-slider")
+        assert found.response["violations"] == [] and len(found.response["passes"]) > 5
+        assert "color-contrast" in [rule["id"] for rule in found.response["passes"]]
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """A folder with notebook 04 for the smallest profile; its run folder lies there too."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    source = ROOT / "notebooks" / "04_temperature_and_soft_labels.ipynb"
+    parameters = {"profile": "smoke", "run_dir": str(tmp_path / "run")}
+    notebook = parameterize_notebook(load_notebook_node(str(source)), parameters)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, folder / source.name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("app", "address"), [("jupyterlab", "lab/tree/{name}?reset"), ("notebook", "notebooks/{name}")]
+)  # fmt: skip
+def test_notebook_04_is_run_and_its_temperature_moved(app, address, workplace, tmp_path):
+    if importlib.util.find_spec(app) is None:
+        pytest.skip(f"{app} is not installed")
+    path = next(workplace.glob("*.ipynb"))
+    with jupyter(app, workplace, tmp_path) as server, open_page() as page:
+        go_offline(page)
+        page.goto(f"{server}/{address.format(name=path.name)}", timeout=90_000)
+        run_all(page, server)
+        outputs = saved_outputs(page, path)
+        assert [output for output in outputs if output["output_type"] == "error"] == []
+        slider = scrolled_to(page, page.get_by_role("slider", name="temperature T").first)
+        before = drawn(page)
+        slider.focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        value = float(slider.get_attribute("aria-valuetext"))
+        after = drawn(page)
+        assert value > 4 and f"{value:g}" in after[1]
+        assert max(map(float, after[0][:3])) < max(map(float, before[0][:3]))  # hotter is softer, in the three classes
+        page.get_by_role("button", name="Reset").first.click()
+        assert drawn(page) == before
+        # Notebook 7.6 reads a setting that it lacks: an error of its own bundle
+        assert [error for error in page.said if f"{server}/static/" not in error] == []
+
+
+def run_all(page, server, seconds=120):
+    """Menu Run, Run All Cells, once the kernel has been idle with this page for a moment: before, a click is lost."""
+    deadline, quiet = time.monotonic() + seconds, 0
+    while quiet < 3:
+        assert time.monotonic() < deadline, f"no idle kernel after {seconds} s"
+        page.wait_for_timeout(1000)
+        kernels = json.loads(page.request.get(f"{server}/api/kernels").text())
+        quiet = quiet + 1 if [kernel for kernel in kernels if ready(kernel)] else 0
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+
+
+def ready(kernel):
+    return kernel["connections"] and kernel["execution_state"] == "idle"
+
+
+def saved_outputs(page, path, seconds=240):
+    """Save until every code cell has been executed; all their outputs."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(2000)
+        try:
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        except json.JSONDecodeError:  # being written
+            continue
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        outputs = [output for cell in code for output in cell["outputs"]]
+        if all(cell["execution_count"] for cell in code) or any(o["output_type"] == "error" for o in outputs):
+            return outputs
+    raise AssertionError(f"not all cells had run after {seconds} s")
+
+
+def scrolled_to(page, locator):
+    """A notebook holds only the cells near its window: wheel up, then down, until the locator is there."""
+    page.locator(".jp-Notebook").hover()
+    for distance in [-100_000] + [500] * 150:
+        page.mouse.wheel(0, distance)
+        page.wait_for_timeout(150)
+        if locator.count() and locator.is_visible():
+            locator.scroll_into_view_if_needed()
+            return locator
+    raise AssertionError(f"{locator} was never on the page")
