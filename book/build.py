@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 FOLDERS = ("", "exercises", "solutions")  # under notebooks/
 WIDGET = "application/vnd.jupyter.widget-view+json"
 BADGE = re.compile(r"\[!\[([^\]]+)\]\(https://[^)]+\.svg\)\]\(([^)]+)\)")
+BETWEEN = ")\n[!["  # two badges
 ATTACHMENT = re.compile(r"!\[([^\]]*)\]\(attachment:([^)]+)\)")
 ANCHOR = re.compile(r"\]\((?!https?:)([^)\s#]*)#([^)\s]+)\)")
 
@@ -58,12 +59,18 @@ def page_of(notebook: dict) -> dict:
             cell["source"] = with_attachments(on_the_site(text), cell.pop("attachments", {}))
             continue
         if "google.colab" in text:
-            tags.append("hide-input")
+            fold(cell, "hide-input", "Setup for Colab")
         if "solution" in tags:
-            tags.append("hide-cell")
+            fold(cell, "hide-cell", "A solution")
         cell["outputs"] = [shown for output in cell["outputs"] if (shown := output_of(output))]
     notebook["metadata"].pop("widgets", None)
     return notebook
+
+
+def fold(cell: dict, tag: str, summary: str) -> None:
+    """Show the cell as a line to open."""
+    cell["metadata"]["tags"].append(tag)
+    cell["metadata"]["mystnb"] = {"code_prompt_show": summary, "code_prompt_hide": summary}
 
 
 def output_of(output: dict) -> dict | None:
@@ -92,7 +99,7 @@ def with_attachments(text: str, attachments: dict) -> str:
 
 def on_the_site(text: str) -> str:
     """Markdown with plain links for badges, whose pictures lie on other servers, and with the site's anchors."""
-    return ANCHOR.sub(lambda found: f"]({found[1]}#{slug(found[2])})", BADGE.sub(r"[\1](\2)", text))
+    return ANCHOR.sub(lambda found: f"]({found[1]}#{slug(found[2])})", BADGE.sub(r"[\1](\2)", text.replace(BETWEEN, ") · [![")))
 
 
 def slug(heading: str) -> str:

@@ -37,6 +37,7 @@ html_css_files = ["course.css"]
 html_copy_source = False
 html_show_search_summary = False  # a page opened from a disk may not fetch others
 html_show_sphinx = False
+html_show_copyright = False
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
 html_theme_options = {"top_of_page_buttons": []}

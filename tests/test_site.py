@@ -25,9 +25,9 @@ from kdoct_utils.runs import RunError
 from kdoct_utils.widgets import Slider, bars_svg, sliders
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book"))
-import build as book  # noqa: E402
-
+SCRIPT = ROOT / "book" / "build.py"
+book = importlib.util.module_from_spec(importlib.util.spec_from_file_location("book_build", SCRIPT))
+book.__spec__.loader.exec_module(book)
 SOURCES = [path.relative_to(ROOT) for folder in book.FOLDERS for path in (ROOT / "notebooks" / folder).glob("*.ipynb")]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 needs_browser = pytest.mark.skipif(
@@ -145,7 +145,7 @@ def a_course(root, text="See [02](02_b.ipynb#What-is-a-T²?)."):
 def build(course, output):
     """What Sphinx complained of."""
     pytest.importorskip("myst_nb", reason="the extra `book` is not installed")
-    command = [sys.executable, str(ROOT / "book" / "build.py"), str(output), "--root", str(course)]
+    command = [sys.executable, str(SCRIPT), str(output), "--root", str(course)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert ("has errors" in done.stderr) == bool(done.returncode)
     return done.stderr if done.returncode else ""
