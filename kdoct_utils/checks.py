@@ -39,7 +39,7 @@ def read_cgroup(*names: str) -> str | None:
     for name in names:
         file = CGROUP / name
         if file.is_file():
-            return file.read_text().strip()
+            return file.read_text(encoding="utf-8").strip()
     return None
 
 

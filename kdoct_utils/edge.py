@@ -129,8 +129,8 @@ def run_without_torch(
             raise EdgeError(f"no file {file.name} in {file.parent}")
     command = [sys.executable, "-c", _CHILD, str(path), str(images_file), json.dumps(list(forbidden))]
     # run beside the package, so that it is found even when it is not installed
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
-                          cwd=Path(__file__).resolve().parents[1])  # fmt: skip
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace",
+                          timeout=timeout, check=False, cwd=Path(__file__).resolve().parents[1])  # fmt: skip
     if done.returncode:
         raise EdgeError(f"the run without torch failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     answer = json.loads(done.stdout.splitlines()[-1])

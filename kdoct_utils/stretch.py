@@ -182,7 +182,7 @@ def peak_memory() -> int:
     """The most bytes of memory that this process has held so far."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux; its ru_maxrss would count the process that started this one too
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return 1024 * int(line.split()[1])
     try:
         import resource
@@ -211,4 +211,4 @@ def _offer_to_the_killer() -> None:
     """Where memory runs out after all, Linux shall end this process before any other."""
     score = Path("/proc/self/oom_score_adj")
     if score.exists():
-        score.write_text("1000")
+        score.write_text("1000", encoding="utf-8")

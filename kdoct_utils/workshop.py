@@ -136,7 +136,7 @@ def _is_there(name: str) -> bool:
 def loading_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
     """Import the heavy packages once, in a process of its own."""
     code = f"import importlib\nfor name in {HEAVY!r}: importlib.import_module(name)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Step("loading", False, last, "Install the course again: pip install -e .")
