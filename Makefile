@@ -2,6 +2,7 @@
 # make test     lint, unit tests, every notebook as a test
 # make lab      JupyterLab        make bench      benchmarks
 # make book     the course as web pages, in build/book
+# make colab    the course with the versions that Colab ships      make binder   on one core, in 2 GB
 # make notebooks   run the default profile and write its outputs, times and badges into notebooks/ and README.md
 #
 # An environment is made in .venv where there is none. To use another: make test PY=/path/to/python
@@ -27,7 +28,7 @@ PY := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/installed
 endif
 
-.PHONY: course test lint unit nbval real lab bench notebooks book clean
+.PHONY: course test lint unit nbval real lab bench notebooks book colab binder clean
 .DELETE_ON_ERROR:
 
 course: $(ENVIRONMENT)
@@ -65,11 +66,19 @@ notebooks: $(ENVIRONMENT)
 book: $(ENVIRONMENT)
 	$(PY) book/build.py build/book
 
+# Every notebook, with the smallest profile and the versions that Colab ships (an environment of its own: 7 GB).
+colab:
+	$(PYTHON) tests/colab/run.py build/colab
+
+# Every notebook on one core, and with at most 2 GB for all its processes.
+binder: $(ENVIRONMENT)
+	$(PY) tests/binder/run.py $(PROFILE) runs/binder-$(PROFILE)
+
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the course needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): several minutes the first time, with torch"
-	$(VENV)/bin/python -m pip install -qq --editable ".[test,lab,sweep,book,browser]"
+	$(VENV)/bin/python -m pip install -qq --editable ".[test,lab,sweep,book,browser,binder]"
 	touch $@
 
 clean:
