@@ -99,7 +99,8 @@ def with_attachments(text: str, attachments: dict) -> str:
 
 def on_the_site(text: str) -> str:
     """Markdown with plain links for badges, whose pictures lie on other servers, and with the site's anchors."""
-    return ANCHOR.sub(lambda found: f"]({found[1]}#{slug(found[2])})", BADGE.sub(r"[\1](\2)", text.replace(BETWEEN, ") · [![")))
+    text = BADGE.sub(r"[\1](\2)", text.replace(BETWEEN, ") · [!["))
+    return ANCHOR.sub(lambda found: f"]({found[1]}#{slug(found[2])})", text)
 
 
 def slug(heading: str) -> str:
@@ -115,6 +116,8 @@ def build(output: Path, work: Path, root: Path = ROOT) -> int:
     from sphinx.cmd.build import main
 
     stage(root, work / "source")
+    if (output / ".buildinfo").exists():  # a site that Sphinx made: pages of sources that are gone go too
+        shutil.rmtree(output)
     return main([
         "--fail-on-warning", "--keep-going", "--quiet", "--jobs", "auto", "--builder", "html",
         "--conf-dir", str(HERE), "--doctree-dir", str(work / "doctrees"), str(work / "source"), str(output),

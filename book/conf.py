@@ -55,6 +55,9 @@ TIDIER = {
     r'<aside class="toc-drawer( no-toc)?">': r'<aside class="toc-drawer\1" aria-label="This page">',
     r'<th class="head([^"]*)">': r'<th scope="col" class="head\1">',
     r"<th[^>]*>(<p></p>)?</th>": "<td></td>",  # an empty corner heads nothing
+    # wide tables scroll
+    r'<div class="(output text_html)">(?=\s*<table)': r'<div class="\1" role="group" aria-label="Table" tabindex="0">',
+    r'<div class="(table-wrapper[^"]*)">': r'<div class="\1" role="group" aria-label="Table" tabindex="0">',
     r"<pre>": '<pre tabindex="0">',  # its long lines scroll
     r'(<article[^>]*>\s*)(<noscript>)': r"\1<h1>Search</h1>\n\2",  # of the search page
 }
