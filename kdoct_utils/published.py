@@ -73,13 +73,18 @@ def fold_scores() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _indexed_scores() -> pd.DataFrame:
+    """`fold_scores` by dataset and model, sorted: older pandas warns about look-ups in an index that is not."""
+    return fold_scores().set_index(["dataset", "model"]).sort_index(kind="stable")
+
+
 def beside_printed() -> pd.DataFrame:
     """Each printed number beside the recomputed one, in percent.
 
     Columns: dataset, model, score, printed, recomputed (text, "mean ± spread" where a spread is printed), agrees (to
     the printed digits, mean and spread), difference (points, recomputed minus printed), best_fold (the highest fold).
     """
-    scores, rows = fold_scores().set_index(["dataset", "model"]), []
+    scores, rows = _indexed_scores(), []
     for dataset, model, name, mean, spread in PRINTED:
         folds = 100 * scores.loc[(dataset, model), name].to_numpy()
         found = [_as_printed(folds.mean(), mean)] + ([_as_printed(folds.std(), spread)] if spread else [])
@@ -159,7 +164,7 @@ def student_minus_teacher(dataset: str, score: str = "accuracy", level: float = 
     if score not in SCORES:
         raise ValueError(f"unknown score {score!r}; valid: {', '.join(SCORES)}")
     _check(dataset)
-    by_model = fold_scores().set_index(["dataset", "model"])[score]
+    by_model = _indexed_scores()[score]
     teacher, student = (by_model[dataset, model].to_numpy() for model in MODELS)
     paired = stats.ttest_rel(student, teacher)
     welch = stats.ttest_ind(student, teacher, equal_var=False)
@@ -192,7 +197,7 @@ def correlation_from_folds(dataset: str, model: str, patients: int) -> float:
     patients: of the whole dataset, in five folds. An upper end: training differs between folds too. 0 to 1.
     """
     counts = confusions(dataset, model)
-    accuracy = fold_scores().set_index(["dataset", "model"]).loc[(dataset, model), "accuracy"].to_numpy()
+    accuracy = _indexed_scores().loc[(dataset, model), "accuracy"].to_numpy()
     scans = counts.sum() / len(counts)
     pooled = np.trace(counts.sum(axis=0)) / counts.sum()
     inflation = accuracy.var(ddof=1) / (pooled * (1 - pooled) / scans)  # over that of unrelated scans
