@@ -18,6 +18,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from kdoct_utils.outputs import with_alt_text
+from kdoct_utils.widgets import bars_svg, sliders
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [
@@ -39,6 +40,36 @@ def soft_label(temperature, scan):
 sliders(soft_label, temperature=Slider(1.0, 10.0, 4.0, 0.25, label="temperature T"),
         scan=Choice(("easy", "hard")), height=180)
 '''
+
+# Takes every slider on the page through every combination of its values; tells what does not fit.
+FITS = """() => [...document.querySelectorAll("kdoct-slider")].flatMap((host) => {
+  const root = host.shadowRoot, area = root.querySelector(".drawing"), found = new Set();
+  const controls = [...root.querySelectorAll("input, select")];
+  const look = () => {
+    if (area.scrollHeight > area.clientHeight + 1) found.add("higher than its area");
+    if (area.scrollWidth > area.clientWidth + 1) found.add("wider than its area");
+    for (const svg of area.querySelectorAll("svg")) {
+      const {width, height} = svg.viewBox.baseVal;
+      for (const text of svg.querySelectorAll("text:not([transform])")) {
+        const {x, y, width: across, height: down} = text.getBBox();
+        if (x < 0 || y < 0 || x + across > width || y + down > height) found.add("cut off: " + text.textContent);
+      }
+    }
+  };
+  const walk = (i) => {
+    if (i === controls.length) {
+      controls[0].dispatchEvent(new Event("input", {bubbles: true}));
+      return look();
+    }
+    const last = controls[i].options ? controls[i].options.length - 1 : Number(controls[i].max);
+    for (let place = 0; place <= last; place++) {
+      controls[i].value = place;
+      walk(i + 1);
+    }
+  };
+  walk(0);
+  return [...found].map((what) => root.querySelector("[role=group]").ariaLabel + ": " + what);
+})"""
 
 
 def softmax(logits, temperature):
@@ -142,6 +173,35 @@ def test_the_controls_can_be_read_in_both_themes(executed, tmp_path, theme):
         found = Axe().run(page, context="kdoct-slider")
         assert found.response["violations"] == [] and len(found.response["passes"]) > 5
         assert "color-contrast" in [rule["id"] for rule in found.response["passes"]]
+
+
+def what_does_not_fit(shown, width=760):
+    """Of sliders, as notebooks show them: the width is that of an output in JupyterLab on a small screen."""
+    with open_page() as page:
+        page.set_content(f'<!doctype html><body style="font: 14px sans-serif; width: {width}px">{"".join(shown)}')
+        page.wait_for_function("[...document.querySelectorAll('kdoct-slider')].every((slider) => slider.shadowRoot)")
+        return page.evaluate(FITS)
+
+
+def test_what_does_not_fit_is_seen():
+    def drawing(x):
+        title = "a title " * x
+        return bars_svg(["a", "b"], [1, 1], title=title) + "<p>high</p>" * (x == 3)
+
+    shown = sliders(drawing, name="one", height=125, x=(1, 20, 1, 1))._repr_mimebundle_()["text/html"]
+    found = what_does_not_fit([shown])
+    assert "Slider: one: higher than its area" in found and "Slider: one: cut off: " + "a title " * 20 in found
+    assert "Slider: one: cut off: " + "a title " * 5 not in found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_every_drawing_of_the_course_fits(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    outputs = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.get("outputs", [])]
+    shown = [text for text in map("".join, outputs) if "<kdoct-slider" in text]
+    if not shown:
+        pytest.skip("its outputs hold no slider")
+    assert what_does_not_fit(shown) == []
 
 
 @pytest.fixture
