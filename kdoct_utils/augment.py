@@ -36,6 +36,7 @@ from kdoct_utils.pipelines import (
     only,
     steps,
 )
+from kdoct_utils.pixels import apply_in_bytes
 
 __all__ = [
     "EVALUATION", "IMAGENET_MEAN", "IMAGENET_STD", "RANDAUGMENT_SPACE", "STUDENT", "TEACHER", "TEST_TIME_VIEWS",
@@ -114,6 +115,8 @@ def apply(images: Tensor, parameters: Draw, image_size: int, channels: int) -> T
         raise ValueError(f"{len(images)} images but draws for {len(parameters)}")
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
+    if images.device.type == "cpu":
+        return _apply_on_cpu(images, parameters, image_size, channels)
     batch = change_intensity(images, parameters.operations, parameters.values)[:, None]  # (batch, 1, R, R), 0..1
     batch = _resample(batch, parameters, image_size)  # (batch, 1, S, S)
     _sharpen(batch, parameters)
@@ -277,15 +280,44 @@ def _column(values: np.ndarray, device: torch.device) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float32, device=device)[:, None]
 
 
-def _resample(batch: Tensor, parameters: Draw, image_size: int) -> Tensor:
-    """(batch, 1, R, R) to (batch, 1, S, S): crop and affine as one bilinear sampling, black outside."""
-    side = batch.shape[-1]
+def _apply_on_cpu(images: Tensor, parameters: Draw, image_size: int, channels: int) -> Tensor:
+    side = images.shape[-1]
+    to_image = _affine(1, xx=side / 2, x=(side - 1) / 2, yy=side / 2, y=(side - 1) / 2)  # units of half a side: pixels
+    to_result = _affine(1, xx=2 / image_size, x=1 / image_size - 1, yy=2 / image_size, y=1 / image_size - 1)
+    matrix = to_image @ _reading_places(parameters, side) @ to_result
+    levels = torch.arange(256.0).view(1, 1, 256, 1) / 255
+    table = normalize(levels, channels)[0, :, :, 0].T.contiguous().numpy()  # (256, channels)
+    return apply_in_bytes(
+        images.numpy(), matrix[:, :2], parameters.operations, parameters.values, parameters.blur_sigma,
+        _erased(parameters, image_size), table, image_size,
+    )  # fmt: skip
+
+
+def _reading_places(parameters: Draw, side: int) -> np.ndarray:
+    """(batch, 3, 3): from a place in the result to the place in the stored image it is read from, units of half a
+    side, for stored images of ``side`` pixels. Crops start at whole pixels."""
     window = round(parameters.window * side)
     room = side - window
-    start = np.floor(parameters.offset * (room + 1))  # whole pixels, (batch, 2)
+    start = np.floor(parameters.offset * (room + 1))  # (batch, 2)
     center = (2 * start + window) / side - 1
     crop = _affine(len(parameters), window / side, 0, center[:, 0], 0, window / side, center[:, 1])
-    theta = torch.as_tensor((crop @ parameters.matrix)[:, :2], dtype=torch.float32, device=batch.device)
+    return crop @ parameters.matrix
+
+
+def _erased(parameters: Draw, side: int) -> np.ndarray:
+    """(batch, 4): top, bottom, left and right of the black rectangle in whole pixels; all 0 for none."""
+    area, ratio, x, y = parameters.erasing.T  # (batch,)
+    height = np.clip(np.round(np.sqrt(area * ratio) * side), 1, side)
+    width = np.clip(np.round(area * side**2 / height), 1, side)
+    top, left = np.floor(y * (side - height + 1)), np.floor(x * (side - width + 1))
+    edges = np.stack([top, top + height, left, left + width], axis=1)
+    return np.where(area[:, None] > 0, edges, 0).astype(int)
+
+
+def _resample(batch: Tensor, parameters: Draw, image_size: int) -> Tensor:
+    """(batch, 1, R, R) to (batch, 1, S, S): crop and affine as one bilinear sampling, black outside."""
+    places = _reading_places(parameters, batch.shape[-1])
+    theta = torch.as_tensor(places[:, :2], dtype=torch.float32, device=batch.device)
     place = (2 * torch.arange(image_size, device=batch.device) + 1) / image_size - 1  # (S,) pixel centers, -1..1
     along_x = theta[:, :, 0, None, None] * place  # (batch, 2, 1, S); affine_grid does the same, several times slower
     along_y = (theta[:, :, 1, None] * place + theta[:, :, 2, None])[..., None]  # (batch, 2, S, 1)
@@ -329,12 +361,7 @@ def _erase(batch: Tensor, parameters: Draw) -> None:
     if not chosen.any():
         return
     side = batch.shape[-1]
-    area, ratio, x, y = parameters.erasing[chosen].T  # (chosen,)
-    height = np.clip(np.round(np.sqrt(area * ratio) * side), 1, side)
-    width = np.clip(np.round(area * side**2 / height), 1, side)
-    top, left = np.floor(y * (side - height + 1)), np.floor(x * (side - width + 1))
-    edges = torch.as_tensor(np.stack([top, top + height, left, left + width]), dtype=torch.float32, device=batch.device)
-    edges = edges[:, :, None]  # (4, chosen, 1)
+    edges = torch.as_tensor(_erased(parameters, side)[chosen].T, device=batch.device)[:, :, None]  # (4, chosen, 1)
     pixel = torch.arange(side, device=batch.device)
     in_rows, in_columns = (pixel >= edges[::2]) & (pixel < edges[1::2])  # (chosen, side) each
     rows = _rows(chosen, batch.device)

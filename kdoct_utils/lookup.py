@@ -7,6 +7,8 @@ carries along; so no step touches pixels. Results are whole numbers at each step
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,26 +17,50 @@ from torch import Tensor
 def change_intensity(images: Tensor, operations: np.ndarray, values: np.ndarray) -> Tensor:
     """Each image through its own row of steps, first to last.
 
-    images: (batch, height, width) uint8. operations: (batch, slots) names; those that are not in POINTWISE are
-    passed over. values: (batch, slots): factor for brightness and contrast, bits kept for posterize (rounded),
-    threshold 0..255 for solarize, unused for autocontrast and equalize.
+    images: (batch, height, width) uint8. operations, values: see intensity_tables.
     Returns (batch, height, width) float32 in 0..1.
     """
+    acting, tables = intensity_tables(lambda rows: _histograms(images[rows]), operations, values)
+    result = images.float() / 255
+    if len(acting):
+        rows = torch.as_tensor(acting, device=images.device)
+        levels = images[rows].flatten(1).long()  # (acting, pixels)
+        result[rows] = (tables / 255).gather(1, levels).view(-1, *images.shape[1:])
+    return result
+
+
+def intensity_tables(
+    histograms: Callable[[np.ndarray], Tensor], operations: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, Tensor]:
+    """What becomes of each grey level in the images that change at all.
+
+    histograms: gives (n, 256) pixels of each level for rows (n,) of the batch. operations: (batch, slots) names;
+    those that are not in POINTWISE are passed over. values: (batch, slots): factor for brightness and contrast, bits
+    kept for posterize (rounded), threshold 0..255 for solarize, unused for autocontrast and equalize.
+    Returns the rows that change (n,), and their tables (n, 256) float32 of whole numbers 0..255.
+    """
     acting = np.isin(operations, list(POINTWISE))  # (batch, slots)
-    if not acting.any():
-        return images.float() / 255
-    device, batch = images.device, len(images)
-    levels = images.flatten(1).long()  # (batch, pixels)
-    histogram = torch.zeros(batch, 256, device=device)
-    histogram.scatter_add_(1, levels, torch.ones((), device=device).expand(levels.shape))
-    table = torch.arange(256.0, device=device).repeat(batch, 1)
+    changed = np.flatnonzero(acting.any(axis=1))
+    if not len(changed):
+        return changed, torch.empty(0, 256)
+    operations, values, acting = operations[changed], values[changed], acting[changed]
+    histogram = histograms(changed)  # (n, 256)
+    device = histogram.device
+    table = torch.arange(256.0, device=device).repeat(len(changed), 1)
     for slot in range(acting.shape[1]):
         for name in np.unique(operations[acting[:, slot], slot]):
             chosen = np.flatnonzero(operations[:, slot] == name)
             rows = torch.as_tensor(chosen, device=device)
             value = torch.as_tensor(values[chosen, slot, None], dtype=torch.float32, device=device)  # (chosen, 1)
             table[rows] = POINTWISE[name](table[rows], value, histogram[rows])
-    return (table / 255).gather(1, levels).view(images.shape)
+    return changed, table
+
+
+def _histograms(images: Tensor) -> Tensor:
+    """(batch, 256) float32: pixels of each grey level."""
+    levels = images.flatten(1).long()
+    counts = torch.zeros(len(images), 256, device=images.device)
+    return counts.scatter_add_(1, levels, torch.ones((), device=images.device).expand(levels.shape))
 
 
 # Each step: (table (n, 256) of whole numbers 0..255, value (n, 1), histogram of the images (n, 256)) -> table

@@ -10,9 +10,12 @@ import math
 import time
 import warnings
 import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -44,6 +47,7 @@ __all__ = [
     "learning_rate_factor", "predict_logits",
 ]  # fmt: skip
 
+T, U = TypeVar("T"), TypeVar("U")
 SELECTIONS = ("loss", "accuracy", "last")
 
 
@@ -108,8 +112,10 @@ class Trainer:
         self.accelerator = accelerator or make_accelerator(config.precision)
         self.device = self.accelerator.device
         self.processes = self.accelerator.num_processes
-        self.model = model.to(self.device)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # as convolutions like it best
         self.objective = objective.to(self.device)
+        if isinstance(objective, DistillationObjective):
+            objective.quicken(config.teacher_precision, config.compiled)
         self.train_set, self.validation_set, self.config = train_set, validation_set, config
         self.augmentation, self.image_size, self.channels = augmentation, image_size, channels
         self.seed, self.checkpoint, self.show_progress = seed, checkpoint, progress
@@ -118,7 +124,8 @@ class Trainer:
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=fused)
         self.peaks = [group["lr"] for group in optimizer.param_groups]
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        self.network: nn.Module | None = None  # the model as Accelerate wraps it
+        self.prepared: nn.Module | None = None  # the model as Accelerate wraps it
+        self.network: nn.Module | None = None  # what is called: that, compiled or not
         self.frozen: bool | None = None
         averages = config.swa_learning_rate is not None
         swa_from = min(math.ceil(config.swa_start * config.epochs), config.epochs - 1) if averages else config.epochs
@@ -146,11 +153,14 @@ class Trainer:
         """Every training scan once. Returns the loss averaged over them."""
         view = epoch if self.objective.views is None else epoch % self.objective.views
         report = LossReport(self.accelerator, bar, epoch)
-        for step, (batches, n_scans) in enumerate(self._batches(epoch)):
+        steps = self._batches(epoch)
+        every_batch = [batch for batches, _ in steps for batch in batches]
+        inputs = prepared_ahead(lambda batch: self._inputs(batch, view), every_batch)
+        for step, (batches, n_scans) in enumerate(steps):
             self._set_learning_rates(epoch, step)
             step_loss = torch.zeros((), device=self.device)
-            for number, batch in enumerate(batches, start=1):
-                images, target, indices = self._inputs(batch, view)
+            for number in range(1, len(batches) + 1):
+                images, target, indices = next(inputs)
                 with self._exchange_gradients(now=number == len(batches)):
                     with self.accelerator.autocast():
                         losses, _ = self.objective(self.network, images, target, indices, view)  # (batch,)
@@ -202,7 +212,8 @@ class Trainer:
         freeze_backbone(self.model, frozen)
         if frozen != self.frozen:  # several processes must agree anew on which gradients they exchange
             self._unwrap()
-            self.network = self.accelerator.prepare_model(self.model)
+            self.prepared = self.accelerator.prepare_model(self.model)
+            self.network = torch.compile(self.prepared, dynamic=False) if self.config.compiled else self.prepared
             self.frozen = frozen
 
     def _end_epoch(self, train_loss: float, started: float) -> None:
@@ -318,9 +329,9 @@ class Trainer:
             update_bn((self._inputs(batch, view)[0] for batches, _ in groups for batch in batches), self.model)
 
     def _unwrap(self) -> None:
-        if self.network is not None:
-            self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
-            self.network = None
+        if self.prepared is not None:
+            self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
+            self.prepared = self.network = None
 
     # --- the checkpoint ----------------------------------------------------------------------------------------------
 
@@ -366,6 +377,21 @@ class Trainer:
         if "average" in parts:
             self.average = AveragedModel(self.model)
             self.average.load_state_dict(parts["average"])
+
+
+def prepared_ahead(prepare: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
+    """``prepare(item)`` for each item in turn, each begun while the one before is in use.
+
+    One other thread prepares, so nothing depends on chance. What it raises is raised here, in its turn.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(prepare, item) for item in items[:1]]
+        for item in [*items[1:], None]:
+            now = waiting.pop()
+            ready = now.result()
+            if item is not None:
+                waiting.append(pool.submit(prepare, item))
+            yield ready
 
 
 def make_accelerator(precision: str) -> Accelerator:

@@ -1,0 +1,147 @@
+"""Distillation loops measured beside one another, each in a process of its own: python loops.py NAME STEPS.
+
+The work is the same everywhere: a ConvNeXtV2-Atto teacher answers live, a MobileNetV3-small-0.5 student learns, 96 px,
+batches of 32, the student's full augmentation, AdamW, gradients clipped. Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from reference_loop import PilScans, train_reference
+from torch.utils.data import DataLoader
+
+from kdoct_utils.augment import STUDENT, augment
+from kdoct_utils.inference import cache_teacher_logits
+from kdoct_utils.models import build_model, parameter_groups
+from kdoct_utils.objectives import CachedDistillationObjective, DistillationObjective
+from kdoct_utils.profiles import ModelConfig, Profile, get_profile
+from kdoct_utils.stretch import clock_steps, peak_memory, phantom_data, stretch_trainer
+
+BATCH, WARM = 32, 8  # steps that warm up are not counted; compiling is over by then
+
+
+def bench_profile(compiled: bool = False, teacher_precision: str = "no") -> Profile:
+    quick = get_profile("quick")
+    training = replace(quick.student_training, batch_size=BATCH, compiled=compiled, teacher_precision=teacher_precision)
+    return replace(
+        quick, name="bench", image_size=96, channels=3, start_weights="none", student_training=training,
+        teacher=ModelConfig("convnextv2_atto", dropout=0.0), student=ModelConfig("mobilenetv3_small_050", dropout=0.2),
+    )  # fmt: skip
+
+
+def networks(profile: Profile) -> tuple[torch.nn.Module, torch.nn.Module]:
+    teacher = build_model(profile.teacher, 3, profile.channels).eval().requires_grad_(False)
+    return teacher, build_model(profile.student, 3, profile.channels).train()
+
+
+def scans(profile: Profile, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    data = phantom_data(profile, steps * BATCH, BATCH, 0)
+    rows = data.rows("train")
+    return data.images[rows], data.target[rows]
+
+
+def rate(seconds: list[float]) -> float:
+    """Images a second of the steps after the warm-up, by their median: other work on the machine slows a few down."""
+    return BATCH / float(np.median(seconds[WARM:]))
+
+
+def reference(steps: int) -> float:
+    """The public code's way: PIL image by image in workers, float32, the loss read off in every batch."""
+    profile = bench_profile()
+    images, target = scans(profile, steps)
+    return train_reference(profile, "student", images, target, device="cpu", precision="no", workers=2)[0]
+
+
+def timm_task(steps: int, compiled: bool = False, workers: int = 2) -> float:
+    """timm's LogitDistillationTask in a loop without needless waits: channels last, fused AdamW, no loss read off."""
+    from timm.task import LogitDistillationTask
+
+    profile = bench_profile()
+    teacher, student = (network.to(memory_format=torch.channels_last) for network in networks(profile))
+    task = LogitDistillationTask(
+        student_model=student, teacher_model=teacher, criterion=torch.nn.CrossEntropyLoss(),
+        task_loss_weight=1 - profile.alpha, temperature=profile.temperature, verbose=False,
+    ).train()  # fmt: skip
+    call = torch.compile(task) if compiled else task
+    optimizer = torch.optim.AdamW(parameter_groups(student, profile.student_training), fused=True)
+    loader = DataLoader(PilScans(*scans(profile, steps), profile, "student"), BATCH, shuffle=True, num_workers=workers)
+    seconds, before = [], time.perf_counter()
+    for images, target in loader:
+        call(images.contiguous(memory_format=torch.channels_last), target)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), profile.student_training.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(-before + (before := time.perf_counter()))
+    return BATCH * len(seconds[WARM:]) / sum(seconds[WARM:])  # workers come in bursts: no median here
+
+
+def package(steps: int, kept: bool = False, **settings: object) -> float:
+    """The course's trainer. kept: with the teacher's answers to these very views, computed beforehand."""
+    profile = bench_profile(**settings)
+    trainer = stretch_trainer(profile, "student", steps, None, None, 0)
+    if kept:
+        teacher = trainer.objective.teacher
+        answers = cache_teacher_logits(
+            teacher, trainer.train_set, STUDENT, 0, 1, profile.image_size, profile.channels, progress=False
+        )
+        trainer.objective = CachedDistillationObjective(answers, profile.temperature, profile.alpha)
+    seconds = clock_steps(trainer)
+    trainer.fit()
+    return rate(seconds())
+
+
+def floor(steps: int, kept: bool = False, **settings: object) -> float:
+    """The same step on tensors that are in memory already: what no data path can beat."""
+    profile = bench_profile(**settings)
+    teacher, student = networks(profile)
+    student = student.to(memory_format=torch.channels_last)
+    training = profile.student_training
+    objective = DistillationObjective(teacher, profile.temperature, profile.alpha)
+    objective.quicken(training.teacher_precision, training.compiled)
+    network = torch.compile(student, dynamic=False) if training.compiled else student
+    optimizer = torch.optim.AdamW(parameter_groups(student, training), fused=True)
+    seconds, before = [], time.perf_counter()
+    for images, target, indices in ready_batches(profile, steps):
+        objective(network, images, target, indices, 0)[0].mean().backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), training.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(-before + (before := time.perf_counter()))
+    return rate(seconds)
+
+
+def ready_batches(profile: Profile, steps: int, different: int = 4) -> Iterator[tuple[torch.Tensor, ...]]:
+    images, target = scans(profile, different)
+    batches = []
+    for start in range(0, len(images), BATCH):
+        rows = np.arange(start, start + BATCH)
+        inputs = augment(torch.from_numpy(images[rows]), rows, STUDENT, 0, 0, profile.image_size, profile.channels)
+        batches.append((inputs, torch.as_tensor(target[rows]), torch.as_tensor(rows)))
+    return (batches[step % different] for step in range(steps))
+
+
+QUICKER = {"compiled": True, "teacher_precision": "bf16"}
+LOOPS: dict[str, Callable[[int], float]] = {
+    "reference": reference,
+    "timm": timm_task,
+    "timm, compiled": lambda steps: timm_task(steps, compiled=True),
+    "package": package,
+    "package, bf16 teacher": lambda steps: package(steps, teacher_precision="bf16"),
+    "package, compiled": lambda steps: package(steps, **QUICKER),
+    "package, kept answers": lambda steps: package(steps, kept=True),
+    "package, kept answers, compiled": lambda steps: package(steps, kept=True, **QUICKER),
+    "floor": floor,
+    "floor, bf16 teacher": lambda steps: floor(steps, teacher_precision="bf16"),
+    "floor, compiled": lambda steps: floor(steps, **QUICKER),
+}
+
+if __name__ == "__main__":
+    name, steps = sys.argv[1], int(sys.argv[2])
+    print(json.dumps({"loop": name, "images_per_second": LOOPS[name](steps), "peak_bytes": peak_memory()}))
