@@ -2,7 +2,7 @@
 
 `draw` gives every image its own parameters from (seed, view, index of the scan) alone, so that a view can be made
 again whatever batch the scan is in: a teacher's cached logits and a student's images then belong together.
-`apply` does the work on the device of the images, in four moves:
+`apply` does the work on the device of the images, in bytes on a CPU (`pixels`) and in floats on a GPU, in four moves:
 
 1. all pointwise intensity steps, in the paper's order, as one table of 256 entries per image;
 2. all geometry (crop, RandAugment, rotation, shear, scale, flips) as one affine resampling, black outside;
@@ -39,8 +39,9 @@ from kdoct_utils.pipelines import (
 from kdoct_utils.pixels import apply_in_bytes
 
 __all__ = [
-    "EVALUATION", "IMAGENET_MEAN", "IMAGENET_STD", "RANDAUGMENT_SPACE", "STUDENT", "TEACHER", "TEST_TIME_VIEWS",
-    "AugmentConfig", "Draw", "apply", "augment", "describe", "draw", "normalize", "only", "steps", "test_time_views",
+    "EVALUATION", "IMAGENET_MEAN", "IMAGENET_STD", "RANDAUGMENT_SPACE", "STUDENT", "TEACHER", "TEST_TIME_VIEWS", "WAYS",
+    "AugmentConfig", "Draw", "apply", "augment", "describe", "draw", "in_bytes", "in_floats", "normalize", "only",
+    "steps", "test_time_views",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -115,14 +116,35 @@ def apply(images: Tensor, parameters: Draw, image_size: int, channels: int) -> T
         raise ValueError(f"{len(images)} images but draws for {len(parameters)}")
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
-    if images.device.type == "cpu":
-        return _apply_on_cpu(images, parameters, image_size, channels)
+    way = WAYS.get(images.device.type, in_floats)
+    return way(images, parameters, image_size, channels)
+
+
+def in_floats(images: Tensor, parameters: Draw, image_size: int, channels: int) -> Tensor:
+    """`apply` for a whole batch at once on its own device: what a GPU likes."""
     batch = change_intensity(images, parameters.operations, parameters.values)[:, None]  # (batch, 1, R, R), 0..1
     batch = _resample(batch, parameters, image_size)  # (batch, 1, S, S)
     _sharpen(batch, parameters)
     _blur(batch, parameters)
     _erase(batch, parameters)
     return normalize(batch, channels)
+
+
+def in_bytes(images: Tensor, parameters: Draw, image_size: int, channels: int) -> Tensor:
+    """`apply` image by image in 8 bits: what a CPU likes. Within half a grey level a move of `in_floats`."""
+    side = images.shape[-1]
+    to_image = _affine(1, xx=side / 2, x=(side - 1) / 2, yy=side / 2, y=(side - 1) / 2)  # units of half a side: pixels
+    to_result = _affine(1, xx=2 / image_size, x=1 / image_size - 1, yy=2 / image_size, y=1 / image_size - 1)
+    matrix = to_image @ _reading_places(parameters, side) @ to_result
+    levels = torch.arange(256.0).view(1, 1, 256, 1) / 255
+    table = normalize(levels, channels)[0, :, :, 0].T.contiguous().numpy()  # (256, channels)
+    return apply_in_bytes(
+        images.numpy(), matrix[:, :2], parameters.operations, parameters.values, parameters.blur_sigma,
+        _erased(parameters, image_size), table, image_size,
+    )  # fmt: skip
+
+
+WAYS = {"cpu": in_bytes}  # by type of device; in_floats for all others
 
 
 def normalize(images: Tensor, channels: int) -> Tensor:
@@ -278,19 +300,6 @@ def _rows(mask: np.ndarray, device: torch.device) -> Tensor:
 def _column(values: np.ndarray, device: torch.device) -> Tensor:
     """(batch,) to (batch, 1) float32."""
     return torch.as_tensor(values, dtype=torch.float32, device=device)[:, None]
-
-
-def _apply_on_cpu(images: Tensor, parameters: Draw, image_size: int, channels: int) -> Tensor:
-    side = images.shape[-1]
-    to_image = _affine(1, xx=side / 2, x=(side - 1) / 2, yy=side / 2, y=(side - 1) / 2)  # units of half a side: pixels
-    to_result = _affine(1, xx=2 / image_size, x=1 / image_size - 1, yy=2 / image_size, y=1 / image_size - 1)
-    matrix = to_image @ _reading_places(parameters, side) @ to_result
-    levels = torch.arange(256.0).view(1, 1, 256, 1) / 255
-    table = normalize(levels, channels)[0, :, :, 0].T.contiguous().numpy()  # (256, channels)
-    return apply_in_bytes(
-        images.numpy(), matrix[:, :2], parameters.operations, parameters.values, parameters.blur_sigma,
-        _erased(parameters, image_size), table, image_size,
-    )  # fmt: skip
 
 
 def _reading_places(parameters: Draw, side: int) -> np.ndarray:

@@ -36,6 +36,19 @@ from kdoct_utils.lookup import change_intensity
 GREY_MEAN, GREY_STD = 0.449, 0.226
 
 
+@pytest.fixture(autouse=True, params=["bytes", "floats"])
+def way(request, monkeypatch):
+    """Every test meets the way of a CPU and, on the CPU as well, that of a GPU."""
+    if request.param == "floats":
+        monkeypatch.setitem(module.WAYS, "cpu", module.in_floats)
+    return request.param
+
+
+def levels_off(way, moves=1):
+    """How far a grey level may be off: bytes are rounded after every move."""
+    return 0.01 + 0.5 * moves * (way == "bytes")
+
+
 def scans(batch=8, side=69, seed=0):
     """Smooth random images, uint8 (batch, side, side), no two alike and none symmetric."""
     generator = torch.Generator().manual_seed(seed)
@@ -141,13 +154,13 @@ def test_draws_keep_to_the_papers_numbers():
 
 
 @pytest.mark.parametrize("side,size", [(69, 64), (35, 32), (416, 384), (64, 64)])
-def test_evaluation_is_a_plain_resize(side, size):
+def test_evaluation_is_a_plain_resize(side, size, way):
     images = scans(3, side)
     expected = torch.nn.functional.interpolate(
         images[:, None].float(), (size, size), mode="bilinear", align_corners=False, antialias=False
     )[:, 0]
     output = augment(images, np.arange(3), EVALUATION, 0, 0, size, 1)
-    torch.testing.assert_close(grey(output), expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(grey(output), expected, atol=levels_off(way), rtol=0)
 
 
 def test_crop_alone_takes_whole_pixels_out_of_the_stored_image():
@@ -334,19 +347,19 @@ def test_flat_images_survive_every_table_step():
 
 
 @pytest.mark.parametrize("factor", [0.73, 1.27])
-def test_sharpness_is_torchvisions(factor):
+def test_sharpness_is_torchvisions(factor, way):
     images = scans(2, 64)
     output = grey(apply(images, operations(2, ("sharpness", factor)), 64, 1))
     expected = 255 * reference.adjust_sharpness(images[:, None].float() / 255, factor)[:, 0]
-    torch.testing.assert_close(output, expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(output, expected, atol=levels_off(way, 2), rtol=0)
 
 
-def test_blur_is_torchvisions_with_each_images_own_sigma():
+def test_blur_is_torchvisions_with_each_images_own_sigma(way):
     images, sigma = scans(3, 64), np.array([0.5, 0.0, 2.0])
     output = grey(apply(images, still(3, blur_sigma=sigma), 64, 1))
     for image, got, value in zip(images.float(), output, sigma, strict=True):
         expected = reference.gaussian_blur(image[None], [3, 3], [value, value])[0] if value else image
-        torch.testing.assert_close(got, expected, atol=0.01, rtol=0)
+        torch.testing.assert_close(got, expected, atol=levels_off(way, 2), rtol=0)
 
 
 @pytest.mark.parametrize("size", [32, 64, 384])
@@ -404,7 +417,7 @@ def test_three_channels_are_the_same_grey_image():
                                atol=1e-2, rtol=0)
 
 
-def test_test_time_views_are_the_papers_five():
+def test_test_time_views_are_the_papers_five(way):
     images = scans(3, 64)
     views = module.test_time_views(images, 64, 1)
     assert views.shape == (5, 3, 1, 64, 64)
@@ -414,9 +427,9 @@ def test_test_time_views_are_the_papers_five():
     torch.testing.assert_close(views[1], plain.flip(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(views[2], plain.flip(2), atol=1e-4, rtol=0)
     enlarged = torchvision_affine(images.float()[:, None], scale=1.1)[:, 0]
-    torch.testing.assert_close(grey(views[3]), enlarged, atol=0.1, rtol=0)
+    torch.testing.assert_close(grey(views[3]), enlarged, atol=0.1 + levels_off(way), rtol=0)
     turned = torchvision_affine(images.float()[:, None], angle=5.0)[:, 0]
-    torch.testing.assert_close(grey(views[4])[:, 8:-8, 8:-8], turned[:, 8:-8, 8:-8], atol=0.1, rtol=0)
+    torch.testing.assert_close(grey(views[4])[:, 8:-8, 8:-8], turned[:, 8:-8, 8:-8], atol=0.1 + levels_off(way), rtol=0)
 
 
 def test_describe_lists_the_papers_steps_in_order():
@@ -439,8 +452,18 @@ def test_only_shows_its_step_on_every_image(step):
     plain = augment(images, np.arange(16), EVALUATION, 0, 0, 64, 1)
     shown = augment(images, np.arange(16), only(TEACHER, step), 0, 0, 64, 1)
     changed = (shown - plain).abs().amax(dim=(1, 2, 3)) > 1e-3
-    assert changed.float().mean() > (0.7 if step == "randaugment" else 0.9)
+    assert changed.float().mean() > (0.7 if step == "randaugment" else 0.85)
     assert steps(only(TEACHER, step)) == (step,)
+
+
+@pytest.mark.parametrize("config", [STUDENT, TEACHER, EVALUATION])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bytes_and_floats_are_two_ways_to_the_same_view(config, channels):
+    images, parameters = scans(24), draw(config, np.arange(24), 0, 1)
+    in_bytes, in_floats = (way(images, parameters, 64, channels) for way in (module.in_bytes, module.in_floats))
+    assert in_bytes.shape == in_floats.shape and in_bytes.dtype == in_floats.dtype
+    off = (in_bytes - in_floats).abs() * min(module.IMAGENET_STD) * 255  # grey levels
+    assert off.max() < 3 and off.mean() < 0.3
 
 
 def test_errors_name_what_is_wrong():
