@@ -40,6 +40,9 @@ class Objective:
         """Move what the objective holds; returns itself."""
         return self
 
+    def quicken(self, precision: str, channels_last: bool, compiled: bool) -> None:
+        """Answer sooner, where there is a teacher to ask; see `DistillationObjective`."""
+
     def describe(self) -> dict:
         """Names and numbers that tell this objective from another, for checkpoints."""
         return {"objective": type(self).__name__}
@@ -134,18 +137,21 @@ class DistillationObjective(Objective):
         self.temperature = temperature
         self.alpha = alpha
 
-    def quicken(self, precision: str, compiled: bool) -> None:
-        """Ask a copy of a live teacher from now on: its weights in ``precision`` ("no", "bf16"), compiled or not.
+    def quicken(self, precision: str, channels_last: bool, compiled: bool) -> None:
+        """From now on ask a copy of a live teacher, with weights in ``precision`` ("no" or "bf16").
 
-        A frozen teacher needs no master weights, so bf16 costs its answers some digits and nothing else.
+        A frozen teacher is never updated and needs no exact weights: bf16 costs its answers digits, and nothing else.
+        Raises ValueError for another precision.
         """
         if precision not in TEACHER_PRECISIONS:
             raise ValueError(f"unknown teacher_precision {precision!r}; valid: {', '.join(TEACHER_PRECISIONS)}")
         if isinstance(self.teacher, KeptAnswers):
             return
-        self.asked = self.teacher.to(memory_format=torch.channels_last)
+        self.asked, self.asked_in = self.teacher, torch.float32
         if precision == "bf16":
             self.asked, self.asked_in = deepcopy(self.teacher).to(torch.bfloat16), torch.bfloat16
+        if channels_last:
+            self.asked = self.asked.to(memory_format=torch.channels_last)
         if compiled:
             self.asked = torch.compile(self.asked, dynamic=False)
 

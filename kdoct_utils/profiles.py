@@ -47,6 +47,7 @@ class TrainingConfig:
     swa_start: float = 0.75  # fraction of the schedule
     gradient_clip: float = 1.0  # largest gradient norm
     precision: str = "no"  # Accelerate's mixed_precision: "no", "bf16" or "fp16"
+    channels_last: bool = False  # the networks' memory, as convolutions over three channels like it best
     compiled: bool = False  # torch.compile for teacher and student: minutes at first, so for long runs alone
     teacher_precision: str = "no"  # weights of a teacher that answers live: "no" (float32) or "bf16"
 

@@ -112,10 +112,11 @@ class Trainer:
         self.accelerator = accelerator or make_accelerator(config.precision)
         self.device = self.accelerator.device
         self.processes = self.accelerator.num_processes
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # as convolutions like it best
+        self.model = model.to(self.device)
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)
         self.objective = objective.to(self.device)
-        if isinstance(objective, DistillationObjective):
-            objective.quicken(config.teacher_precision, config.compiled)
+        self.objective.quicken(config.teacher_precision, config.channels_last, config.compiled)
         self.train_set, self.validation_set, self.config = train_set, validation_set, config
         self.augmentation, self.image_size, self.channels = augmentation, image_size, channels
         self.seed, self.checkpoint, self.show_progress = seed, checkpoint, progress

@@ -26,12 +26,14 @@ CONDA_NAMES = {
     "matplotlib": "matplotlib-base",
     "nbconvert": "nbconvert-core",
     "huggingface-hub": "huggingface_hub",
+    "opencv-python-headless": "py-opencv",
     "dask": "dask-core",
 }
 IMPORT_NAMES = {
     "PIL": "pillow",
     "axe_playwright_python": "axe-playwright-python",
     "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
     "huggingface_hub": "huggingface-hub",
     "pytorch_grad_cam": "grad-cam",
     "skimage": "scikit-image",

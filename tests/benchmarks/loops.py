@@ -29,7 +29,10 @@ BATCH, WARM = 32, 8  # steps that warm up are not counted; compiling is over by 
 
 def bench_profile(compiled: bool = False, teacher_precision: str = "no") -> Profile:
     quick = get_profile("quick")
-    training = replace(quick.student_training, batch_size=BATCH, compiled=compiled, teacher_precision=teacher_precision)
+    training = replace(
+        quick.student_training, batch_size=BATCH, channels_last=True, compiled=compiled,
+        teacher_precision=teacher_precision,
+    )
     return replace(
         quick, name="bench", image_size=96, channels=3, start_weights="none", student_training=training,
         teacher=ModelConfig("convnextv2_atto", dropout=0.0), student=ModelConfig("mobilenetv3_small_050", dropout=0.2),
@@ -104,7 +107,7 @@ def floor(steps: int, kept: bool = False, **settings: object) -> float:
     student = student.to(memory_format=torch.channels_last)
     training = profile.student_training
     objective = DistillationObjective(teacher, profile.temperature, profile.alpha)
-    objective.quicken(training.teacher_precision, training.compiled)
+    objective.quicken(training.teacher_precision, training.channels_last, training.compiled)
     network = torch.compile(student, dynamic=False) if training.compiled else student
     optimizer = torch.optim.AdamW(parameter_groups(student, training), fused=True)
     seconds, before = [], time.perf_counter()
