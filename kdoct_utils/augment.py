@@ -39,9 +39,9 @@ from kdoct_utils.pipelines import (
 from kdoct_utils.pixels import apply_in_bytes
 
 __all__ = [
-    "EVALUATION", "IMAGENET_MEAN", "IMAGENET_STD", "RANDAUGMENT_SPACE", "STUDENT", "TEACHER", "TEST_TIME_VIEWS", "WAYS",
-    "BYTES_FROM", "AugmentConfig", "Draw", "apply", "augment", "describe", "draw", "in_bytes", "in_floats", "normalize", "only",
-    "steps", "test_time_views",
+    "BYTES_FROM", "EVALUATION", "IMAGENET_MEAN", "IMAGENET_STD", "RANDAUGMENT_SPACE", "STUDENT", "TEACHER",
+    "TEST_TIME_VIEWS", "WAYS", "AugmentConfig", "Draw", "apply", "augment", "describe", "draw", "in_bytes",
+    "in_floats", "normalize", "only", "steps", "test_time_views",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
