@@ -57,7 +57,7 @@ lab: $(ENVIRONMENT)
 	$(PY) -m jupyterlab notebooks
 
 bench: $(ENVIRONMENT)
-	$(PY) -m pytest -o addopts= -s tests/benchmarks
+	KDOCT_BENCH_WRITE=1 $(PY) -m pytest -o addopts= -s tests/benchmarks
 
 notebooks: $(ENVIRONMENT)
 	$(PY) -m kdoct_utils.cli run --profile quick --run-dir runs/quick

@@ -25,7 +25,7 @@ from kdoct_utils.objectives import Objective
 from kdoct_utils.phantom import phantom_cohort
 from kdoct_utils.profiles import CLASS_NAMES, Profile
 from kdoct_utils.runs import RunFolder
-from kdoct_utils.training import Trainer
+from kdoct_utils.training import ScanImages, Trainer
 
 DRAWN_PATIENTS, DRAWN_SLICES = 2, 5  # phantoms of each class; a longer stretch repeats them with new augmentations
 
@@ -90,9 +90,11 @@ def run_stretch(
 
 
 def stretch_trainer(
-    profile: Profile, role: str, steps: int, batch_size: int | None, accumulation: int | None, seed: int
-) -> Trainer:
-    """The course's trainer for that network, with an epoch of ``steps`` steps over phantoms."""
+    profile: Profile, role: str, steps: int, batch_size: int | None, accumulation: int | None, seed: int,
+    train: ScanImages | None = None,
+) -> Trainer:  # fmt: skip
+    """The course's trainer for that network, with an epoch of ``steps`` steps over phantoms, or over ``train`` where
+    a student is given scans."""
     if role not in ("teacher", "student"):
         raise ValueError(f"unknown network {role!r}; valid: teacher, student")
     training = training_of(profile, role)
@@ -102,12 +104,14 @@ def stretch_trainer(
     )  # fmt: skip
     settings = {f"{role}_training": training, "start_weights": "none"}
     run = RunFolder(Path(), replace(profile, **settings), "phantom", None, seed)  # nothing is read or written there
-    data = phantom_data(profile, steps * training.batch_size * training.accumulation, training.batch_size, seed)
+    drawn = 1 if train is not None else steps * training.accumulation  # batches
+    data = phantom_data(profile, drawn * training.batch_size, training.batch_size, seed)
     teacher = stages.new_teacher(run, data)
     if role == "teacher":
         return stages.teacher_trainer(run, data, teacher, progress=False)
     objective = stages.student_objective(run, data, "kd", teacher, profile.temperature, profile.alpha)
-    return stages.student_trainer(run, data, stages.new_student(run, data, seed), objective, seed, progress=False)
+    student = stages.new_student(run, data, seed)
+    return stages.student_trainer(run, data, student, objective, seed, train=train, progress=False)
 
 
 def phantom_data(profile: Profile, n_train: int, n_validation: int, seed: int) -> stages.CourseData:

@@ -9,8 +9,7 @@ import torch
 from kdoct_utils import models
 from kdoct_utils.augment import STUDENT, TEACHER, augment
 from kdoct_utils.objectives import CrossEntropyObjective, DistillationObjective
-from kdoct_utils.phantom import draw_patient, render_band
-from kdoct_utils.profiles import CLASS_NAMES, get_profile
+from kdoct_utils.profiles import get_profile
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +30,6 @@ def milliseconds(work, repeats=15):
     return 1000 * float(np.median(times[2:]))
 
 
-def test_phantom_costs_at_most_two_milliseconds_a_scan():
-    patients = [draw_patient(CLASS_NAMES[k % 4], [9, k]) for k in range(8)]
-    for size in (64, 96):
-        cost = milliseconds(lambda size=size: [render_band(patient, 10, size) for patient in patients], 5) / 80
-        print(f"\nphantom B-scan at {size} px: {cost:.2f} ms")
-    assert cost <= 2
 
 
 def test_what_a_live_teacher_costs():

@@ -1,0 +1,44 @@
+"""`make bench` prints what it measured as one table and writes it into the README, with the machine it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdoct_utils.checks import available_cores
+from kdoct_utils.publish import fill_block
+from kdoct_utils.runs import atomic_path
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+Measured = Callable[[str, str, str], None]
+
+
+def machine() -> str:
+    """Processor, cores and versions; no name of the machine."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {available_cores()} cores{gpu}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+@pytest.fixture(scope="session")
+def measured():
+    """Takes rows: what was measured, what came out, what it should be. Missed bars are said, not hidden."""
+    rows: list[tuple[str, str, str]] = []
+    yield lambda what, result, bar="": rows.append((what, result, bar))
+    if not rows:
+        return
+    lines = [f"Measured in one run of `make bench` on: {machine()}.", "", "| what | measured | aim |", "|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    print("\n" + "\n".join(lines))
+    if os.environ.get("KDOCT_BENCH_WRITE"):
+        text = fill_block(README.read_text(encoding="utf-8"), "bench", "\n".join(lines))
+        with atomic_path(README) as temporary:
+            temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,77 @@
+"""From a file to what the network sees at 384 px: the public code's way and ours, `make bench`."""
+
+import io
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from reference_loop import pil_pipeline
+
+from kdoct_utils.augment import STUDENT, augment
+from kdoct_utils.frames import clean_frame, make_picture
+from kdoct_utils.phantom import draw_patient, render_frames
+from kdoct_utils.profiles import get_profile
+
+BATCH = 16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def files():
+    """JPEG files of phantom frames, as bytes."""
+    made = []
+    for k in range(4):
+        for frame in render_frames(draw_patient(("normal", "drusen", "cnv", "dme")[k], [4, k]), 4).images:
+            buffer = io.BytesIO()
+            Image.fromarray(frame).save(buffer, format="jpeg", quality=90)
+            made.append(buffer.getvalue())
+    return made[:BATCH]
+
+
+def per_image(work, repeats=9):
+    """Milliseconds an image: the median of calls that do a batch, after one that warms up."""
+    times = []
+    for repeat in range(repeats + 1):
+        start = time.perf_counter()
+        work(repeat)
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times[1:])) / BATCH
+
+
+def test_data_path(files, measured):
+    profile = get_profile("paper")
+    pipeline, side = pil_pipeline(profile, "student"), profile.resize_size
+
+    def reference(_):
+        return torch.stack([pipeline(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
+
+    def augmented(pictures, view):
+        return augment(torch.from_numpy(pictures), np.arange(BATCH), STUDENT, 0, view, profile.image_size, 3)
+
+    def stored(file):
+        frame = np.asarray(Image.open(io.BytesIO(file)).convert("L"))
+        return np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BILINEAR))
+
+    kept = np.stack([stored(file) for file in files])
+    cost = {
+        "reference": per_image(reference),
+        "from JPEG": per_image(lambda view: augmented(np.stack([stored(file) for file in files]), view)),
+        "from the cache": per_image(lambda view: augmented(kept, view)),
+    }
+    once = per_image(lambda _: [make_picture(clean_frame(np.asarray(Image.open(io.BytesIO(file)).convert("L"))), side,
+                                             profile.crop_to_band) for file in files], 3)  # fmt: skip
+    for name, aim in (("from JPEG", "at most 0.3"), ("from the cache", "at most 0.15")):
+        measured(f"data path at 384 px, {name}, against the public code's",
+                 f"{cost[name] / cost['reference']:.2f} ({cost[name]:.2f} against {cost['reference']:.2f} ms a scan)",
+                 aim)  # fmt: skip
+    measured("what the cache costs once", f"{once:.1f} ms a scan: decoded, cleaned, resized", "")
+    assert cost["from the cache"] < cost["reference"]

@@ -1,0 +1,66 @@
+"""How the cost of training grows with scans and with pixels: `make bench` fits it and draws docs/growth.png."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from growth import PIXELS, SCANS
+
+from kdoct_utils.execute import child_environment
+from kdoct_utils.outputs import figure_png
+from kdoct_utils.plots import headline, use_style
+from kdoct_utils.runs import atomic_path
+
+HERE = Path(__file__).resolve().parent
+PICTURE = HERE.parents[1] / "docs" / "growth.png"
+
+
+def one_epoch(scans: int, pixels: int) -> dict:
+    """Seconds of an epoch and peak memory, in a process of its own."""
+    command = [sys.executable, str(HERE / "growth.py"), str(scans), str(pixels)]
+    done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), timeout=900, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_how_cost_grows(measured):
+    by_scans = {scans: one_epoch(scans, 64) for scans in SCANS}
+    by_pixels = {pixels: one_epoch(320, pixels) for pixels in PIXELS}
+    seconds = [by_scans[scans]["seconds"] for scans in SCANS]
+    per_thousand, fixed = np.polyfit(np.array(SCANS) / 1000, seconds, 1)
+    rates = [1000 * by_pixels[pixels]["seconds"] / 320 for pixels in PIXELS]  # ms a scan
+    power = np.polyfit(np.log(PIXELS[1:]), np.log(rates[1:]), 1)[0]
+    memory = [by_scans[scans]["peak_bytes"] / 1e6 for scans in SCANS]
+    measured("an epoch of the quick student with a live teacher",
+             f"{per_thousand:.1f} s for each 1,000 scans, and {fixed:.1f} s", "grows in proportion")  # fmt: skip
+    measured("ms a scan against pixels of a side, from 96 px", f"grows as side to the power {power:.2f}", "about 2")
+    measured(f"peak memory, {SCANS[0]:,} and {SCANS[-1]:,} scans", f"{memory[0]:.0f} and {memory[-1]:.0f} MB", "flat")
+    if os.environ.get("KDOCT_BENCH_WRITE"):
+        draw(seconds, (per_thousand, fixed), rates, power)
+    assert memory[-1] < 1.3 * memory[0] and per_thousand > 0
+
+
+def draw(seconds, line, rates, power):
+    use_style()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
+    thousands = np.array(SCANS) / 1000
+    left.plot(thousands, seconds, "o", label="measured")
+    left.plot(thousands, np.polyval(line, thousands), "--", label=f"{line[0]:.1f} s a thousand + {line[1]:.1f} s")
+    left.set(xlabel="scans (thousands)", ylabel="seconds an epoch", ylim=(0, None))
+    right.loglog(PIXELS, rates, "o", label="measured")
+    right.loglog(PIXELS[1:], rates[-1] * (np.array(PIXELS[1:]) / PIXELS[-1]) ** power, "--", label=f"side$^{{{power:.1f}}}$")
+    right.set(xlabel="side of the picture (pixels)", ylabel="ms a scan")
+    right.set_xticks(PIXELS, [str(pixels) for pixels in PIXELS])
+    right.minorticks_off()
+    for axis in (left, right):
+        axis.legend(fontsize=8)
+    headline(figure, "An epoch grows in proportion to scans, and with the area of a picture")
+    with atomic_path(PICTURE) as temporary:
+        temporary.write_bytes(figure_png(figure, 40, "Two plots of the cost of training, each with its fit."))
