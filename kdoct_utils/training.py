@@ -386,13 +386,14 @@ def prepared_ahead(prepare: Callable[[T], U], items: Sequence[T]) -> Iterator[U]
     One other thread prepares, so nothing depends on chance. What it raises is raised here, in its turn.
     """
     with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(prepare, item) for item in items[:1]]
-        for item in [*items[1:], None]:
-            now = waiting.pop()
-            ready = now.result()
-            if item is not None:
-                waiting.append(pool.submit(prepare, item))
-            yield ready
+        now = None
+        for item in items:
+            following = pool.submit(prepare, item)
+            if now is not None:
+                yield now.result()
+            now = following
+        if now is not None:
+            yield now.result()
 
 
 def make_accelerator(precision: str) -> Accelerator:

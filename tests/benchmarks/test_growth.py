@@ -55,7 +55,8 @@ def draw(seconds, line, rates, power):
     left.plot(thousands, np.polyval(line, thousands), "--", label=f"{line[0]:.1f} s a thousand + {line[1]:.1f} s")
     left.set(xlabel="scans (thousands)", ylabel="seconds an epoch", ylim=(0, None))
     right.loglog(PIXELS, rates, "o", label="measured")
-    right.loglog(PIXELS[1:], rates[-1] * (np.array(PIXELS[1:]) / PIXELS[-1]) ** power, "--", label=f"side$^{{{power:.1f}}}$")
+    fitted = rates[-1] * (np.array(PIXELS[1:]) / PIXELS[-1]) ** power
+    right.loglog(PIXELS[1:], fitted, "--", label=f"side$^{{{power:.1f}}}$")
     right.set(xlabel="side of the picture (pixels)", ylabel="ms a scan")
     right.set_xticks(PIXELS, [str(pixels) for pixels in PIXELS])
     right.minorticks_off()
