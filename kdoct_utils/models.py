@@ -8,6 +8,7 @@ Sources: Woo et al. 2023 (ConvNeXt V2), Tan and Le 2019 (EfficientNet), Wightman
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [  # register_model adds its own names to it
     "parameter_groups", "save_weights", "state_copy",
 ]  # fmt: skip
 
+METADATA = "kdoct"  # the one key under which save_weights writes what it is told of the weights
 PHANTOM_WEIGHTS = "phantom_teacher.safetensors"  # in kdoct_utils/weights, made by `kdoct pretrain`
 
 
@@ -229,10 +231,15 @@ def freeze_backbone(model: nn.Module, frozen: bool) -> None:
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, object] | None = None) -> None:
-    """Write the weights as safetensors, whole or not at all. Values of ``metadata`` are stored as strings."""
+    """Write the weights as safetensors, whole or not at all. Values of ``metadata`` are stored as strings.
+
+    The same weights and metadata give the same bytes, so that a file's hash can stand for them.
+    """
+    # channels last would be another order of the same numbers
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    about = json.dumps({key: str(value) for key, value in (metadata or {}).items()}, sort_keys=True)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={key: str(value) for key, value in (metadata or {}).items()})
+        save_file(tensors, temporary, metadata={METADATA: about})  # several keys would be written in any order
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
@@ -240,8 +247,14 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
     weights = _read(path)
     _check_fit(model.state_dict(), weights, path)
     model.load_state_dict(weights)
+    return weights_metadata(path)
+
+
+def weights_metadata(path: str | Path) -> dict[str, str]:
+    """What a safetensors file says of its weights."""
     with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
+        found = file.metadata() or {}
+    return json.loads(found[METADATA]) if METADATA in found else found  # others write their keys one by one
 
 
 def _read(path: str | Path) -> dict[str, torch.Tensor]:

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kdoct_utils.models import load_weights, save_weights
+from kdoct_utils.models import load_weights, save_weights, weights_metadata
 from kdoct_utils.runs import RunFolder, atomic_path, link_or_copy, plain
 from kdoct_utils.training import TrainingResult
 
@@ -29,8 +28,7 @@ def recipe_of(path: Path) -> str | None:
     """The recipe that a safetensors file was made by; None where there is no such file."""
     if not path.exists():
         return None
-    with safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get("recipe")
+    return weights_metadata(path).get("recipe")
 
 
 def short_hash(recipe: dict) -> str:

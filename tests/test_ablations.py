@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors import safe_open
 from test_training import same_weights
 
 from kdoct_utils import arm_training, stages
@@ -19,6 +18,7 @@ from kdoct_utils.arm_training import ArmResult, arm_network, lab, train_arm, wro
 from kdoct_utils.arms import ARMS, SETS, Arm, StudentRecipe, TeacherRecipe, arms_for, changed, choose_arms
 from kdoct_utils.checks import available_cores
 from kdoct_utils.metrics import paired_difference
+from kdoct_utils.models import weights_metadata
 from kdoct_utils.objectives import KeptAnswers
 from kdoct_utils.pipelines import STUDENT, TEACHER
 from kdoct_utils.profiles import PROFILES, get_profile
@@ -64,8 +64,7 @@ def fits(monkeypatch):
 
 
 def recipe_in(path):
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["recipe"])
+    return json.loads(weights_metadata(path)["recipe"])
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from kdoct_utils.models import (
     load_weights,
     parameter_groups,
     save_weights,
+    weights_metadata,
 )
 from kdoct_utils.profiles import PAPER_TEACHER_TRAINING, PROFILES, QUICK_TEACHER, ModelConfig
 
@@ -190,3 +191,12 @@ def test_imagenet_weights_that_cannot_be_fetched_are_not_replaced(monkeypatch, t
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(ModelError, match="efficientnet_b2.ra_in1k.*out of reach.*huggingface.co"):
         build_model(PROFILES["paper"].student, 3, 3, "imagenet")
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    """Whatever the memory format, and whatever order Rust's maps have today: recipes name a teacher by its hash."""
+    model, about = build_model(SMALL, 3, 3), {"chosen": "best", "recipe": "r", "seed": 0, "fold": 1}
+    save_weights(model, tmp_path / "a.safetensors", about)
+    save_weights(model.to(memory_format=torch.channels_last), tmp_path / "b.safetensors", dict(reversed(about.items())))
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert weights_metadata(tmp_path / "a.safetensors") == {"chosen": "best", "recipe": "r", "seed": "0", "fold": "1"}

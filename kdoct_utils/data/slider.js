@@ -54,6 +54,8 @@ customElements.get("kdoct-slider") || customElements.define("kdoct-slider", clas
         if (input.shown) input.ariaValueText = input.shown.textContent = values[place];
       });
       area.innerHTML = drawings[frames[frame]].replace(/\x1a(\d+);/g, (_, number) => uris[number]);
+      const scrolls = area.scrollHeight > area.clientHeight || area.scrollWidth > area.clientWidth;
+      area.tabIndex = scrolls ? 0 : -1; // what scrolls must be reached by keyboard
     };
     group.oninput = draw;
     reset.onclick = () => {
