@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 
 from kdoct_utils import stages
 from kdoct_utils.archives import cache_root
 from kdoct_utils.miniature import write_neh_folder, write_ucsd_folder
+from kdoct_utils.models import weights_metadata
 from kdoct_utils.pretraining import LayerSegmenter, pretrain_teacher, segmentation_batches, tissue_weights
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import open_run
@@ -95,8 +95,7 @@ def test_logits_of_another_teacher_are_never_used(run, data, teacher):
 def test_students_are_kept_with_their_recipe(run, data, teacher, kind):
     model = stages.student(run, data, kind, 0, teacher, progress=False)
     path = run.student_file(kind, 0)
-    with safe_open(path, framework="pt") as file:
-        recipe = json.loads(file.metadata()["recipe"])
+    recipe = json.loads(weights_metadata(path)["recipe"])
     assert recipe["kind"] == kind and recipe["split"] == data.split_hash
     written = path.stat().st_mtime_ns
     again = stages.student(run, data, kind, 0, teacher, progress=False)
