@@ -280,6 +280,9 @@ def workshop(
     data_root: DataRoot = "",
     run_dir: Annotated[Path | None, typer.Option(help="The run folder; where the notebooks look if not given.")] = None,
     seed: Annotated[int, typer.Option(help="Of the run that participants will use.")] = 0,
+    copies: Annotated[
+        Path | None, typer.Option(help="Also make a folder for participants: notebooks without outputs, and the run.")
+    ] = None,
     check_only: Annotated[bool, typer.Option("--check-only", help="Change nothing: only say what is missing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -287,7 +290,7 @@ def workshop(
     from kdoct_utils.workshop import make_plan, next_lines, prepare
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
-    plan = make_plan(profile, dataset, data_root, run_dir, seed)
+    plan = make_plan(profile, dataset, data_root, run_dir, seed, copies=copies)
     steps = []
     for step in prepare(plan, check_only=check_only, progress=not as_json):
         steps.append(step)

@@ -41,7 +41,7 @@ def exercise_from(solution: NotebookNode, name: str = "the notebook") -> Noteboo
         else:
             exercise.cells.append(_without_outputs(cell))
         before = cell
-    if len(exercise.cells) == len(solution.cells):
+    if not any(SOLUTION in _tags(cell) for cell in solution.cells):
         raise RunError(f"{name} has no cell tagged {SOLUTION!r}")
     exercise.metadata.pop("widgets", None)
     return exercise
