@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import nbformat
 import pytest
@@ -10,7 +12,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdoct_utils import cli, workshop
 from kdoct_utils.course import NOTEBOOKS
-from kdoct_utils.workshop import Step, make_plan, next_lines, prepare
+from kdoct_utils.runs import RunError, open_run
+from kdoct_utils.workshop import Step, copies_step, make_plan, next_lines, prepare, with_values
 
 COMMON = 'profile: str = "quick"\ndataset: str = "phantom"\ndata_root: str = ""\nrun_dir: str = ""\nseed: int = 0\n'
 
@@ -61,6 +64,90 @@ def test_a_machine_is_prepared_once(plan):
     assert "1 executed now, 6 were done" in again["notebooks"].found
     after = {path: path.stat().st_mtime_ns for path in plan.folder.rglob("*.ipynb")}
     assert [path.name for path in after if after[path] != stamps[path]] == [NOTEBOOKS[3]]
+
+
+def test_the_remedy_is_the_command_for_this_very_run(plan, tmp_path):
+    assert plan.command == "kdoct workshop --profile smoke" and make_plan().command == "kdoct workshop"
+    other = make_plan("smoke", "phantom_b", run_dir=tmp_path / "my run", seed=3, copies=tmp_path / "copies")
+    assert other.command == (f"kdoct workshop --profile smoke --dataset phantom_b --run-dir '{tmp_path / 'my run'}' "
+                             f"--seed 3 --copies {tmp_path / 'copies'}")  # fmt: skip
+    steps = by_name(prepare(other, check_only=True))
+    assert all(steps[name].remedy == f"Run: {other.command}" for name in ("scans", "notebooks", "copies"))
+
+
+@pytest.fixture
+def with_copies(plan, tmp_path):
+    """A finished run of notebooks that have outputs and exercises, and a folder for participants to be made."""
+    for folder in ("exercises", "solutions"):
+        (plan.notebooks / folder).mkdir()
+        text = (plan.notebooks / NOTEBOOKS[1]).read_text()
+        (plan.notebooks / folder / NOTEBOOKS[1]).write_text(text)
+    notebook = nbformat.read(plan.notebooks / NOTEBOOKS[0], as_version=4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="0")]
+    notebook.cells[-1].update(execution_count=3)
+    nbformat.write(notebook, plan.notebooks / NOTEBOOKS[0])
+    open_run(plan.folder, profile="smoke", dataset="phantom")
+    for name in ("teacher.safetensors", "index.html", "ablations/deep/a.csv", "notebooks/00_start_here.ipynb"):
+        (plan.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (plan.folder / name).write_text("made")
+    return replace(plan, copies=tmp_path / "for participants")
+
+
+def test_copies_have_no_outputs_and_find_their_run(with_copies):
+    step = partial(copies_step, with_copies, progress=False)
+    assert not step(check_only=True).ready and not with_copies.copies.exists()
+    made = step(check_only=False)
+    assert made.ready and made.found.startswith("9 notebooks without outputs")
+    assert str(with_copies.copies) in next_lines(with_copies, ready=True)[0]
+    copied = sorted(with_copies.copies.rglob("*.ipynb"))
+    assert len(copied) == 9
+    for path in copied:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+        values = {}
+        exec(notebook.cells[1].source, values)
+        assert values["profile"] == "smoke" and values["seed"] == 0 and values["data_root"] == ""
+        run = open_run(path.parent / values["run_dir"], profile="smoke", dataset="phantom")
+        assert run.path == with_copies.copies / "runs" / "smoke" and run.teacher_file.read_text() == "made"
+        assert (run.path / "ablations" / "deep" / "a.csv").exists()
+        assert not (run.path / "index.html").exists() and not (run.path / "notebooks").exists()
+    of_the_course = nbformat.read(with_copies.notebooks / NOTEBOOKS[0], as_version=4)
+    assert of_the_course.cells[-1].outputs and of_the_course.cells[-1].execution_count == 3
+
+
+def test_a_changed_copy_is_kept_and_named(with_copies):
+    step = partial(copies_step, with_copies, progress=False)
+    step(check_only=False)
+    assert step(check_only=True).ready and step(check_only=False).ready
+    mine, lost = (with_copies.copies / "notebooks" / name for name in NOTEBOOKS[:2])
+    mine.write_text(mine.read_text().replace("print(seed)", "my answer"))
+    lost.unlink()
+    (with_copies.copies / "runs" / "smoke" / "teacher.safetensors").write_text("mine")
+    assert "8 of 9" in step(check_only=True).found
+    again = step(check_only=False)
+    assert not again.ready and NOTEBOOKS[0] in again.found and NOTEBOOKS[1] not in again.found
+    assert "my answer" in mine.read_text() and lost.exists()
+    assert (with_copies.copies / "runs" / "smoke" / "teacher.safetensors").read_text() == "mine"
+    open_run(other := with_copies.folder.with_name("other"), profile="smoke", dataset="phantom", seed=1)
+    (with_copies.copies / "runs" / "smoke" / "config.json").write_text((other / "config.json").read_text())
+    with pytest.raises(RunError, match="another run"):
+        step(check_only=False)
+
+
+@pytest.mark.parametrize("inside", ["", "notebooks", "notebooks/new", "runs", "runs/smoke/copies"])
+def test_copies_lie_outside_of_the_course(plan, inside):
+    with pytest.raises(RunError, match="another folder"):
+        make_plan("smoke", notebooks_folder=plan.notebooks, copies=plan.notebooks.parent / inside)
+
+
+def test_only_the_parameters_that_are_there_get_other_values():
+    given = {"profile": "smoke", "dataset": "csv", "data_root": "C:\\my scans", "run_dir": "../runs/x", "seed": 7}
+    cell = 'profile: str = "quick"  # one of "a"\ndata_root = ""\nseed: int = 0\nseeds: int = 3\nrun_dir: str = "q"\n'
+    assert with_values(cell, given) == (
+        'profile: str = "smoke"  # one of "a"\ndata_root = "C:\\\\my scans"\nseed: int = 7\nseeds: int = 3\n'
+        'run_dir: str = "../runs/x"\n'
+    )
 
 
 def test_what_stops_a_step_is_said_and_what_follows_waits(plan, monkeypatch):
