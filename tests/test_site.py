@@ -235,10 +235,13 @@ def test_links_of_the_docs_lead_to_sections_that_exist(path):
         assert not anchor or book.slug(anchor) in headings(path.parent / place), link
 
 
-def test_the_glossary_is_one_page_in_order_and_each_term_leads_somewhere():
+def test_the_glossary_is_in_order_and_each_term_leads_somewhere():
     rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "docs" / "glossary.md").read_text("utf-8"), re.M)[1:]
     terms = [term for term, _, _ in rows]
     assert len(terms) > 50 and len(set(terms)) == len(terms)
+    spoken = [re.sub(r"^[αγ] ", "", term.lower()).replace("²", "squared") for term in terms]
+    letters = [re.sub("[^a-z0-9]", "", term) for term in spoken]
+    assert letters == sorted(letters)
     assert all("ipynb#" in where for _, _, where in rows)
     assert all(1 <= len(re.findall(r"[.:](?: |$)", text)) <= 3 and len(text) < 200 for _, text, _ in rows)
     linked = {where[1:3] for _, _, where in rows}
@@ -252,6 +255,17 @@ WORKSHOP = (ROOT / "docs" / "workshop.md").read_text(encoding="utf-8")
 def test_the_minutes_of_a_plan_add_up(plan, hours):
     section = re.search(rf"^### {plan}\n(.*?)(?=^###? |\Z)", WORKSHOP, re.M | re.S)[1]
     assert sum(map(int, re.findall(r"^\| (\d+) \|", section, re.M))) == 60 * hours
+
+
+def test_the_sections_that_a_plan_names_are_there():
+    """**04:** *Title*, *Title*: each is a heading of that notebook."""
+    named = 0
+    for number, text in re.findall(r"^- \*\*(\d\d):\*\* (.+)$", WORKSHOP, re.M):
+        (notebook,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+        for title in re.findall(r"\*([^*]+)\*", text):
+            assert book.slug(title) in headings(notebook), title
+            named += 1
+    assert named > 20
 
 
 def test_the_times_of_the_plans_are_those_of_the_readme():

@@ -630,3 +630,49 @@ def test_bf16_trains_like_float32(tmp_path):
     expected = make_trainer(DistillationObjective(teacher), replace(CONFIG, swa_learning_rate=1e-3)).fit().history
     history = json.loads((tmp_path / "history.json").read_text())
     np.testing.assert_allclose(list(history["train_loss"].values())[:3], expected.train_loss[:3], rtol=0.02)
+
+
+KILLED_RANK = """
+import os, signal, sys
+from pathlib import Path
+from dataclasses import replace
+from test_training import CONFIG, CrossEntropyObjective, make_trainer
+from kdoct_utils.models import save_weights
+
+folder, at = Path(sys.argv[1]), int(os.environ["KILLED_AT"])
+
+
+class Killed(CrossEntropyObjective):
+    calls = 0
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        if self.calls == at and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory ends
+        return super().__call__(*arguments)
+
+    def describe(self):
+        return CrossEntropyObjective().describe()
+
+
+trainer = make_trainer(Killed(), replace(CONFIG, batch_size=4), checkpoint=folder / "checkpoint.safetensors")
+result = trainer.fit()
+if trainer.accelerator.is_main_process:
+    save_weights(trainer.model, folder / "model.safetensors")
+"""
+
+
+def test_a_killed_process_ends_all_with_a_clear_error_and_the_next_start_goes_on(tmp_path, monkeypatch):
+    """One of two is killed in the second epoch: the other ends too, the cause is named, no checkpoint is lost."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    monkeypatch.setenv("KILLED_AT", "-1")
+    run_script(launch, KILLED_RANK, whole)
+    monkeypatch.setenv("KILLED_AT", "6")  # steps an epoch: 4
+    with pytest.raises(AssertionError, match=r"(?s)SIGKILL|Signal 9|exitcode\s*: -9"):
+        run_script(launch, KILLED_RANK, tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").exists() and not (tmp_path / "model.safetensors").exists()
+    monkeypatch.setenv("KILLED_AT", "-1")
+    run_script(launch, KILLED_RANK, tmp_path)
+    assert same_weights(load_file(whole / "model.safetensors"), load_file(tmp_path / "model.safetensors"))
