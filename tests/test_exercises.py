@@ -18,6 +18,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from kdoct_utils import exercises
+from kdoct_utils.exercises import distillation
 from kdoct_utils.exercises.checking import BLANK, Check, Mistake, NotYet, applied_to, same
 from kdoct_utils.exercises.making import exercise_from, make_exercises
 from kdoct_utils.runs import RunError
@@ -88,6 +89,50 @@ def test_hints_of_a_check(capsys):
     assert hint(SQUARE, None) == hint(SQUARE, lambda x: None) == BLANK
 
 
+def test_a_hint_can_name_the_place():
+    check = Check("check_x", right={"a": 1.0, "b": {"c": 2.0}}, mistakes=(), passed="", otherwise="{where}: {got}.")
+    assert hint(check, {"a": 1.0, "b": {"c": 3.0}}) == "b, c: 3.."
+    assert hint(check, {"a": 0.0, "b": {"c": 2.0}}) == "a: 0.."
+    assert hint(check, {"a": 0.0}) == "the answer: {'a': 0.0}."
+
+
+def test_one_step_in_the_words_of_other_students(capsys):
+    """The same mistakes written in another way get the same hints: what happened is looked at, not how it is put."""
+    hints = {mistake.name: mistake.hint for mistake in distillation.check_step.mistakes}
+
+    def step(student_first=False, mode=True, update=True, kept=True):
+        def one(student, teacher, optimizer, scans, target, augment):
+            optimizer.zero_grad()
+            teacher.train(not mode)
+            view = augment(scans)
+            said = student(view)
+            with torch.inference_mode() if kept else torch.enable_grad():
+                told = teacher(augment(scans) if student_first else view)
+            distillation.distillation_loss(said, told.clone().detach(), target, 4.0, 0.7).backward()
+            if update:
+                optimizer.step()
+
+        return one
+
+    distillation.check_step(step())
+    assert capsys.readouterr().out.startswith("Passed.")
+    assert hint(distillation.check_step, step(student_first=True)) == hints["two views"]
+    assert hint(distillation.check_step, step(mode=False)) == hints["teacher not in eval"]
+    assert hint(distillation.check_step, step(update=False)) == hints["step forgotten"]
+    assert hint(distillation.check_step, step(kept=False)) == hints["teacher with a gradient"]
+
+
+def test_roles_say_which_condition_fails():
+    def deal(patients, seed):
+        names = sorted(set(patients))
+        order = np.random.default_rng(seed).permutation(len(names))
+        return {name: "train" if k < 70 else "validation" if k < 85 else "test"
+                for name, k in zip(names, order, strict=True)}  # fmt: skip
+
+    told = hint(distillation.check_roles, deal)
+    assert "64% train" in told and "20% test" in told and "16% validation" not in told.split("Checked")[0]
+
+
 def test_an_answer_cannot_change_the_next_ones_input():
     def in_place(x):
         return x.mul_(x)
@@ -135,6 +180,7 @@ def a_solution() -> nbformat.NotebookNode:
 def test_an_exercise_has_no_answers_but_their_pictures():
     exercise = exercise_from(a_solution())
     assert [cell.source for cell in exercise.cells[1::2]] == ["x = ...", "check_x(x)"]
+    assert exercise.cells[2].source.startswith("What the solution draws")
     assert exercise.cells[2].source.endswith("![A line (x).](attachment:expected.png)")
     assert exercise.cells[2].attachments == {"expected.png": {"image/png": "abc"}}
     assert all(cell.outputs == [] and cell.execution_count is None for cell in exercise.cells[1::2])

@@ -42,7 +42,8 @@ class Check:
     observe: what is compared of an answer; by default the answer itself, for functions see `applied_to`.
       It must give the same for the same answer, so whatever is drawn in it is drawn from a fixed seed.
     mistakes: tried in order where the answer is not right; the first that looks the same gives the hint.
-    otherwise: the hint where none does. {got} and {wanted} are replaced by the first values that differ.
+    otherwise: the hint where none does. {got} and {wanted} are replaced by the first values that differ,
+      {where} by their names where the observation is a mapping.
     """
 
     name: str
@@ -71,7 +72,11 @@ class Check:
             if same(seen, self._seen_of(mistake)):
                 raise NotYet(mistake.hint)
         got, expected = _first_difference(seen, wanted)
-        raise NotYet(self.otherwise.replace("{got}", _short(got)).replace("{wanted}", _short(expected)))
+        words = {"got": _short(got), "wanted": _short(expected), "where": _where(seen, wanted)}
+        hint = self.otherwise
+        for name, value in words.items():
+            hint = hint.replace(f"{{{name}}}", value)
+        raise NotYet(hint)
 
     def _seen_of(self, mistake: Mistake) -> Any:
         try:
@@ -136,6 +141,18 @@ def _first_difference(a: Any, b: Any) -> tuple[Any, Any]:
     if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
         return next((_first_difference(a[key], b[key]) for key in a if not same(a[key], b[key])), (a, b))
     return a, b
+
+
+def _where(a: Any, b: Any) -> str:
+    """The names that lead to the first difference."""
+    names = []
+    while isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
+        key = next((key for key in a if not same(a[key], b[key])), None)
+        if key is None:
+            break
+        names.append(str(key))
+        a, b = a[key], b[key]
+    return ", ".join(names) or "the answer"
 
 
 def _short(value: Any) -> str:

@@ -118,26 +118,33 @@ def _step(student, teacher, optimizer, scans, target, augment) -> None:
 
 
 def _variant(
-    teacher_sees: str = "view", alpha: float = ALPHA, forget: bool = False, early: bool = False
-) -> Callable:
+    teacher_sees: str = "view", student_sees: str = "view", alpha: float = ALPHA, ready: Callable | None = None,
+    recorded: bool = False, swapped: bool = False, order: tuple[str, ...] = ("zero", "backward", "step"),
+) -> Callable:  # fmt: skip
     """The step of a student who goes wrong in one place."""
 
     def step(student, teacher, optimizer, scans, target, augment):
-        view = augment(scans)
-        shown = {"view": view, "another": None, "stored": scans}[teacher_sees]
+        views = {"stored": scans, "view": augment(scans), "another": augment(scans)}
         teacher.eval()
-        with torch.no_grad():
-            told = teacher(augment(scans) if shown is None else shown)
-        loss = distillation_loss(student(view), told, target, TEMPERATURE, alpha)
-        if not forget:
-            optimizer.zero_grad()
-        if early:
-            optimizer.step()
-        loss.backward()
-        if not early:
-            optimizer.step()
+        if ready:
+            ready(student, teacher)
+        with torch.set_grad_enabled(recorded):
+            told = teacher(views[teacher_sees])
+        said = student(views[student_sees])
+        pair = (told, said) if swapped else (said, told)
+        loss = distillation_loss(*pair, target, TEMPERATURE, alpha)
+        calls = {"zero": optimizer.zero_grad, "backward": loss.backward, "step": optimizer.step}
+        for name in order:
+            calls[name]()
 
     return step
+
+
+def _labels_only(student, teacher, optimizer, scans, target, augment) -> None:
+    loss = functional.cross_entropy(student(augment(scans)), target)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def _without_t_squared(student, teacher, optimizer, scans, target, augment) -> None:
@@ -154,8 +161,63 @@ def _without_t_squared(student, teacher, optimizer, scans, target, augment) -> N
     optimizer.step()
 
 
+def _student_in_no_grad(student, teacher, optimizer, scans, target, augment) -> None:
+    view = augment(scans)
+    teacher.eval()
+    with torch.no_grad():
+        told, said = teacher(view), student(view)
+    distillation_loss(said, told, target, TEMPERATURE, ALPHA).backward()
+
+
+class _Witness:
+    """What happened in one step: who was asked what, in which mode, with a gradient or not, and in which order."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.asked: dict[str, list] = {"student": [], "teacher": []}
+        self.events: list[str] = []
+        weights = list(student.parameters())
+        self._handles = [
+            student.register_forward_hook(lambda *call: self._note("student", *call)),
+            teacher.register_forward_hook(lambda *call: self._note("teacher", *call)),
+            weights[-1].register_hook(lambda gradient: self.events.append("gradient")),
+            optimizer.register_step_pre_hook(lambda *call: self._note_update(weights)),
+        ]
+
+    def _note(self, who: str, network: nn.Module, inputs: tuple, output: Tensor) -> None:
+        modes = {module.training for module in network.modules()}
+        self.asked[who].append((inputs[0].detach().clone(), modes, output.requires_grad))
+
+    def _note_update(self, weights: list[Tensor]) -> None:
+        known = any(weight.grad is not None and bool(weight.grad.any()) for weight in weights)
+        self.events.append("update" if known else "update without a gradient")
+
+    def leave(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def wrong(self, scans: Tensor) -> str:
+        """The first thing that does not hold, "" where all does. It comes before any number."""
+        told, said = self.asked["teacher"], self.asked["student"]
+        if not told or not said:
+            return "nobody was asked" if not told and not said else f"{'student' if told else 'teacher'} not asked"
+        if all(torch.equal(seen, scans) for seen, *_ in told + said):
+            return "no view"
+        for who, asked in (("teacher", told), ("student", said)):
+            if any(torch.equal(seen, scans) for seen, *_ in asked):
+                return f"{who} sees the stored scans"
+        if not all(torch.equal(seen, said[0][0]) for seen, *_ in told + said):
+            return "different views"
+        if any(True in modes for _, modes, _ in told):
+            return "teacher in training mode"
+        if any(False in modes for _, modes, _ in said):
+            return "student in evaluation mode"
+        if not any(recorded for *_, recorded in said):
+            return "student without a gradient"
+        return "teacher with a gradient" if any(recorded for *_, recorded in told) else ""
+
+
 def _student_after(answer: Callable) -> list:
-    """What the student says after three steps, and whether the teacher kept its weights."""
+    """What the student says after three steps, and whether the teacher kept its weights; or what went wrong before."""
     student, teacher = small_network(3, dropout=0.0), small_network(4)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.5)
     before = [value.clone() for value in teacher.state_dict().values()]
@@ -165,10 +227,27 @@ def _student_after(answer: Callable) -> list:
     def augment(images: Tensor) -> Tensor:
         return images + torch.randn(images.shape, generator=noise)
 
-    for _ in range(3):
-        done = answer(student, teacher, optimizer, scans.clone(), target, augment)
-        if done is Ellipsis:
-            return [done]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of dropout, so that the same answer gives the same numbers
+        for _ in range(3):
+            teacher.train()  # as it was left
+            witness, error = _Witness(student, teacher, optimizer), None
+            try:
+                done = answer(student, teacher, optimizer, scans.clone(), target, augment)
+            except RuntimeError as stopped:
+                error = stopped
+            finally:
+                witness.leave()
+            if error is None and done is Ellipsis:
+                return [done]
+            if wrong := witness.wrong(scans):
+                return [wrong]
+            if error is not None:
+                if "does not require grad" in str(error):
+                    return ["a loss without a gradient"]
+                raise error
+            if witness.events != ["gradient", "update"]:
+                return ["in this order", *witness.events]
     moved = any(not torch.equal(a, b) for a, b in zip(before, teacher.state_dict().values(), strict=True))
     return [student.eval()(scans), moved]
 
@@ -178,25 +257,59 @@ check_step = Check(
     right=_step,
     observe=_student_after,
     mistakes=(
-        Mistake("zero_grad forgotten", _variant(forget=True),
-                "The first step is right, the later ones are not. What is still in `.grad` from the step before?"),
-        Mistake("alpha swapped", _variant(alpha=1 - ALPHA),
-                "Your student listens more to the labels than to the teacher. Which of the two terms does α weigh?"),
-        Mistake("two views", _variant(teacher_sees="another"),
-                "Teacher and student see different views. Count how often you call `augment` in a step."),
+        Mistake("nothing happens", lambda *everything: None,
+                "Neither network was asked anything. What does a step begin with?"),
+        Mistake("cross-entropy only", _labels_only,
+                "The teacher was never asked. Your student learns from the labels alone."),
+        Mistake("student never asked", lambda student, teacher, optimizer, scans, target, augment:
+                teacher.eval()(augment(scans)),
+                "Only the teacher was asked. What does its answer have to be compared with?"),
+        Mistake("no augmentation", _variant(teacher_sees="stored", student_sees="stored"),
+                "Both networks see the stored scans. In every step the student should meet a new view of them."),
         Mistake("teacher sees the stored scans", _variant(teacher_sees="stored"),
                 "Your teacher answers to the stored scan, the student sees a view of it. That is a kept answer, not "
                 "real-time distillation."),
-        Mistake("step before backward", _variant(early=True),
+        Mistake("student sees the stored scans", _variant(student_sees="stored"),
+                "Your student sees the stored scan, the teacher a view of it. The answer does not fit what is seen."),
+        Mistake("two views", _variant(teacher_sees="another"),
+                "Teacher and student see different views. Count how often you call `augment` in a step."),
+        Mistake("teacher not in eval", _variant(ready=lambda student, teacher: teacher.train()),
+                "The teacher answers in training mode, with dropout. It comes as it was left, and it was left in "
+                "training mode. Exercise 1 looked after that."),
+        Mistake("student in eval", _variant(ready=lambda student, teacher: student.eval()),
+                "The student is in evaluation mode: without dropout, and its BatchNorm learns nothing. Which of the "
+                "two networks is being trained?"),
+        Mistake("student without a gradient", _student_in_no_grad,
+                "The student's answer carries no gradient, so nothing can be learned from it. What stands inside the "
+                "block that switches recording off?"),
+        Mistake("teacher with a gradient", _variant(recorded=True),
+                "The teacher answers without a gradient, and here its pass is recorded. The numbers would be right, "
+                "but every step keeps the whole teacher in memory. To cut the answer off afterwards is too late."),
+        Mistake("arguments swapped", _variant(swapped=True),
+                "Your loss carries no gradient, though the student's answer does. The loss cuts off its second "
+                "argument, the teacher's logits. In which order did you hand the two over?"),
+        Mistake("step forgotten", _variant(order=("zero", "backward")),
+                "The gradients are there, and the weights stay. Who uses the gradients?"),
+        Mistake("backward forgotten", _variant(order=("zero", "step")),
+                "The optimizer was called, but no gradient was ever computed."),
+        Mistake("step before backward", _variant(order=("zero", "step", "backward")),
                 "The optimizer steps before it knows this batch's gradient. Look at the order of the last lines."),
+        Mistake("zero_grad after backward", _variant(order=("backward", "zero", "step")),
+                "The new gradients are thrown away before the optimizer can use them. Which gradients should go?"),
+        Mistake("zero_grad forgotten", _variant(order=("backward", "step")),
+                "The first step is right, the later ones are not. What is still in `.grad` from the step before?"),
+        Mistake("alpha swapped", _variant(alpha=1 - ALPHA),
+                "Your student listens more to the labels than to the teacher. Which of the two terms does α weigh?"),
+        Mistake("teacher asked, not heard", _variant(alpha=0.0),
+                "The teacher was asked, but its answer has no part in your loss."),
+        Mistake("labels not heard", _variant(alpha=1.0),
+                "Only the teacher's part is in your loss. The labels have a share of it too."),
         Mistake("no T squared", _without_t_squared,
                 "The soft labels pull too weakly: softening divides their gradient by T, twice. What makes up for it?"),
-        Mistake("nothing happens", lambda *everything: None,
-                "The student has not moved. Which call changes the weights?"),
     ),
     passed="Three steps end where the package's steps end.",
-    otherwise="After three steps the student says {got} where {wanted} was expected. Go through the order: view, "
-    "teacher, student, loss, gradients, update.",
+    otherwise="Views, modes and the order of the calls are right. But after three steps you have {got} where {wanted} "
+    "was expected. Compare your loss with the one of the text.",
 )  # fmt: skip
 
 
@@ -261,23 +374,52 @@ _PATIENTS = [f"{name}/{number}" for name in ("NORMAL", "CNV", "DRUSEN") for numb
 _SCANS = [patient for patient in _PATIENTS for _ in range(3)]  # one entry a scan
 
 
+def _drawn_one_by_one(patients: list[str], seed: int) -> dict[str, str]:
+    random = np.random.default_rng(seed)
+    return {name: str(random.choice(["train", "validation", "test"], p=[0.64, 0.16, 0.20]))
+            for name in sorted(set(patients))}  # fmt: skip
+
+
+def _shared_out(patients: list[str], seed: int, test: float, to: float) -> dict[str, str]:
+    names = sorted(set(patients))
+    order = np.random.default_rng(seed).permutation(len(names)) / len(names)
+    return {name: "test" if k < test else "validation" if k < to else "train"
+            for name, k in zip(names, order, strict=True)}  # fmt: skip
+
+
 def _what_roles_do(answer: Callable) -> object:
-    """Not the roles themselves, of which many are right, but what they must have in common."""
+    """Not the roles themselves, of which many are right, but which of the conditions on them do not hold."""
     first = answer(list(_SCANS), 1)
-    if not isinstance(first, dict):
+    if first is None or first is Ellipsis:
         return first
-    turned, again, other = answer(_SCANS[::-1], 1), answer(list(_SCANS), 1), answer(list(_SCANS), 2)
-    shares = {role: list(first.values()).count(role) / max(len(first), 1) for role in ("train", "validation", "test")}
-    return {
-        "each patient once": sorted(map(str, first)) == sorted(_PATIENTS),
-        "the same when called again": first == again,
-        "the same in another order": first == turned,
-        "the same with one scan of each": first == answer(list(_PATIENTS), 1),
-        "another seed, other roles": first != other,
-        "64 % train": abs(shares["train"] - 0.64) < 0.03,
-        "16 % validation": abs(shares["validation"] - 0.16) < 0.03,
-        "20 % test": abs(shares["test"] - 0.20) < 0.03,
-    }
+    if not isinstance(first, dict):
+        return ["a dictionary of patients and roles"]
+    turned, again, once = answer(_SCANS[::-1], 1), answer(list(_SCANS), 1), answer(list(_PATIENTS), 1)
+    others = [answer(list(_SCANS), seed) for seed in (2, 3, 4)]
+    many = [
+        [list(roles.values()).count(role) for role in ("train", "validation", "test")] for roles in [first, *others]
+    ]
+    shares = np.array(many[0]) / max(len(first), 1)
+    stages = (
+        {
+            "each patient once": sorted(map(str, first)) == sorted(_PATIENTS),
+            "no role but train, validation and test": sum(many[0]) == len(first),
+            "the same roles when called again": first == again,
+            "the same roles in another order of the scans": first == turned,
+            "the same roles with one scan of each patient": first == once,
+            "other roles with another seed": first != others[0],
+        },
+        {"as many patients in each role with every seed": all(counts == many[0] for counts in many)},
+        {
+            "64% train": abs(shares[0] - 0.64) < 0.03,
+            "16% validation": abs(shares[1] - 0.16) < 0.03,
+            "20% test": abs(shares[2] - 0.20) < 0.03,
+        },
+    )
+    for conditions in stages:
+        if failed := [name for name, holds in conditions.items() if not holds]:
+            return failed
+    return []
 
 
 check_roles = Check(
@@ -304,10 +446,20 @@ check_roles = Check(
                     name: ("train", "test")[k % 2] for k, name in enumerate(
                         np.random.default_rng(seed).permutation(sorted(set(patients))).tolist())},
                 "The order does not matter any more, but the shares are wrong, and there is no validation part."),
+        Mistake("each scan dealt, in sorted order", lambda patients, seed: dict(zip(
+                    sorted(patients), _dealt(list(range(len(patients))), seed).values(), strict=True)),
+                "The order of the scans does not matter any more. But their number does: with one scan of each patient "
+                "the roles are others. In your sorted list a patient stands several times."),
+        Mistake("one draw for each patient", _drawn_one_by_one,
+                "You draw a role for each patient. On average the shares are right; in a single split they are off, "
+                "and with another seed by another amount. Deal a shuffled list out instead."),
+        Mistake("60, 20 and 20", lambda patients, seed: _shared_out(patients, seed, 0.2, 0.4),
+                "You deal out 60, 20 and 20%. That is not what was asked: the fifth for validation is taken from what "
+                "test leaves."),
     ),
     passed="One list, one seed, one split: teacher and student cannot disagree.",
-    otherwise="Something does not hold: expected {wanted}, got {got}. Checked are: each patient once, the same roles "
-    "when called again and in another order, other roles with another seed, and shares of 64, 16 and 20 %.",
+    otherwise="This does not hold: {got}. Checked are, in turn: each patient once, the same roles when called again, "
+    "in another order and with fewer scans, other roles with another seed, and shares of 64, 16 and 20%.",
 )  # fmt: skip
 
 
@@ -315,10 +467,10 @@ check_roles = Check(
 
 
 def _hand_made() -> tuple[np.ndarray, np.ndarray]:
-    """Largest pixels on the lesion, 1, 2 and 3 pixels off it, and at the place where row and column are swapped."""
-    maps, masks = np.full((5, 12, 12), 0.1), np.zeros((5, 12, 12), bool)
+    """Largest pixels on the lesion, 1, 2 and 3 pixels off, where row and column are swapped, and off in both ways."""
+    maps, masks = np.full((6, 12, 12), 0.1), np.zeros((6, 12, 12), bool)
     masks[:, 3:5, 8:11] = True
-    for map_, (row, column) in zip(maps, ((3, 8), (5, 9), (4, 6), (7, 10), (9, 3)), strict=True):
+    for map_, (row, column) in zip(maps, ((3, 8), (5, 9), (4, 6), (7, 10), (9, 3), (5, 11)), strict=True):
         map_[row, column] = 1.0
     maps[4, 3:5, 8:11] = 0.9  # much of the map lies on the lesion, its largest pixel does not
     return maps, masks
@@ -329,10 +481,10 @@ def _largest(one: np.ndarray) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _distance(one: np.ndarray, mask: np.ndarray, swapped: bool = False) -> float:
+def _distance(one: np.ndarray, mask: np.ndarray, swapped: bool = False, measure: Callable = np.hypot) -> float:
     row, column = _largest(one)[:: -1 if swapped else 1]
     rows, columns = np.nonzero(mask)
-    return float(np.hypot(rows - row, columns - column).min())
+    return float(measure(abs(rows - row), abs(columns - column)).min())
 
 
 def _points(maps: np.ndarray, masks: np.ndarray, tolerance: float) -> np.ndarray:
@@ -350,7 +502,7 @@ _POINTED = _hand_made()
 check_points = Check(
     "check_points",
     right=lambda maps, masks, tolerance: pointing_game(maps, masks, tolerance),
-    observe=applied_to((*_POINTED, 0.0), (*_POINTED, 1.0), (*_POINTED, 2.0)),
+    observe=applied_to(*((*_POINTED, tolerance) for tolerance in (0.0, 1.0, 1.5, 2.0))),
     mistakes=(
         Mistake("no tolerance", _each(lambda one, mask, tolerance: mask[_largest(one)]),
                 "Right at tolerance 0. A pixel next to the lesion should count once the tolerance allows it."),
@@ -361,6 +513,11 @@ check_points = Check(
         Mistake("distance to the center", _each(lambda one, mask, tolerance: np.hypot(
                     *(np.array(_largest(one)) - np.argwhere(mask).mean(axis=0))) <= tolerance),
                 "You measure to the middle of the lesion. A map that points at its edge points at the lesion too."),
+        Mistake("Manhattan", _each(lambda one, mask, tolerance: _distance(one, mask, measure=np.add) <= tolerance),
+                "You add steps down and steps across. A pixel one down and one across is nearer than 2."),
+        Mistake("Chebyshev", _each(lambda one, mask, tolerance: _distance(one, mask, measure=np.maximum) <= tolerance),
+                "You take the larger of steps down and steps across. A pixel one down and one across is farther than "
+                "1. A mask grown by a square does the same."),
         Mistake("energy", _each(lambda one, mask, tolerance: (one * mask).sum() / one.sum()),
                 "That is the energy on the lesion. The pointing game asks for one pixel of the map only."),
         Mistake("one number", lambda maps, masks, tolerance: _points(maps, masks, tolerance).mean(),

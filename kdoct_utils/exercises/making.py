@@ -23,6 +23,7 @@ from kdoct_utils.runs import RunError, atomic_path
 SOLUTION, STARTER = "solution", "starter"
 LONGEST_SECONDS = 1800  # for one notebook of solutions
 EXPECTED = "expected.png"
+EXPECTED_WORDS = "What the solution draws with its answer (your check does not need it):"
 
 
 def exercise_from(solution: NotebookNode, name: str = "the notebook") -> NotebookNode:
@@ -107,7 +108,7 @@ def _pictures(cell: NotebookNode) -> list[tuple[str, str]]:
 def _expected(picture: str, alt: str, cell: NotebookNode) -> NotebookNode:
     """A Markdown cell that shows what the answer should draw."""
     words = alt.replace("[", "(").replace("]", ")")
-    made = nbformat.v4.new_markdown_cell(f"What you should see:\n\n![{words}](attachment:{EXPECTED})")
+    made = nbformat.v4.new_markdown_cell(f"{EXPECTED_WORDS}\n\n![{words}](attachment:{EXPECTED})")
     made["id"] = f"{cell['id']}-expected"
     made["attachments"] = {EXPECTED: {"image/png": "".join(picture.split())}}
     return made

@@ -45,6 +45,8 @@ check_soft_labels = Check(
                 "Your columns add up to 1, not your rows. Which axis holds the classes?"),
         Mistake("temperature after softmax", lambda z, t: torch.softmax(z, dim=1) / t,
                 "At T = 4 your rows do not add up to 1. What is it that T divides, and when?"),
+        Mistake("T forgotten", lambda z, t: torch.softmax(z, dim=1),
+                "You give the same labels at T = 1 and at T = 4. Where does T come in?"),
         Mistake("multiplied", lambda z, t: torch.softmax(z * t, dim=1),
                 "Your labels get sharper as T grows. They should get softer."),
         Mistake("softmax twice", lambda z, t: torch.softmax(torch.softmax(z, dim=1) / t, dim=1),
@@ -125,12 +127,12 @@ def _over_scans(terms: Tensor) -> Tensor:
     return terms.sum(dim=1).mean()
 
 
-def _soft_by(average: Callable[[Tensor], Tensor], squared: bool = True) -> Callable:
-    """average: of the terms (batch, classes) of the divergence."""
+def _soft_by(average: Callable[[Tensor], Tensor], power: int = 2) -> Callable:
+    """average: of the terms (batch, classes) of the divergence. power: of T in the factor before it."""
 
     def loss(s: Tensor, z: Tensor, t: float) -> Tensor:
         divergence = average(functional.kl_div(_log_q(s, t), torch.softmax(z / t, dim=1), reduction="none"))
-        return t**2 * divergence if squared else divergence
+        return t**power * divergence
 
     return loss
 
@@ -178,11 +180,14 @@ check_soft_loss = Check(
     right=_soft_loss,
     observe=_losses_seen,
     mistakes=(
-        Mistake("no T squared", _soft_by(_over_scans, squared=False),
+        Mistake("no T squared", _soft_by(_over_scans, power=0),
                 "Right at T = 1, too small at T = 4. Which factor keeps the gradient's size as T grows?"),
+        Mistake("T once", _soft_by(_over_scans, power=1),
+                "Right at T = 1, still too small at T = 4, though T stands before it. Softening weakens the gradient "
+                "in two places: count them."),
         Mistake("mean over scans and classes", _soft_by(torch.mean),
                 "Too small by the number of classes. Look up what reduction='mean' of kl_div averages over."),
-        Mistake("mean over both and no T squared", _soft_by(torch.mean, squared=False),
+        Mistake("mean over both and no T squared", _soft_by(torch.mean, power=0),
                 "Two things are missing: a factor that depends on T, and one as large as the number of classes."),
         Mistake("sum over the scans", _soft_by(torch.sum),
                 "Your loss grows with the batch: twice the scans, twice the loss. Average over the scans."),
@@ -211,17 +216,20 @@ check_soft_loss = Check(
 # --- 4. the whole loss -----------------------------------------------------------------------------------------------
 
 
-def _loss_and_gradients(loss: Callable) -> list:
+def _loss_and_gradients(loss: Callable) -> object:
     """For two trials the loss, the student's gradient, and whether a gradient reaches the teacher."""
-    seen = []
+    values, gradients, reached = {}, {}, {}
     for temperature, alpha in ((4.0, 0.7), (2.0, 0.1)):
+        name = f"at T = {temperature:g} and alpha = {alpha:g}"
         student, teacher = _STUDENT.clone().requires_grad_(), _TEACHER.clone().requires_grad_()
         value = loss(student, teacher, _TARGET.clone(), temperature, alpha)
         if value is None or value is Ellipsis:
             return [value]
         value.backward()
-        seen += [value, student.grad, "reaches the teacher" if teacher.grad is not None else "stops at the teacher"]
-    return seen
+        values[name], gradients[name] = value, student.grad
+        reached[name] = "reaches the teacher" if teacher.grad is not None else "stops at the teacher"
+    # losses first: as long as one of them is wrong, no gradient is talked about
+    return {"the loss": values, "the gradient of the student's logits": gradients, "the gradient": reached}
 
 
 def _whole(s: Tensor, z: Tensor, y: Tensor, t: float, a: float, hard_at: float = 1.0, outer: float = 1.0) -> Tensor:
@@ -237,12 +245,18 @@ def _alpha_once(s: Tensor, z: Tensor, y: Tensor, t: float, a: float) -> Tensor:
 
 
 def _square_over_both(s: Tensor, z: Tensor, y: Tensor, t: float, a: float) -> Tensor:
-    soft = _soft_by(_over_scans, squared=False)(s, z.detach(), t)
+    soft = _soft_by(_over_scans, power=0)(s, z.detach(), t)
     return t**2 * (a * soft + (1 - a) * functional.cross_entropy(s, y))
 
 
 def _of_probabilities(s: Tensor, z: Tensor, y: Tensor, t: float, a: float) -> Tensor:
     return a * _soft_loss(s, z, t) + (1 - a) * functional.cross_entropy(torch.softmax(s, dim=1), y)
+
+
+def _soft_without_gradient(s: Tensor, z: Tensor, y: Tensor, t: float, a: float) -> Tensor:
+    with torch.no_grad():
+        soft = _soft_loss(s, z, t)
+    return a * soft + (1 - a) * functional.cross_entropy(s, y)
 
 
 check_distillation_loss = Check(
@@ -262,9 +276,13 @@ check_distillation_loss = Check(
                 "The labels' part: cross_entropy takes logits. It applies log_softmax itself."),
         Mistake("gradient reaches the teacher", _open_teacher,
                 "The value is right. But a gradient reaches the teacher's logits: it would be trained to please."),
+        Mistake("soft part without a gradient", _soft_without_gradient,
+                "The value is right. But the student gets a gradient from the labels only: nothing of the teacher's "
+                "part is recorded. Cut off the teacher, not the whole part."),
     ),
     passed="The two parts, their weights, and a teacher that only teaches.",
-    otherwise="You have {got}, expected was {wanted}. Look at alpha = 0 and alpha = 1: one part must remain.",
+    otherwise="Looked at: {where}. You have {got}, expected was {wanted}. Look at alpha = 0 and alpha = 1: one part "
+    "must remain.",
 )  # fmt: skip
 
 
@@ -313,6 +331,16 @@ def _errors(logits: np.ndarray, target: np.ndarray, _temperature: float) -> floa
     return float((logits.argmax(axis=1) != target).mean())
 
 
+def _multiplied(logits: np.ndarray, target: np.ndarray, role: np.ndarray, grid: np.ndarray) -> tuple[float, float]:
+    best, nll = _calibrated(logits, target, role, 1 / grid)
+    return 1 / best, nll
+
+
+def _index(logits: np.ndarray, target: np.ndarray, role: np.ndarray, grid: np.ndarray) -> tuple[int, float]:
+    best, nll = _calibrated(logits, target, role, grid)
+    return int(np.abs(grid - best).argmin()), nll
+
+
 check_calibrate = Check(
     "check_calibrate",
     right=_calibrated,
@@ -331,6 +359,10 @@ check_calibrate = Check(
                 "T never changes which class comes first, so accuracy is the same at every T. Choose by NLL."),
         Mistake("the largest", _with(measure=lambda *given: -_nll(*given)),
                 "You took the T with the largest NLL. Smaller is better."),
+        Mistake("multiplied", _multiplied,
+                "Your T is smaller than 1 for a teacher that is too loud. What does T do to the logits?"),
+        Mistake("place in the grid", _index,
+                "The NLL is right. Your first number is a place in the grid; asked is the T that stands there."),
     ),
     passed="Chosen on validation patients, judged on test patients.",
     otherwise="You have {got}, expected was {wanted}. Return two numbers: the T of the grid, then the test scans' NLL.",
