@@ -156,7 +156,9 @@ class Trainer:
         report = LossReport(self.accelerator, bar, epoch)
         steps = self._batches(epoch)
         every_batch = [batch for batches, _ in steps for batch in batches]
-        inputs = prepared_ahead(lambda batch: self._inputs(batch, view), every_batch)
+        # a CPU's cores are all busy with the step itself: a second thread would only get in their way
+        prepared = map if self.device.type == "cpu" else prepared_ahead
+        inputs = prepared(lambda batch: self._inputs(batch, view), every_batch)
         for step, (batches, n_scans) in enumerate(steps):
             self._set_learning_rates(epoch, step)
             step_loss = torch.zeros((), device=self.device)
