@@ -13,7 +13,7 @@ import pytest
 from kdoct_utils.sweep import read_results, run_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS = 4  # of notebook 05 in profile smoke, with different data: nothing is shared
+RUNS = 2  # of notebook 05 in profile smoke, with different data: nothing is shared
 
 
 def seconds(folder: Path, **way: object) -> float:
