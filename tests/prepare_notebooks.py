@@ -1,4 +1,7 @@
-"""Copies of the course's notebooks for nbval: smallest profile, and a last cell that tries every slider's ends.
+"""Copies of the course's notebooks and solutions for nbval, with the smallest profile.
+
+Each notebook of the course gets a last cell that tries every slider's ends. In a solution each answer is checked by
+its own cells.
 
 Use: python tests/prepare_notebooks.py FOLDER
 """
@@ -17,15 +20,17 @@ CHECK = "from kdoct_utils import widgets\n\nassert widgets.check_registered(), '
 def prepare(folder: Path) -> list[Path]:
     """Write the copies; outputs are dropped, since the smallest profile has others."""
     written = []
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+    (folder / "solutions").mkdir(parents=True, exist_ok=True)
+    sources = [sorted(NOTEBOOKS.glob(f"{place}[0-9][0-9]_*.ipynb")) for place in ("", "solutions/")]
+    for source in sum(sources, []):
         parameters = {"profile": "smoke", "run_dir": str(folder.resolve() / "run")}
         notebook = parameterize_notebook(load_notebook_node(str(source)), parameters)
-        notebook.cells.append(nbformat.v4.new_code_cell(CHECK))
+        if source.parent == NOTEBOOKS:
+            notebook.cells.append(nbformat.v4.new_code_cell(CHECK))
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
-        written.append(folder / source.name)
+        written.append(folder / source.relative_to(NOTEBOOKS))
         nbformat.write(notebook, written[-1])
     return written
 
