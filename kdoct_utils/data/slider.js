@@ -45,7 +45,8 @@ customElements.get("kdoct-slider") || customElements.define("kdoct-slider", clas
       return input;
     });
     const reset = make("button", group, {type: "button", textContent: "Reset", title: "Back to the start values"});
-    const area = make("div", group, {className: "drawing", ariaLive: "polite"});
+    // on a narrow page a drawing scrolls, and what scrolls must be reached by keyboard
+    const area = make("div", group, {className: "drawing", ariaLive: "polite", tabIndex: 0});
     const draw = () => {
       let frame = 0;
       inputs.forEach((input, i) => {
@@ -54,8 +55,6 @@ customElements.get("kdoct-slider") || customElements.define("kdoct-slider", clas
         if (input.shown) input.ariaValueText = input.shown.textContent = values[place];
       });
       area.innerHTML = drawings[frames[frame]].replace(/\x1a(\d+);/g, (_, number) => uris[number]);
-      const scrolls = area.scrollHeight > area.clientHeight || area.scrollWidth > area.clientWidth;
-      area.tabIndex = scrolls ? 0 : -1; // what scrolls must be reached by keyboard
     };
     group.oninput = draw;
     reset.onclick = () => {
