@@ -62,6 +62,6 @@ def draw(seconds, line, rates, power):
     right.minorticks_off()
     for axis in (left, right):
         axis.legend(fontsize=8)
-    headline(figure, "An epoch grows in proportion to scans, and with the area of a picture")
+    headline(figure, f"Cost grows with the scans, and with the side to the power {power:.1f}")
     with atomic_path(PICTURE) as temporary:
         temporary.write_bytes(figure_png(figure, 40, "Two plots of the cost of training, each with its fit."))
