@@ -40,7 +40,7 @@ from kdoct_utils.pixels import apply_in_bytes
 
 __all__ = [
     "BYTES_FROM", "EVALUATION", "IMAGENET_MEAN", "IMAGENET_STD", "RANDAUGMENT_SPACE", "STUDENT", "TEACHER",
-    "TEST_TIME_VIEWS", "WAYS", "AugmentConfig", "Draw", "apply", "augment", "describe", "draw", "in_bytes",
+    "TEST_TIME_VIEWS", "AugmentConfig", "Draw", "apply", "augment", "describe", "draw", "in_bytes",
     "in_floats", "normalize", "only", "steps", "test_time_views",
 ]
 
@@ -116,8 +116,7 @@ def apply(images: Tensor, parameters: Draw, image_size: int, channels: int) -> T
         raise ValueError(f"{len(images)} images but draws for {len(parameters)}")
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
-    in_cache = images.device.type == "cpu" and image_size < BYTES_FROM
-    way = in_floats if in_cache else WAYS.get(images.device.type, in_floats)
+    way = in_bytes if images.device.type == "cpu" and image_size >= BYTES_FROM else in_floats
     return way(images, parameters, image_size, channels)
 
 
@@ -145,7 +144,6 @@ def in_bytes(images: Tensor, parameters: Draw, image_size: int, channels: int) -
     )  # fmt: skip
 
 
-WAYS = {"cpu": in_bytes}  # by type of device; in_floats for all others
 BYTES_FROM = 96  # pixels: a batch of smaller pictures fits the processor's cache as floats, and gains little
 
 

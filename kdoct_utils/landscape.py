@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from matplotlib import colormaps
-from PIL import Image
 from torch import Tensor
 
 from .plots import SEQUENTIAL
-from .svg import framed_svg
+from .svg import framed_svg, png_uri
 
 Weights = Mapping[str, Tensor]
 
@@ -113,7 +110,4 @@ def _shades(losses: np.ndarray) -> str:
     losses = np.asarray(losses, dtype=float)[::-1]  # a picture's first row is its top
     spread = losses.max() - losses.min()
     levels = (losses - losses.min()) / (spread or 1.0)
-    pixels = (255 * colormaps[SEQUENTIAL](levels)[..., :3]).round().astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return png_uri((255 * colormaps[SEQUENTIAL](levels)[..., :3]).round().astype(np.uint8))

@@ -105,14 +105,18 @@ def scan_html(image: np.ndarray, alt: str, width: int = 150) -> str:
     if image.ndim != 2 or image.dtype != np.uint8 or not alt.strip():
         found = f"{image.dtype} {image.shape} with {alt!r}"
         raise ValueError(f"expected a uint8 image (height, width) with alternative text, not {found}")
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode()
     # Pixels are shown as they are: a browser would smooth away what the network sees.
     return (
         f'<img alt="{html.escape(alt)}" width="{width}" style="image-rendering: pixelated; vertical-align: top" '
-        f'src="data:image/png;base64,{data}">'
+        f'src="{png_uri(image)}">'
     )
+
+
+def png_uri(pixels: np.ndarray) -> str:
+    """The pixels as a PNG in a data URI: (H, W) gray or (H, W, 3) colors, uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def framed_svg(title: str, description: str, width: int, height: int, parts: Sequence[str]) -> str:

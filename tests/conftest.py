@@ -1,7 +1,10 @@
-"""What every test runs with: a cache folder of this session alone, never the user's. And the site, made once."""
+"""What every test runs with: a cache folder of this session alone, never the user's. The site, and a Dask cluster."""
 
+import os
+import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,3 +28,28 @@ def site(tmp_path_factory):
     done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture
+def cluster():
+    """The address of a real scheduler on a port of its own, and a function that starts a worker."""
+    if find_spec("distributed") is None:
+        pytest.skip("dask and distributed are not installed: pip install dask distributed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address, processes = f"tcp://127.0.0.1:{port}", []
+
+    def start(*command):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        processes.append(subprocess.Popen([sys.executable, "-m", "dask", *command], env=environment, **quiet))
+        return processes[-1]
+
+    start("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+    try:
+        yield address, lambda: start("worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

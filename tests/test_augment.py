@@ -39,9 +39,7 @@ GREY_MEAN, GREY_STD = 0.449, 0.226
 @pytest.fixture(autouse=True, params=["bytes", "floats"])
 def way(request, monkeypatch):
     """Every test meets the way of a CPU and, on the CPU as well, that of a GPU."""
-    monkeypatch.setattr(module, "BYTES_FROM", 0)
-    if request.param == "floats":
-        monkeypatch.setitem(module.WAYS, "cpu", module.in_floats)
+    monkeypatch.setattr(module, "BYTES_FROM", 0 if request.param == "bytes" else np.inf)
     return request.param
 
 

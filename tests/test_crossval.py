@@ -12,7 +12,9 @@ from kdoct_utils.crossval import (
     ensemble_out_of_fold,
     fold_scores,
     hits,
+    kept_seed_gains,
     mean_and_spread,
+    mean_with_interval,
     paired_arms,
     pool_out_of_fold,
     pooled_scores,
@@ -51,6 +53,21 @@ FOLDS = [
     predictions([("c1", "c", "cnv", "cnv"), ("c2", "c", "cnv", "normal")], fold=2),
 ]
 SPLIT = split_of({"a1": 0, "a2": 0, "b1": 1, "b2": 1, "c1": 2, "c2": 2})
+
+
+def test_an_interval_of_repeats_is_students():
+    values = np.array([5.5, 1.2, 6.7, -0.4, 7.6])
+    reach = 2.776445 * values.std(ddof=1) / 5**0.5  # t at 0.975 with 4 degrees of freedom, from a table
+    found = mean_with_interval(values)
+    assert [found["estimate"], found["low"], found["high"]] == pytest.approx([4.12, 4.12 - reach, 4.12 + reach])
+    with pytest.raises(ValueError, match="at least two values, not 1"):
+        mean_with_interval([1.0])
+
+
+def test_the_carried_data_seeds_say_how_they_were_made():
+    gains, note = kept_seed_gains()
+    assert len(gains) == gains["seed"].nunique() == 5 and "profile quick" in note
+    assert (gains["kd_gain_low"] < gains["kd_gain_estimate"]).all()
 
 
 def test_mean_and_population_spread():

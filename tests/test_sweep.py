@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -273,31 +272,6 @@ def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on_where_it_was(home
 
 
 # --- on a cluster ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cluster():
-    """The address of a real scheduler on a port of its own, and a function that starts a worker."""
-    if find_spec("distributed") is None:
-        pytest.skip("dask and distributed are not installed: pip install dask distributed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address, processes = f"tcp://127.0.0.1:{port}", []
-
-    def start(*command):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        processes.append(subprocess.Popen([sys.executable, "-m", "dask", *command], env=environment, **quiet))
-        return processes[-1]
-
-    start("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
-    try:
-        yield address, lambda: start("worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard")
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def test_a_cluster_does_every_run_once_though_a_worker_is_killed(home, cluster):

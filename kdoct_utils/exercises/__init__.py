@@ -1,1 +1,1 @@
-"""Exercises that answer back: one module of checks for each notebook, and the making of exercises from solutions."""
+"""Exercises that answer back: checks for each notebook, and the making of exercises from solutions."""

@@ -1,4 +1,4 @@
-"""Checks of the exercises of notebook 05: asking a teacher, one step, kept answers, one list of patients, pointing."""
+"""Checks of the exercises of notebook 05: asking a teacher, one step, kept answers, one list of patients."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdoct_utils.attention import pointing_game
 from kdoct_utils.exercises.checking import Check, Mistake, applied_to
-from kdoct_utils.losses import distillation_loss
+from kdoct_utils.exercises.witness import Witness
+from kdoct_utils.losses import distillation_loss, distillation_terms
 
 __all__ = [
-    "ALPHA", "TEMPERATURE", "check_ask_teacher", "check_kept_answer", "check_points", "check_roles", "check_step",
+    "ALPHA", "TEMPERATURE", "check_ask_teacher", "check_kept_answer", "check_roles", "check_step",
     "small_network",
 ]  # fmt: skip
 
@@ -119,7 +119,8 @@ def _step(student, teacher, optimizer, scans, target, augment) -> None:
 
 def _variant(
     teacher_sees: str = "view", student_sees: str = "view", alpha: float = ALPHA, ready: Callable | None = None,
-    recorded: bool = False, swapped: bool = False, order: tuple[str, ...] = ("zero", "backward", "step"),
+    recorded: bool = False, loss_of: Callable = distillation_loss,
+    order: tuple[str, ...] = ("zero", "backward", "step"),
 ) -> Callable:  # fmt: skip
     """The step of a student who goes wrong in one place."""
 
@@ -131,8 +132,7 @@ def _variant(
         with torch.set_grad_enabled(recorded):
             told = teacher(views[teacher_sees])
         said = student(views[student_sees])
-        pair = (told, said) if swapped else (said, told)
-        loss = distillation_loss(*pair, target, TEMPERATURE, alpha)
+        loss = loss_of(said, told, target, TEMPERATURE, alpha)
         calls = {"zero": optimizer.zero_grad, "backward": loss.backward, "step": optimizer.step}
         for name in order:
             calls[name]()
@@ -147,18 +147,13 @@ def _labels_only(student, teacher, optimizer, scans, target, augment) -> None:
     optimizer.step()
 
 
-def _without_t_squared(student, teacher, optimizer, scans, target, augment) -> None:
-    view = augment(scans)
-    teacher.eval()
-    with torch.no_grad():
-        told = teacher(view)
-    said = student(view)
-    student_log, soft_labels = (said / TEMPERATURE).log_softmax(dim=1), (told / TEMPERATURE).softmax(dim=1)
-    soft = functional.kl_div(student_log, soft_labels, reduction="batchmean")
-    loss = ALPHA * soft + (1 - ALPHA) * functional.cross_entropy(said, target)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+def _swapped(said: Tensor, told: Tensor, *rest: object) -> Tensor:
+    return distillation_loss(told, said, *rest)
+
+
+def _without_t_squared(said: Tensor, told: Tensor, target: Tensor, temperature: float, alpha: float) -> Tensor:
+    soft, hard = distillation_terms(said, told, target, temperature)
+    return alpha * soft / temperature**2 + (1 - alpha) * hard
 
 
 def _student_in_no_grad(student, teacher, optimizer, scans, target, augment) -> None:
@@ -167,53 +162,6 @@ def _student_in_no_grad(student, teacher, optimizer, scans, target, augment) -> 
     with torch.no_grad():
         told, said = teacher(view), student(view)
     distillation_loss(said, told, target, TEMPERATURE, ALPHA).backward()
-
-
-class _Witness:
-    """What happened in one step: who was asked what, in which mode, with a gradient or not, and in which order."""
-
-    def __init__(self, student: nn.Module, teacher: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.asked: dict[str, list] = {"student": [], "teacher": []}
-        self.events: list[str] = []
-        weights = list(student.parameters())
-        self._handles = [
-            student.register_forward_hook(lambda *call: self._note("student", *call)),
-            teacher.register_forward_hook(lambda *call: self._note("teacher", *call)),
-            weights[-1].register_hook(lambda gradient: self.events.append("gradient")),
-            optimizer.register_step_pre_hook(lambda *call: self._note_update(weights)),
-        ]
-
-    def _note(self, who: str, network: nn.Module, inputs: tuple, output: Tensor) -> None:
-        modes = {module.training for module in network.modules()}
-        self.asked[who].append((inputs[0].detach().clone(), modes, output.requires_grad))
-
-    def _note_update(self, weights: list[Tensor]) -> None:
-        known = any(weight.grad is not None and bool(weight.grad.any()) for weight in weights)
-        self.events.append("update" if known else "update without a gradient")
-
-    def leave(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def wrong(self, scans: Tensor) -> str:
-        """The first thing that does not hold, "" where all does. It comes before any number."""
-        told, said = self.asked["teacher"], self.asked["student"]
-        if not told or not said:
-            return "nobody was asked" if not told and not said else f"{'student' if told else 'teacher'} not asked"
-        if all(torch.equal(seen, scans) for seen, *_ in told + said):
-            return "no view"
-        for who, asked in (("teacher", told), ("student", said)):
-            if any(torch.equal(seen, scans) for seen, *_ in asked):
-                return f"{who} sees the stored scans"
-        if not all(torch.equal(seen, said[0][0]) for seen, *_ in told + said):
-            return "different views"
-        if any(True in modes for _, modes, _ in told):
-            return "teacher in training mode"
-        if any(False in modes for _, modes, _ in said):
-            return "student in evaluation mode"
-        if not any(recorded for *_, recorded in said):
-            return "student without a gradient"
-        return "teacher with a gradient" if any(recorded for *_, recorded in told) else ""
 
 
 def _student_after(answer: Callable) -> list:
@@ -231,7 +179,7 @@ def _student_after(answer: Callable) -> list:
         torch.manual_seed(0)  # of dropout, so that the same answer gives the same numbers
         for _ in range(3):
             teacher.train()  # as it was left
-            witness, error = _Witness(student, teacher, optimizer), None
+            witness, error = Witness(student, teacher, optimizer), None
             try:
                 done = answer(student, teacher, optimizer, scans.clone(), target, augment)
             except RuntimeError as stopped:
@@ -285,7 +233,7 @@ check_step = Check(
         Mistake("teacher with a gradient", _variant(recorded=True),
                 "The teacher answers without a gradient, and here its pass is recorded. The numbers would be right, "
                 "but every step keeps the whole teacher in memory. To cut the answer off afterwards is too late."),
-        Mistake("arguments swapped", _variant(swapped=True),
+        Mistake("arguments swapped", _variant(loss_of=_swapped),
                 "Your loss carries no gradient, though the student's answer does. The loss cuts off its second "
                 "argument, the teacher's logits. In which order did you hand the two over?"),
         Mistake("step forgotten", _variant(order=("zero", "backward")),
@@ -304,7 +252,7 @@ check_step = Check(
                 "The teacher was asked, but its answer has no part in your loss."),
         Mistake("labels not heard", _variant(alpha=1.0),
                 "Only the teacher's part is in your loss. The labels have a share of it too."),
-        Mistake("no T squared", _without_t_squared,
+        Mistake("no T squared", _variant(loss_of=_without_t_squared),
                 "The soft labels pull too weakly: softening divides their gradient by T, twice. What makes up for it?"),
     ),
     passed="Three steps end where the package's steps end.",
@@ -460,70 +408,4 @@ check_roles = Check(
     passed="One list, one seed, one split: teacher and student cannot disagree.",
     otherwise="This does not hold: {got}. Checked are, in turn: each patient once, the same roles when called again, "
     "in another order and with fewer scans, other roles with another seed, and shares of 64, 16 and 20%.",
-)  # fmt: skip
-
-
-# --- 5. does it point at the lesion? ---------------------------------------------------------------------------------
-
-
-def _hand_made() -> tuple[np.ndarray, np.ndarray]:
-    """Largest pixels on the lesion, 1, 2 and 3 pixels off, where row and column are swapped, and off in both ways."""
-    maps, masks = np.full((6, 12, 12), 0.1), np.zeros((6, 12, 12), bool)
-    masks[:, 3:5, 8:11] = True
-    for map_, (row, column) in zip(maps, ((3, 8), (5, 9), (4, 6), (7, 10), (9, 3), (5, 11)), strict=True):
-        map_[row, column] = 1.0
-    maps[4, 3:5, 8:11] = 0.9  # much of the map lies on the lesion, its largest pixel does not
-    return maps, masks
-
-
-def _largest(one: np.ndarray) -> tuple[int, int]:
-    row, column = np.unravel_index(one.argmax(), one.shape)
-    return int(row), int(column)
-
-
-def _distance(one: np.ndarray, mask: np.ndarray, swapped: bool = False, measure: Callable = np.hypot) -> float:
-    row, column = _largest(one)[:: -1 if swapped else 1]
-    rows, columns = np.nonzero(mask)
-    return float(measure(abs(rows - row), abs(columns - column)).min())
-
-
-def _points(maps: np.ndarray, masks: np.ndarray, tolerance: float) -> np.ndarray:
-    return np.array([_distance(one, mask) <= tolerance for one, mask in zip(maps, masks, strict=True)])
-
-
-def _each(rule: Callable) -> Callable:
-    return lambda maps, masks, tolerance: np.array(
-        [rule(one, mask, tolerance) for one, mask in zip(maps, masks, strict=True)]
-    )
-
-
-_POINTED = _hand_made()
-
-check_points = Check(
-    "check_points",
-    right=lambda maps, masks, tolerance: pointing_game(maps, masks, tolerance),
-    observe=applied_to(*((*_POINTED, tolerance) for tolerance in (0.0, 1.0, 1.5, 2.0))),
-    mistakes=(
-        Mistake("no tolerance", _each(lambda one, mask, tolerance: mask[_largest(one)]),
-                "Right at tolerance 0. A pixel next to the lesion should count once the tolerance allows it."),
-        Mistake("row and column swapped", _each(lambda one, mask, tolerance: _distance(one, mask, True) <= tolerance),
-                "A map whose largest pixel mirrors the lesion counts as a hit. Which of the two numbers is the row?"),
-        Mistake("strictly less", _each(lambda one, mask, tolerance: _distance(one, mask) < tolerance),
-                "At tolerance 0 nothing hits, not even a pixel on the lesion. Does “at most” hold its own limit?"),
-        Mistake("distance to the center", _each(lambda one, mask, tolerance: np.hypot(
-                    *(np.array(_largest(one)) - np.argwhere(mask).mean(axis=0))) <= tolerance),
-                "You measure to the middle of the lesion. A map that points at its edge points at the lesion too."),
-        Mistake("Manhattan", _each(lambda one, mask, tolerance: _distance(one, mask, measure=np.add) <= tolerance),
-                "You add steps down and steps across. A pixel one down and one across is nearer than 2."),
-        Mistake("Chebyshev", _each(lambda one, mask, tolerance: _distance(one, mask, measure=np.maximum) <= tolerance),
-                "You take the larger of steps down and steps across. A pixel one down and one across is farther than "
-                "1. A mask grown by a square does the same."),
-        Mistake("energy", _each(lambda one, mask, tolerance: (one * mask).sum() / one.sum()),
-                "That is the energy on the lesion. The pointing game asks for one pixel of the map only."),
-        Mistake("one number", lambda maps, masks, tolerance: _points(maps, masks, tolerance).mean(),
-                "You give the mean. The bootstrap over patients needs an answer for every map."),
-    ),
-    passed="Hits, near misses and misses are told apart.",
-    otherwise="Got {got}, expected {wanted}. Draw a 12 × 12 grid and measure from the largest pixel to the nearest "
-    "pixel of the lesion.",
 )  # fmt: skip

@@ -28,6 +28,15 @@ def machine() -> str:
     return f"{name}, {available_cores()} cores{gpu}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
+@pytest.fixture
+def one_thread():
+    """torch on one core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def measured():
     """Takes rows: what was measured, what came out, what it should be. Missed bars are said, not hidden."""

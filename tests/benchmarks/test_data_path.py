@@ -1,11 +1,11 @@
 """From a file to what the network sees at 384 px: the public code's way and ours, `make bench`."""
 
 import io
-import time
 
 import numpy as np
 import pytest
 import torch
+from clock import seconds
 from PIL import Image
 from reference_loop import pil_pipeline
 
@@ -17,12 +17,7 @@ from kdoct_utils.profiles import get_profile
 BATCH = 16
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +33,8 @@ def files():
 
 
 def per_image(work, repeats=9):
-    """Milliseconds an image: the median of calls that do a batch, after one that warms up."""
-    times = []
-    for repeat in range(repeats + 1):
-        start = time.perf_counter()
-        work(repeat)
-        times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times[1:])) / BATCH
+    """Milliseconds an image: the median of calls that do a batch."""
+    return 1000 * float(np.median(seconds(work, repeats))) / BATCH
 
 
 def test_data_path(files, measured):

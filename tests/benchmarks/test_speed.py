@@ -1,35 +1,21 @@
 """What things cost on this machine, on one core: `make bench`. Ratios are taken within one run."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
+from clock import seconds
 
 from kdoct_utils import models
 from kdoct_utils.augment import STUDENT, TEACHER, augment
 from kdoct_utils.objectives import CrossEntropyObjective, DistillationObjective
 from kdoct_utils.profiles import get_profile
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def milliseconds(work, repeats=15):
-    """Median time of one call after two that warm up."""
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times[2:]))
-
-
+def milliseconds(work):
+    """Median time of one call."""
+    return 1000 * float(np.median(seconds(lambda _: work(), 15, warm=2)))
 
 
 def test_what_a_live_teacher_costs():
