@@ -10,6 +10,8 @@ from torch.utils.data import Dataset
 from kdoct_utils.augment import EVALUATION, AugmentConfig, augment, test_time_views
 from kdoct_utils.progress import ProgressBar
 
+BATCH = 64  # images at once, without gradients: on a CPU larger batches are slower, for they outgrow its cache
+
 
 class ScanImages(Dataset):
     """Scans with their targets, handed out as whole batches.
@@ -59,7 +61,7 @@ def predict_logits(
     images: np.ndarray | ScanImages,
     image_size: int,
     channels: int,
-    batch_size: int = 256,
+    batch_size: int = BATCH,
     views: bool = False,
 ) -> np.ndarray:
     """Logits (n, classes), float32, of uint8 images (n, R, R) without augmentation, in eval mode.
@@ -95,7 +97,7 @@ def cache_teacher_logits(
     views: int,
     image_size: int,
     channels: int,
-    batch_size: int = 256,
+    batch_size: int = BATCH,
     progress: bool = True,
 ) -> np.ndarray:
     """Logits (views, n, classes), float32, of a teacher in eval mode for the first ``views`` augmented views.

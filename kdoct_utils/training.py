@@ -29,6 +29,7 @@ from kdoct_utils.augment import AugmentConfig, augment
 from kdoct_utils.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from kdoct_utils.inference import ScanImages, cache_teacher_logits, predict_logits
 from kdoct_utils.loss_report import LossReport, TrainingError
+from kdoct_utils.memory import keep_freed_memory
 from kdoct_utils.models import freeze_backbone, parameter_groups, state_copy
 from kdoct_utils.objectives import (
     CachedDistillationObjective,
@@ -136,6 +137,8 @@ class Trainer:
 
     def fit(self) -> TrainingResult:
         """Train to the end, from the checkpoint if there is one."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._resume()
         bar = ProgressBar(
             total=self.state.last_epoch * self.steps, initial=self.state.epoch * self.steps, unit="step",
