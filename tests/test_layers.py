@@ -20,9 +20,8 @@ def pair(channels: int, channels_last: bool) -> tuple[GlobalResponseNorm, QuickR
 def test_the_quick_norm_says_what_timms_says(channels_last):
     theirs, ours = pair(6, channels_last)
     x = torch.randn((5, 7, 8, 6) if channels_last else (5, 6, 7, 8), dtype=torch.float64)
-    theirs, ours = theirs.double(), ours.double()
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(ours(x.float()), theirs(x.float()).float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(x.float()), theirs(x.float()), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.double()(x), theirs.double()(x), rtol=1e-12, atol=1e-12)
 
 
 def test_its_gradients_are_timms():
@@ -47,8 +46,18 @@ def test_a_black_map_has_a_gradient():
 def test_half_precision_stays_near():
     theirs, ours = pair(8, False)
     x = torch.randn(4, 8, 16, 16)
-    half = ours.bfloat16()(x.bfloat16()).float()
-    torch.testing.assert_close(half, theirs(x), rtol=0.05, atol=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = ours(x.bfloat16())
+    assert mixed.dtype == theirs(x.bfloat16()).dtype
+    expected, bound = theirs(x), {"rtol": 0.05, "atol": 0.1}
+    torch.testing.assert_close(mixed.float(), expected, **bound)
+    torch.testing.assert_close(ours.bfloat16()(x.bfloat16()).float(), expected, **bound)
+    torch.testing.assert_close(ours.half()(x.half()).float(), expected, **bound)
+
+
+def test_large_numbers_in_half_precision_do_not_overflow():
+    _, ours = pair(2, False)
+    assert torch.isfinite(ours.half()(torch.full((1, 2, 4, 4), 1000.0, dtype=torch.float16))).all()
 
 
 def test_a_whole_network_keeps_its_parameters_and_its_answers():

@@ -256,15 +256,15 @@ def test_fewer_images_where_memory_is_short(monkeypatch, no_gpu, paper):
 
     check = run_checks_with(20 * GIGA, monkeypatch, paper, run)
     assert check.ok and "does not fit" not in check.found
-    check = run_checks_with(9 * GIGA, monkeypatch, paper, run)
+    check = run_checks_with(8 * GIGA, monkeypatch, paper, run)
     assert check.ok and "the profile's batch of 4 does not fit" in check.found
     assert asked == [(4, 4), (1, 16)]  # 16 scans a step either way
 
 
 def test_too_little_memory_is_said_and_not_tried(monkeypatch, no_gpu, paper):
     check = run_checks_with(3 * GIGA, monkeypatch, paper, pytest.fail)
-    assert not check.ok and "3.0 GB free" in check.found and "needs 7.5 GB" in check.found
-    assert "Free 4.5 GB" in check.remedy and "--no-step" in check.remedy
+    assert not check.ok and "3.0 GB free" in check.found and "needs 7.2 GB" in check.found
+    assert "Free 4.2 GB" in check.remedy and "--no-step" in check.remedy
 
 
 def test_a_killed_stretch_is_a_failed_line(monkeypatch, no_gpu, paper):
