@@ -13,16 +13,19 @@ import gc
 import html
 import io
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
-from nbformat import NotebookNode, from_dict
 from PIL import Image, PngImagePlugin
 
 from .progress import without_widget
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode  # takes a second to import, and a notebook seldom needs it
 
 PNG_DPI = 90
 PNG_LARGEST_KB = 36
@@ -84,6 +87,8 @@ def with_alt_text(notebook: NotebookNode) -> NotebookNode:
     Every ``image/png`` output with ``alt`` metadata becomes an HTML image that carries it. Progress bars become text,
     so that the page fetches no script to draw them.
     """
+    from nbformat import from_dict
+
     notebook = deepcopy(notebook)
     notebook.metadata.pop("widgets", None)
     for cell in (cell for cell in notebook.cells if "outputs" in cell):

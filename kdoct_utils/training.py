@@ -242,7 +242,12 @@ class Trainer:
         self._save()
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        """Loss and accuracy on the validation scans, each process taking its share. Raises on a loss that is NaN."""
+        """Loss and accuracy on the validation scans, each process taking its share. Raises on a loss that is NaN.
+
+        Where the last epoch is taken whatever its score, the others are not scored: NaN.
+        """
+        if self.config.select_on == "last" and epoch + 1 < self.state.last_epoch:
+            return {"epoch": epoch, "loss": math.nan, "accuracy": math.nan}
         mine = range(self.accelerator.process_index, len(self.validation_set), self.processes)
         totals = torch.zeros(2, device=self.device)
         if len(mine):

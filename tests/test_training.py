@@ -430,7 +430,8 @@ def test_last_keeps_the_end_of_the_schedule_whatever_the_scores():
     config = replace(CONFIG, epochs=4, patience=1, select_on="last")
     trainer, result, objective = train_scripted([1, 2, 3, 4], config=config)
     assert result.history.weights.tolist() == ["", "", "", "best"]
-    assert same_weights(trainer.model.state_dict(), objective.seen[3])
+    assert same_weights(trainer.model.state_dict(), objective.seen[0]) and len(objective.seen) == 1  # scored once
+    assert result.history.validation_loss.isna().tolist() == [True, True, True, False]
     _, averaged, _ = train_scripted([1, 2, 3, 4, 5], config=replace(AVERAGING, select_on="last"))
     assert averaged.chosen == "swa"
 

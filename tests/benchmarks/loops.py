@@ -2,27 +2,34 @@
 
 The work is the same everywhere: a ConvNeXtV2-Atto teacher answers live, a MobileNetV3-small-0.5 student learns, 96 px,
 batches of 32, the student's full augmentation, AdamW, gradients clipped. Prints one line of JSON.
+
+What the loops of others get is timm's own networks; ours are the course's, built by `build_model`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from reference_loop import PilScans, train_reference
+from PIL import Image
+from reference_loop import PilScans, timm_network, train_reference
 from torch.utils.data import DataLoader
 
 from kdoct_utils.augment import STUDENT, augment
 from kdoct_utils.inference import cache_teacher_logits
+from kdoct_utils.memory import keep_freed_memory
 from kdoct_utils.models import build_model, parameter_groups
 from kdoct_utils.objectives import CachedDistillationObjective, DistillationObjective
+from kdoct_utils.phantom import draw_patient, render_frames
 from kdoct_utils.profiles import ModelConfig, Profile, get_profile
-from kdoct_utils.stretch import clock_steps, peak_memory, phantom_data, stretch_trainer
+from kdoct_utils.stretch import clock_steps, phantom_data, stretch_trainer
 
 BATCH, WARM = 32, 8  # steps that warm up are not counted; compiling is over by then
 
@@ -39,9 +46,9 @@ def bench_profile(compiled: bool = False, teacher_precision: str = "no") -> Prof
     )  # fmt: skip
 
 
-def networks(profile: Profile) -> tuple[torch.nn.Module, torch.nn.Module]:
-    teacher = build_model(profile.teacher, 3, profile.channels).eval().requires_grad_(False)
-    return teacher, build_model(profile.student, 3, profile.channels).train()
+def networks(profile: Profile, build: Callable = build_model) -> tuple[torch.nn.Module, torch.nn.Module]:
+    teacher = build(profile.teacher, 3, profile.channels).eval().requires_grad_(False)
+    return teacher, build(profile.student, 3, profile.channels).train()
 
 
 def scans(profile: Profile, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,10 +63,29 @@ def rate(seconds: list[float]) -> float:
 
 
 def reference(steps: int) -> float:
-    """The public code's way: PIL image by image in workers, float32, the loss read off in every batch."""
+    """The public code's way: files opened in every epoch, PIL image by image in four workers as there, float32, the
+    loss read off in every batch."""
     profile = bench_profile()
-    images, target = scans(profile, steps)
-    return train_reference(profile, "student", images, target, device="cpu", precision="no", workers=2)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_frames(Path(folder))
+        paths, target = np.resize(files, steps * BATCH), np.arange(steps * BATCH) % 3
+        return train_reference(profile, "student", paths, target, device="cpu", precision="no", workers=4)[0]
+
+
+def reference_in_memory(steps: int, workers: int = 2) -> float:
+    """The same spared of its files: it starts from our stored images."""
+    profile = bench_profile()
+    return train_reference(profile, "student", *scans(profile, steps), device="cpu", precision="no", workers=workers)[0]
+
+
+def write_frames(folder: Path, patients: int = 8, slices: int = 5) -> list[str]:
+    """Phantom frames as JPEG files of a scanner's size; few, so that all are in the system's file cache."""
+    paths = []
+    for k in range(patients):
+        for frame in render_frames(draw_patient(("normal", "drusen", "cnv")[k % 3], [0, k]), slices).images:
+            paths.append(str(folder / f"{len(paths):03d}.jpg"))
+            Image.fromarray(frame).save(paths[-1], quality=90)
+    return paths
 
 
 def timm_task(steps: int, compiled: bool = False, workers: int = 2) -> float:
@@ -67,7 +93,8 @@ def timm_task(steps: int, compiled: bool = False, workers: int = 2) -> float:
     from timm.task import LogitDistillationTask
 
     profile = bench_profile()
-    teacher, student = (network.to(memory_format=torch.channels_last) for network in networks(profile))
+    built = networks(profile, timm_network)
+    teacher, student = (network.to(memory_format=torch.channels_last) for network in built)
     task = LogitDistillationTask(
         student_model=student, teacher_model=teacher, criterion=torch.nn.CrossEntropyLoss(),
         task_loss_weight=1 - profile.alpha, temperature=profile.temperature, verbose=False,
@@ -102,6 +129,7 @@ def package(steps: int, kept: bool = False, **settings: object) -> float:
 
 def floor(steps: int, kept: bool = False, **settings: object) -> float:
     """The same step on tensors that are in memory already: what no data path can beat."""
+    keep_freed_memory()  # as the course's trainer does
     profile = bench_profile(**settings)
     teacher, student = networks(profile)
     student = student.to(memory_format=torch.channels_last)
@@ -133,6 +161,7 @@ def ready_batches(profile: Profile, steps: int, different: int = 4) -> Iterator[
 QUICKER = {"compiled": True, "teacher_precision": "bf16"}
 LOOPS: dict[str, Callable[[int], float]] = {
     "reference": reference,
+    "reference, in memory": reference_in_memory,
     "timm": timm_task,
     "timm, compiled": lambda steps: timm_task(steps, compiled=True),
     "package": package,
@@ -147,4 +176,4 @@ LOOPS: dict[str, Callable[[int], float]] = {
 
 if __name__ == "__main__":
     name, steps = sys.argv[1], int(sys.argv[2])
-    print(json.dumps({"loop": name, "images_per_second": LOOPS[name](steps), "peak_bytes": peak_memory()}))
+    print(json.dumps({"loop": name, "images_per_second": LOOPS[name](steps)}))

@@ -1,7 +1,8 @@
 """Training with the loop settings of KD-OCT's public code, written anew to be measured beside the package.
 
-Its settings: every image goes alone through PIL and torchvision in a data loader's workers; the teacher answers in
-float32, outside autocast; the loss is read off the device in every batch. Source: the authors' public code.
+Its settings: timm's networks as they come; every file is opened in every epoch, and every image goes alone through
+PIL and torchvision, in the workers of a data loader; the teacher answers in float32, outside autocast; the loss is
+read off the device in every batch. Source: the authors' public code.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from torch.nn import functional
@@ -18,7 +20,7 @@ from torchvision import transforms
 from kdoct_utils.augment import IMAGENET_MEAN, IMAGENET_STD, STUDENT, TEACHER
 from kdoct_utils.costs import training_of
 from kdoct_utils.losses import distillation_loss, focal_loss
-from kdoct_utils.models import build_model, parameter_groups
+from kdoct_utils.models import parameter_groups
 
 
 def pil_pipeline(profile, role):
@@ -49,8 +51,14 @@ def pil_pipeline(profile, role):
     return transforms.Compose(steps)
 
 
+def timm_network(config, classes, channels):
+    """timm's own, in the memory format it comes in."""
+    options = {"drop_rate": config.dropout, "drop_path_rate": config.drop_path or 0.0, **config.options}
+    return timm.create_model(config.architecture, num_classes=classes, in_chans=channels, **options)
+
+
 class PilScans(Dataset):
-    """Stored images (n, R, R) uint8, each opened and augmented alone."""
+    """Stored images (n, R, R) uint8, or paths of image files, each opened and augmented alone."""
 
     def __init__(self, images, target, profile, role):
         self.images, self.target = images, target
@@ -61,21 +69,23 @@ class PilScans(Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        return self.pipeline(Image.fromarray(self.images[index]).convert(self.mode)), int(self.target[index])
+        image = self.images[index]
+        image = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(image)
+        return self.pipeline(image.convert(self.mode)), int(self.target[index])
 
 
 def train_reference(profile, role, images, target, *, device, precision, workers=4, classes=3):
     """Images a second of one pass, the first tenth of the batches left out, and the losses that were read.
 
-    images (n, R, R) uint8 and target (n,): one pass over them. precision: "no", "bf16" or "fp16", for the student and
-    for a teacher in training.
+    images (n, R, R) uint8, or n paths, and target (n,): one pass over them. precision: "no", "bf16" or "fp16", for the
+    student and for a teacher in training.
     """
     training = training_of(profile, role)
-    model = build_model(profile.teacher if role == "teacher" else profile.student, classes, profile.channels)
+    model = timm_network(profile.teacher if role == "teacher" else profile.student, classes, profile.channels)
     model = model.to(device).train()
     teacher = None
     if role == "student":
-        teacher = build_model(profile.teacher, classes, profile.channels).to(device).eval().requires_grad_(False)
+        teacher = timm_network(profile.teacher, classes, profile.channels).to(device).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(parameter_groups(model, training))
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
     half = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
