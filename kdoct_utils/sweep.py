@@ -11,11 +11,13 @@ import functools
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from kdoct_utils.checks import available_cores, check_memory
 from kdoct_utils.course import TIMEOUTS, notebook_number
@@ -179,9 +181,22 @@ def _on_cluster(address: str, runs: Sequence[SweepRun], work: Work) -> Generator
             client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
         except TimeoutError:
             raise RunError(f"the scheduler at {address} has no worker; start one: dask worker {address}") from None
-        futures = {client.submit(work, run, key=f"{run.name}-{secrets.token_hex(4)}", pure=False): run for run in runs}
+        slots = Counter()  # of each machine
+        for worker, count in client.nthreads().items():
+            slots[urlsplit(worker).hostname] += count
+        share = functools.partial(_on_worker, work, slots)
+        futures = {client.submit(share, run, key=f"{run.name}-{secrets.token_hex(4)}", pure=False): run for run in runs}
         for future in as_completed(futures, loop=client.loop):
             yield _outcome(future, futures[future], address)
+
+
+def _on_worker(work: Work, slots: Mapping[str, int], run: SweepRun) -> dict:
+    """A run with its share of the cores of its machine. slots: runs that each machine does at the same time."""
+    from dask.distributed import get_worker
+
+    worker = get_worker()
+    beside = slots.get(urlsplit(worker.address).hostname) or worker.state.nthreads  # 0: it has come since
+    return functools.partial(work, threads=max(1, available_cores() // beside))(run)
 
 
 def _outcome(future, run: SweepRun, address: str) -> dict:

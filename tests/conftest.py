@@ -32,7 +32,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def cluster():
-    """The address of a real scheduler on a port of its own, and a function that starts a worker."""
+    """The address of a real scheduler on a port of its own, and a function that starts workers and waits for them."""
     if find_spec("distributed") is None:
         pytest.skip("dask and distributed are not installed: pip install dask distributed")
     with socket.socket() as free:
@@ -46,9 +46,17 @@ def cluster():
         processes.append(subprocess.Popen([sys.executable, "-m", "dask", *command], env=environment, **quiet))
         return processes[-1]
 
+    def workers(count):
+        from dask.distributed import Client
+
+        made = [start("worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard") for _ in range(count)]
+        with Client(address, timeout=30, set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=30)
+        return made
+
     start("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
     try:
-        yield address, lambda: start("worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard")
+        yield address, workers
     finally:
         for process in processes:
             process.kill()

@@ -275,9 +275,9 @@ def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on_where_it_was(home
 
 
 def test_a_cluster_does_every_run_once_though_a_worker_is_killed(home, cluster):
-    address, start_worker = cluster
+    address, start_workers = cluster
     write_notebook(home / "notebooks" / "05_fake.ipynb", MARK, WAIT_THE_FIRST_TIME, SCORE, parameters=PARAMETERS)
-    workers = [start_worker(), start_worker()]
+    workers = start_workers(2)
     script = SCRIPT.replace("jobs=int(sys.argv[2])", "scheduler=sys.argv[2]").replace('"1,2"', '"1,2,3,4"')
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     sweeping = subprocess.Popen([sys.executable, "-c", script, str(home), address], env=environment)
@@ -295,6 +295,20 @@ def test_a_cluster_does_every_run_once_though_a_worker_is_killed(home, cluster):
     assert marked(home, "start") == [1, 2, 2, 3, 4]
     table = pd.read_csv(home / "sweep" / "results.csv")
     assert table["temperature"].tolist() == [1, 2, 3, 4] and table["status"].tolist() == ["done"] * 4
+
+
+def test_runs_on_a_cluster_share_the_cores_of_their_machine(home, cluster):
+    address, start_workers = cluster
+    start_workers(2)
+    asked = "import os, pathlib\n"
+    asked += f"pathlib.Path({str(home)!r}, f'threads-{{temperature:g}}').write_text(os.environ['OMP_NUM_THREADS'])"
+    write_notebook(home / "notebooks" / "05_fake.ipynb", MARK, asked, SCORE, parameters=PARAMETERS)
+    run_sweep(
+        "05", {"temperature": "1,2"}, scheduler=address, profile="smoke", run_dir=home / "sweep",
+        notebooks_folder=home / "notebooks", progress=False,
+    )  # fmt: skip
+    share = str(max(1, min(available_cores() // 2, int(os.environ.get("OMP_NUM_THREADS", 10**6)))))
+    assert [(home / f"threads-{k}").read_text() for k in (1, 2)] == [share, share]
 
 
 def test_a_cluster_that_is_not_there_or_not_installed_is_an_error(home, monkeypatch):

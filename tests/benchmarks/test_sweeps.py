@@ -22,8 +22,8 @@ def test_two_workers(tmp_path, measured, request):
     measured(f"sweep of {RUNS} runs, 2 local workers against 1", f"{one / two:.2f} times as quick: efficiency "
              f"{one / two / 2:.2f} ({one:.0f} and {two:.0f} s)", "")  # fmt: skip
     if find_spec("distributed") is not None:
-        address, start_worker = request.getfixturevalue("cluster")
-        start_worker(), start_worker()
+        address, start_workers = request.getfixturevalue("cluster")
+        start_workers(2)
         spread = seconds(tmp_path / "dask", scheduler=address)
         measured("the same over a Dask cluster of 2 workers", f"{one / spread:.2f} times as quick: efficiency "
                  f"{one / spread / 2:.2f} ({spread:.0f} s)", "")  # fmt: skip
