@@ -9,6 +9,8 @@ an output image no ``alt`` at all: JupyterLab 4.6 and nbconvert's default templa
 
 from __future__ import annotations
 
+import atexit
+import functools
 import gc
 import html
 import io
@@ -69,11 +71,23 @@ def show(figure: Figure, *, alt: str, takeaway: str, largest_kb: float = PNG_LAR
     alt, takeaway = " ".join(alt.split()), " ".join(takeaway.split())
     png = figure_png(figure, largest_kb, description=alt)
     plt.close(figure)
+    _pass_over_libraries()
     gc.collect()  # a figure refers to itself, so its pictures stay in memory until the collector comes by
     # raw bytes: IPython encodes them; text/plain is what VS Code speaks for a picture
     display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
     words = f"<details><summary>Figure in words</summary>{html.escape(alt)}</details>"
     say(f"**Takeaway:** {takeaway}\n\n{words}", plain=f"Takeaway: {takeaway}")
+
+
+@functools.cache
+def _pass_over_libraries() -> None:
+    """Once: what torch and the others have made when they were imported stays, and need not be looked at again.
+
+    The collector goes through all there is, and those are a million objects: a quarter of a second for each figure.
+    """
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # some libraries look for what was left behind when Python ends
 
 
 def say(text: str, plain: str | None = None) -> None:
