@@ -176,6 +176,8 @@ def border_mask(image: np.ndarray) -> np.ndarray:
 def _border_depth(white: np.ndarray) -> np.ndarray:
     """Depth in pixels (width,) of the white border at the top of a boolean image (height, width)."""
     height, width = white.shape
+    if not white[0].any():  # as in most frames
+        return np.zeros(width, int)
     run = np.where(white.all(axis=0), height, np.argmin(white, axis=0))
     run = ndimage.median_filter(run, size=width // 16 * 2 + 1, mode="nearest")
     gaps = np.flatnonzero(run == 0)
