@@ -47,10 +47,9 @@ def cluster():
         return processes[-1]
 
     def workers(count):
-        from dask.distributed import Client
-
+        client_class = pytest.importorskip("distributed").Client
         made = [start("worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard") for _ in range(count)]
-        with Client(address, timeout=30, set_as_default=False) as client:
+        with client_class(address, timeout=30, set_as_default=False) as client:
             client.wait_for_workers(count, timeout=30)
         return made
 
