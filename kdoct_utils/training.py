@@ -191,9 +191,15 @@ class Trainer:
         """Augmented images (batch, channels, S, S), target (batch,), indices (batch,), all on the device."""
         images, target, indices = self.train_set.__getitems__(positions)
         images = augment(
-            images.to(self.device), indices, self.augmentation, self.seed, view, self.image_size, self.channels
+            self._sent(images), indices, self.augmentation, self.seed, view, self.image_size, self.channels
         )
-        return images, target.to(self.device), indices.to(self.device)
+        return images, self._sent(target), self._sent(indices)
+
+    def _sent(self, values: Tensor) -> Tensor:
+        """On the device; a GPU fetches them by itself from pinned memory, and nobody waits."""
+        if self.device.type == "cuda":
+            return values.pin_memory().to(self.device, non_blocking=True)
+        return values.to(self.device)
 
     def _set_learning_rates(self, epoch: int, step: int) -> None:
         total, warmup = self.config.epochs * self.steps, round(self.config.warmup_epochs * self.steps)

@@ -35,7 +35,10 @@ def first_and_later(way: str, cache: Path) -> tuple[float, float]:
 
 
 def test_break_even(tmp_path, measured):
-    (eager_first, eager), (first, compiled) = (first_and_later(way, tmp_path) for way in ("eager", "compiled"))
+    rounds = {way: [first_and_later(way, tmp_path) for _ in range(2)] for way in ("eager", "compiled")}
+    # the first round is the one that compiles; of the later steps the quicker round counts, as elsewhere
+    eager_first, first = (found[0][0] for found in rounds.values())
+    eager, compiled = (min(later for _, later in found) for found in rounds.values())
     training = get_profile("quick").student_training
     in_quick = training.epochs * steps_per_epoch(1200, training.batch_size, training.accumulation, 1)
     cost, saved = first - eager_first, eager - compiled
