@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,3 +100,25 @@ def test_compiled_training_is_the_same_within_noise():
     np.testing.assert_allclose(found["train_loss"], expected["train_loss"], rtol=1e-3)
     np.testing.assert_allclose(found["validation_loss"], expected["validation_loss"], rtol=1e-2)
     assert compiled.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
+# --- the table of the benchmarks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "result, aim, met",
+    [
+        ("3.20 (570 against 178 images/s)", "at least 3.2", True),
+        ("0.92 (681 against 741 images/s)", "at least 0.95", False),
+        ("0.98 (988 against 1,011 MB); compiled 0.80", "at most 0.9", False),
+        ("0.45 ms", "under 1 ms", True),
+        ("1,200 s", "under 7 s", False),
+        ("grows as side to the power 1.84", "about 2", True),
+        ("7 steps", "", True),
+    ],
+)
+def test_a_missed_aim_is_marked(result, aim, met):
+    spec = importlib.util.spec_from_file_location("clock", Path(__file__).parent / "benchmarks" / "clock.py")
+    clock = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(clock)
+    assert clock.verdict(result, aim) == (aim if met else f"{aim}: **missed**")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from clock import verdict
 
 from kdoct_utils.checks import available_cores
 from kdoct_utils.publish import fill_block
@@ -41,7 +42,7 @@ def one_thread():
 def measured():
     """Takes rows: what was measured, what came out, what it should be. Missed bars are said, not hidden."""
     rows: list[tuple[str, str, str]] = []
-    yield lambda what, result, bar="": rows.append((what, result, bar))
+    yield lambda what, result, aim="": rows.append((what, result, verdict(result, aim)))
     if not rows:
         return
     lines = [f"Measured in one run of `make bench` on: {machine()}.", "", "| what | measured | aim |", "|---|---|---|"]
