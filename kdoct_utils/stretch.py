@@ -7,7 +7,6 @@ profile's size. Start weights are random, so that no model hub is asked; they ch
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -16,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
 from kdoct_utils import stages
 from kdoct_utils.costs import SavedBytes, training_of
+from kdoct_utils.memory import peak_memory
 from kdoct_utils.objectives import Objective
 from kdoct_utils.phantom import phantom_cohort
 from kdoct_utils.profiles import CLASS_NAMES, Profile
@@ -180,20 +179,6 @@ def _mark(device: torch.device):
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
-
-
-def peak_memory() -> int:
-    """The most bytes of memory that this process has held so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux; its ru_maxrss would count the process that started this one too
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return psutil.Process().memory_info().peak_wset
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # bytes on macOS
 
 
 def run_apart(

@@ -96,7 +96,7 @@ def run_sweep(
     return sweep
 
 
-Work = Callable[[SweepRun], dict]
+Work = Callable[..., dict]  # of a SweepRun; threads= says with how many it may compute
 
 
 def _do_all(
@@ -196,7 +196,7 @@ def _on_worker(work: Work, slots: Mapping[str, int], run: SweepRun) -> dict:
 
     worker = get_worker()
     beside = slots.get(urlsplit(worker.address).hostname) or worker.state.nthreads  # 0: it has come since
-    return functools.partial(work, threads=max(1, available_cores() // beside))(run)
+    return work(run, threads=max(1, available_cores() // beside))
 
 
 def _outcome(future, run: SweepRun, address: str) -> dict:

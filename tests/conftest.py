@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -33,8 +32,7 @@ def site(tmp_path_factory):
 @pytest.fixture
 def cluster():
     """The address of a real scheduler on a port of its own, and a function that starts workers and waits for them."""
-    if find_spec("distributed") is None:
-        pytest.skip("dask and distributed are not installed: pip install dask distributed")
+    distributed = pytest.importorskip("distributed", reason="not installed: pip install dask distributed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -47,9 +45,8 @@ def cluster():
         return processes[-1]
 
     def workers(count):
-        client_class = pytest.importorskip("distributed").Client
         made = [start("worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard") for _ in range(count)]
-        with client_class(address, timeout=30, set_as_default=False) as client:
+        with distributed.Client(address, timeout=30, set_as_default=False) as client:
             client.wait_for_workers(count, timeout=30)
         return made
 

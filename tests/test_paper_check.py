@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmarks.reference_loop import PilScans, train_reference
 from torch import nn
 
 from kdoct_utils import checks, cli, costs, paper_check, stretch
@@ -341,17 +340,13 @@ def test_the_command_counts_without_a_step(capsys, monkeypatch):
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_the_reference_loop_runs(role):
-    path = Path(__file__).parent / "benchmarks" / "reference_loop.py"
-    spec = importlib.util.spec_from_file_location("reference_loop", path)
-    loop = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loop)
     tiny = replace(SMOKE.teacher_training, batch_size=6, accumulation=2)
     profile = replace(SMOKE, teacher_training=tiny, student_training=tiny)
     data = phantom_data(profile, 24, 1, seed=0)
     rows = data.rows("train")
     images, target = data.images[rows], data.target[rows]
     torch.manual_seed(0)
-    rate, losses = loop.train_reference(profile, role, images, target, device="cpu", precision="no", workers=0)
+    rate, losses = train_reference(profile, role, images, target, device="cpu", precision="no", workers=0)
     assert rate > 0 and losses.shape == (4,) and np.isfinite(losses).all()
-    view, label = loop.PilScans(images, target, profile, role)[0]
+    view, label = PilScans(images, target, profile, role)[0]
     assert view.shape == (1, 32, 32) and label == target[0]

@@ -111,9 +111,9 @@ def test_binder_scripts_stop_at_errors_and_hand_over(tmp_path):
 
 
 def third_party_imports(folder):
-    """Distribution names that the modules of a folder import; its own modules are none."""
+    """Distribution names that the modules of a folder import; its own modules and folders are none."""
     found = {}
-    known = {*sys.stdlib_module_names, "kdoct_utils", *(path.stem for path in folder.glob("*.py"))}
+    known = {*sys.stdlib_module_names, "kdoct_utils", *(path.stem for path in folder.iterdir())}
     for path in sorted(folder.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = []

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmarks.clock import verdict
 from test_training import CONFIG, CONVNEXT, EFFICIENTNET, make_trainer, numbers, same_weights
 
 from kdoct_utils.models import build_model, state_copy
@@ -118,7 +117,4 @@ def test_compiled_training_is_the_same_within_noise():
     ],
 )
 def test_a_missed_aim_is_marked(result, aim, met):
-    spec = importlib.util.spec_from_file_location("clock", Path(__file__).parent / "benchmarks" / "clock.py")
-    clock = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(clock)
-    assert clock.verdict(result, aim) == (aim if met else f"{aim}: **missed**")
+    assert verdict(result, aim) == (aim if met else f"{aim}: **missed**")

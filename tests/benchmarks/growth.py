@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from kdoct_utils.memory import peak_memory
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.stages import CourseData
-from kdoct_utils.stretch import clock_steps, peak_memory, phantom_data, stretch_trainer
+from kdoct_utils.stretch import clock_steps, phantom_data, stretch_trainer
 from kdoct_utils.training import ScanImages
 
 SCANS = (1000, 2000, 4000, 8000)

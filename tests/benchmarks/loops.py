@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from reference_loop import PilScans, timm_network, train_reference
+from reference_loop import PilScans, jpeg_frames, timm_network, train_reference
 from torch.utils.data import DataLoader
 
 from kdoct_utils.augment import STUDENT, augment
@@ -27,7 +26,6 @@ from kdoct_utils.inference import cache_teacher_logits
 from kdoct_utils.memory import keep_freed_memory
 from kdoct_utils.models import build_model, parameter_groups
 from kdoct_utils.objectives import CachedDistillationObjective, DistillationObjective
-from kdoct_utils.phantom import draw_patient, render_frames
 from kdoct_utils.profiles import ModelConfig, Profile, get_profile
 from kdoct_utils.stretch import clock_steps, phantom_data, stretch_trainer
 
@@ -78,13 +76,12 @@ def reference_in_memory(steps: int, workers: int = 2) -> float:
     return train_reference(profile, "student", *scans(profile, steps), device="cpu", precision="no", workers=workers)[0]
 
 
-def write_frames(folder: Path, patients: int = 8, slices: int = 5) -> list[str]:
-    """Phantom frames as JPEG files of a scanner's size; few, so that all are in the system's file cache."""
+def write_frames(folder: Path) -> list[str]:
+    """Few files, so that all are in the system's file cache."""
     paths = []
-    for k in range(patients):
-        for frame in render_frames(draw_patient(("normal", "drusen", "cnv")[k % 3], [0, k]), slices).images:
-            paths.append(str(folder / f"{len(paths):03d}.jpg"))
-            Image.fromarray(frame).save(paths[-1], quality=90)
+    for number, content in enumerate(jpeg_frames(patients=8, slices=5)):
+        paths.append(str(folder / f"{number:03d}.jpg"))
+        Path(paths[-1]).write_bytes(content)
     return paths
 
 

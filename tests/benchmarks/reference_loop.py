@@ -7,6 +7,7 @@ read off the device in every batch. Source: the authors' public code.
 
 from __future__ import annotations
 
+import io
 import time
 
 import numpy as np
@@ -21,6 +22,8 @@ from kdoct_utils.augment import IMAGENET_MEAN, IMAGENET_STD, STUDENT, TEACHER
 from kdoct_utils.costs import training_of
 from kdoct_utils.losses import distillation_loss, focal_loss
 from kdoct_utils.models import parameter_groups
+from kdoct_utils.phantom import draw_patient, render_frames
+from kdoct_utils.profiles import CLASS_NAMES
 
 
 def pil_pipeline(profile, role):
@@ -55,6 +58,17 @@ def timm_network(config, classes, channels):
     """timm's own, in the memory format it comes in."""
     options = {"drop_rate": config.dropout, "drop_path_rate": config.drop_path or 0.0, **config.options}
     return timm.create_model(config.architecture, num_classes=classes, in_chans=channels, **options)
+
+
+def jpeg_frames(patients, slices):
+    """Phantom frames of a scanner's size as JPEG files: a list of bytes."""
+    files = []
+    for k in range(patients):
+        for frame in render_frames(draw_patient(CLASS_NAMES[k % len(CLASS_NAMES)], [4, k]), slices).images:
+            buffer = io.BytesIO()
+            Image.fromarray(frame).save(buffer, format="jpeg", quality=90)
+            files.append(buffer.getvalue())
+    return files
 
 
 class PilScans(Dataset):

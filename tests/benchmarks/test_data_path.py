@@ -7,11 +7,10 @@ import pytest
 import torch
 from clock import seconds
 from PIL import Image
-from reference_loop import pil_pipeline
+from reference_loop import jpeg_frames, pil_pipeline
 
 from kdoct_utils.augment import STUDENT, augment
 from kdoct_utils.frames import clean_frame, make_picture
-from kdoct_utils.phantom import draw_patient, render_frames
 from kdoct_utils.profiles import get_profile
 
 BATCH = 16
@@ -22,14 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def files():
-    """JPEG files of phantom frames, as bytes."""
-    made = []
-    for k in range(4):
-        for frame in render_frames(draw_patient(("normal", "drusen", "cnv", "dme")[k], [4, k]), 4).images:
-            buffer = io.BytesIO()
-            Image.fromarray(frame).save(buffer, format="jpeg", quality=90)
-            made.append(buffer.getvalue())
-    return made[:BATCH]
+    return jpeg_frames(patients=4, slices=4)
 
 
 def per_image(work, repeats=9):

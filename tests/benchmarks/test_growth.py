@@ -1,9 +1,6 @@
 """How the cost of training grows with scans and with pixels: `make bench` fits it and draws docs/growth.png."""
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -13,8 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from growth import PIXELS, SCANS
+from scripts import run_script
 
-from kdoct_utils.execute import child_environment
 from kdoct_utils.outputs import figure_png
 from kdoct_utils.plots import headline, use_style
 from kdoct_utils.runs import atomic_path
@@ -24,10 +21,8 @@ PICTURE = HERE.parents[1] / "docs" / "growth.png"
 
 
 def one_epoch(scans: int, pixels: int) -> dict:
-    """Seconds of an epoch and peak memory, in a process of its own."""
-    command = [sys.executable, str(HERE / "growth.py"), str(scans), str(pixels)]
-    done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), timeout=900, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    """Seconds of an epoch and peak memory."""
+    return run_script("growth.py", scans, pixels)
 
 
 def test_how_cost_grows(measured):

@@ -1,52 +1,15 @@
 """The course's distillation loop beside others on the same work, each in a process of its own: `make bench`."""
 
-import contextlib
-import json
-import os
-import sys
-import tempfile
-import time
-from pathlib import Path
-
-import psutil
 import pytest
 from loops import LOOPS
+from scripts import run_script
 
-from kdoct_utils.execute import child_environment
-
-HERE = Path(__file__).resolve().parent
 STEPS = 60
 ROUNDS = 2  # the better one counts: other work on the machine only ever slows down
 
 
-def memory_of(process: psutil.Process) -> int:
-    """Bytes that it and its workers hold; pages that several of them share count once."""
-    total = 0
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            full = one.memory_full_info()
-        except psutil.Error:  # a worker that has just ended
-            continue
-        total += getattr(full, "pss", full.uss)
-    return total
-
-
 def run_loop(name: str, weigh: bool = False) -> dict:
-    """What loops.py prints. weigh: and the peak memory of all its processes, which slows them down."""
-    environment = child_environment() | {"PYTHONPATH": os.pathsep.join([str(HERE), child_environment()["PYTHONPATH"]])}
-    command = [sys.executable, str(HERE / "loops.py"), name, str(STEPS)]
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
-        process = psutil.Popen(command, stdout=said, stderr=complained, env=environment)
-        peak = 0
-        while weigh and process.poll() is None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                peak = max(peak, memory_of(process))
-            time.sleep(0.05)
-        process.wait(900)
-        said.seek(0), complained.seek(0)
-        if process.returncode:
-            raise AssertionError(f"{name} stopped: {complained.read()[-800:]}")
-        return json.loads(said.read().splitlines()[-1]) | {"peak_bytes": peak}
+    return run_script("loops.py", name, STEPS, weigh=weigh)
 
 
 @pytest.fixture(scope="module")
