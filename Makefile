@@ -32,8 +32,8 @@ endif
 .DELETE_ON_ERROR:
 
 course: $(ENVIRONMENT)
-	$(PY) -m kdoct_utils.cli check --profile $(PROFILE) --run-dir runs
-	$(PY) -m kdoct_utils.cli run --profile $(PROFILE) --run-dir runs/$(PROFILE)
+	$(PY) -m kdoct_utils.course.cli check --profile $(PROFILE) --run-dir runs
+	$(PY) -m kdoct_utils.course.cli run --profile $(PROFILE) --run-dir runs/$(PROFILE)
 
 test: lint unit nbval
 
@@ -51,7 +51,7 @@ nbval: $(ENVIRONMENT)
 
 # Every notebook on a folder of real UCSD scans, with the smallest profile.
 real: $(ENVIRONMENT)
-	$(PY) -m kdoct_utils.cli run --profile smoke --dataset ucsd --data-root $(UCSD) --run-dir runs/smoke-ucsd
+	$(PY) -m kdoct_utils.course.cli run --profile smoke --dataset ucsd --data-root $(UCSD) --run-dir runs/smoke-ucsd
 
 lab: $(ENVIRONMENT)
 	$(PY) -m jupyterlab notebooks
@@ -60,8 +60,8 @@ bench: $(ENVIRONMENT)
 	KDOCT_BENCH_WRITE=1 $(PY) -m pytest -o addopts= -s tests/benchmarks
 
 notebooks: $(ENVIRONMENT)
-	$(PY) -m kdoct_utils.cli run --profile quick --run-dir runs/quick
-	$(PY) -m kdoct_utils.cli publish runs/quick
+	$(PY) -m kdoct_utils.course.cli run --profile quick --run-dir runs/quick
+	$(PY) -m kdoct_utils.course.cli publish runs/quick
 
 book: $(ENVIRONMENT)
 	$(PY) book/build.py build/book

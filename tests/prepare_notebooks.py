@@ -14,7 +14,9 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-CHECK = "from kdoct_utils import widgets\n\nassert widgets.check_registered(), 'this notebook registered no slider'"
+CHECK = """from kdoct_utils.show.sliders import check_registered
+
+assert check_registered(), 'this notebook registered no slider'"""
 
 
 def prepare(folder: Path) -> list[Path]:

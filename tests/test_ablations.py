@@ -12,15 +12,15 @@ import pytest
 import torch
 from test_training import same_weights
 
-from kdoct_utils import arm_training, stages
-from kdoct_utils.ablations import COMPARED, compare_arms, run_arms
-from kdoct_utils.arm_training import ArmResult, arm_network, lab, train_arm, wrong_labels
-from kdoct_utils.arms import ARMS, SETS, Arm, StudentRecipe, TeacherRecipe, arms_for, changed, choose_arms
-from kdoct_utils.checks import available_cores
-from kdoct_utils.metrics import paired_difference
-from kdoct_utils.models import weights_metadata
-from kdoct_utils.objectives import KeptAnswers
-from kdoct_utils.pipelines import STUDENT, TEACHER
+from kdoct_utils.course.check import available_cores
+from kdoct_utils.judge.metrics import paired_difference
+from kdoct_utils.lab import arm_training, stages
+from kdoct_utils.lab.ablations import COMPARED, compare_arms, run_arms
+from kdoct_utils.lab.arm_training import ArmResult, arm_network, lab, train_arm, wrong_labels
+from kdoct_utils.lab.arms import ARMS, SETS, Arm, StudentRecipe, TeacherRecipe, arms_for, changed, choose_arms
+from kdoct_utils.learn.models import weights_metadata
+from kdoct_utils.learn.objectives import KeptAnswers
+from kdoct_utils.learn.pipelines import STUDENT, TEACHER
 from kdoct_utils.profiles import PROFILES, get_profile
 from kdoct_utils.runs import open_run
 

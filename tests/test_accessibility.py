@@ -24,9 +24,9 @@ from bs4 import BeautifulSoup
 from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 
-from kdoct_utils import plots
 from kdoct_utils.profiles import CLASS_NAMES
-from kdoct_utils.svg import bars_svg, curves_svg, scan_html
+from kdoct_utils.show import style as plots
+from kdoct_utils.show.svg import bars_svg, curves_svg, scan_html
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOKS = sorted((ROOT / "notebooks").rglob("[0-9][0-9]_*.ipynb"))
@@ -235,7 +235,7 @@ def test_colors_of_code_pass_axe(axe, site):
 
 
 def test_the_report_of_a_run_passes_axe(axe, tmp_path):
-    from kdoct_utils.report import page
+    from kdoct_utils.course.report import page
     from kdoct_utils.runs import open_run
 
     run = open_run(tmp_path / "run", profile="smoke", dataset="phantom", seed=0)

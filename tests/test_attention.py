@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from kdoct_utils.attention import (
+from kdoct_utils.learn.attention import (
     FIRST_PATIENT,
     LesionScans,
     energy_inside,
@@ -21,8 +21,8 @@ from kdoct_utils.attention import (
     pointing_game,
     shuffled,
 )
-from kdoct_utils.augment import EVALUATION, augment
-from kdoct_utils.models import build_model, state_copy
+from kdoct_utils.learn.augment import EVALUATION, augment
+from kdoct_utils.learn.models import build_model, state_copy
 from kdoct_utils.profiles import PROFILES, get_profile
 
 SIZE, CELL = 64, 8

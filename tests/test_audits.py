@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial.distance import cdist
 
-from kdoct_utils import duplicates
-from kdoct_utils.anatomy import draw_patient
-from kdoct_utils.audits import audit, identical_images, near_identical, same_patient, shortcuts, values_by_class
-from kdoct_utils.bands import read_image
-from kdoct_utils.duplicates import details, perceptual_hash, similarity
-from kdoct_utils.frames import clean_frame, make_thumbnail
-from kdoct_utils.phantom import phantom_cohort, render_frames
+from kdoct_utils.data import duplicates
+from kdoct_utils.data.audits import audit, identical_images, near_identical, same_patient, shortcuts, values_by_class
+from kdoct_utils.data.bands import read_image
+from kdoct_utils.data.duplicates import details, perceptual_hash, similarity
+from kdoct_utils.data.frames import clean_frame, make_thumbnail
+from kdoct_utils.data.scans import read_scans
+from kdoct_utils.data.shortcuts import NO_PATIENTS, NO_SIGN, PREDICTS, TOGETHER, TOO_FEW
+from kdoct_utils.data.splits import UNUSED, SplitError, make_splits, scan_level_splits
+from kdoct_utils.phantom.anatomy import draw_patient
+from kdoct_utils.phantom.render import phantom_cohort, render_frames
 from kdoct_utils.profiles import CLASS_NAMES, PROFILES
-from kdoct_utils.scans import read_scans
-from kdoct_utils.shortcuts import NO_PATIENTS, NO_SIGN, PREDICTS, TOGETHER, TOO_FEW
-from kdoct_utils.splits import UNUSED, SplitError, make_splits, scan_level_splits
 
 SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"
 real_scans = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real B-scans at ../shared/oct_samples/ucsd")

@@ -15,8 +15,8 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from kdoct_utils import augment as module
-from kdoct_utils.augment import (
+from kdoct_utils.learn import augment as module
+from kdoct_utils.learn.augment import (
     EVALUATION,
     RANDAUGMENT_SPACE,
     STUDENT,
@@ -31,7 +31,7 @@ from kdoct_utils.augment import (
     only,
     steps,
 )
-from kdoct_utils.lookup import change_intensity
+from kdoct_utils.learn.lookup import change_intensity
 
 GREY_MEAN, GREY_STD = 0.449, 0.226
 

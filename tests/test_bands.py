@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kdoct_utils.bands import (
+from kdoct_utils.data.bands import (
     BAND_HEIGHT,
     ScanError,
     border_mask,
@@ -18,7 +18,7 @@ from kdoct_utils.bands import (
     read_image,
     resize,
 )
-from kdoct_utils.phantom import CHOROID, band_view, draw_patient, render_frames
+from kdoct_utils.phantom.render import CHOROID, band_view, draw_patient, render_frames
 
 SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"
 REAL = sorted(SAMPLES.rglob("*.jpeg"))

@@ -17,8 +17,8 @@ from nbconvert import HTMLExporter
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from kdoct_utils.outputs import with_alt_text
-from kdoct_utils.widgets import bars_svg, sliders
+from kdoct_utils.show.output import with_alt_text
+from kdoct_utils.show.sliders import bars_svg, sliders
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [
@@ -28,7 +28,7 @@ pytestmark = [
 
 SLIDER = '''
 import math
-from kdoct_utils.widgets import Choice, Slider, bars_svg, sliders
+from kdoct_utils.show.sliders import Choice, Slider, bars_svg, sliders
 
 LOGITS = {"easy": (4.0, 1.0, 0.5), "hard": (2.0, 1.5, 0.5)}
 

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kdoct_utils import cache
-from kdoct_utils.bands import ScanError
-from kdoct_utils.frames import THUMBNAIL, clean_frame, make_picture, make_thumbnail
+from kdoct_utils.data import cache
+from kdoct_utils.data.bands import ScanError
+from kdoct_utils.data.frames import THUMBNAIL, clean_frame, make_picture, make_thumbnail
+from kdoct_utils.data.scans import read_scans
+from kdoct_utils.data.sources import FolderSource
 from kdoct_utils.profiles import PROFILES
-from kdoct_utils.scans import read_scans
-from kdoct_utils.sources import FolderSource
 
 SMOKE = PROFILES["smoke"]
 
@@ -384,8 +384,8 @@ def test_two_processes_make_the_pictures_once(folder, root, tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from kdoct_utils import cache
-from kdoct_utils.sources import FolderSource
+from kdoct_utils.data import cache
+from kdoct_utils.data.sources import FolderSource
 folder, log, start = map(Path, sys.argv[1:4])
 class Source(FolderSource):
     def decode(self, name, content):

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdoct_utils import checks, cli
-from kdoct_utils.checks import Check, check_disk, check_memory, check_packages, run_checks
-from kdoct_utils.data_report import WIDTH, next_steps
+from kdoct_utils.course import check as checks
+from kdoct_utils.course import cli
+from kdoct_utils.course.check import Check, check_disk, check_memory, check_packages, run_checks
+from kdoct_utils.data.data_report import WIDTH, next_steps
 from kdoct_utils.datasets import DATASETS, DataOptions
-from kdoct_utils.miniature import write_neh_folder, write_ucsd_folder
+from kdoct_utils.phantom.miniature import write_neh_folder, write_ucsd_folder
 from kdoct_utils.profiles import PROFILES, get_profile
 from kdoct_utils.runs import RunError, open_run
 
@@ -31,8 +32,8 @@ def kdoct(capsys, *arguments):
 def test_help_and_run_planning_import_nothing_heavy():
     script = (
         "import sys\n"
-        "import kdoct_utils.cli, kdoct_utils.course, kdoct_utils.runs\n"
-        "try: kdoct_utils.cli.main(['run', '--help'])\n"
+        "import kdoct_utils.course.cli, kdoct_utils.course.notebooks, kdoct_utils.runs\n"
+        "try: kdoct_utils.course.cli.main(['run', '--help'])\n"
         "except SystemExit as end: assert not end.code\n"
         "print([name for name in ('torch', 'pandas', 'papermill', 'matplotlib', 'timm') if name in sys.modules])"
     )
@@ -78,7 +79,8 @@ def test_faults_of_the_program_keep_their_traceback(monkeypatch):
 
 
 def test_options_reach_the_run(capsys, monkeypatch, tmp_path):
-    from kdoct_utils import course, report
+    from kdoct_utils.course import notebooks as course
+    from kdoct_utils.course import report
 
     seen = {}
 
@@ -166,7 +168,7 @@ def test_data_as_json_is_strict_and_names_no_folder(capsys, ucsd_folder):
 
 
 def test_data_can_leave_the_audits_out(capsys, ucsd_folder, monkeypatch):
-    from kdoct_utils.scans import ScanSet
+    from kdoct_utils.data.scans import ScanSet
 
     monkeypatch.setattr(ScanSet, "measured", lambda *_, **__: pytest.fail("an image was decoded"))
     code, out, _ = kdoct(capsys, "data", "ucsd", "--data-root", str(ucsd_folder[0]), "--no-audit")

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdoct_utils.comparison import (
+from kdoct_utils.lab.stages import CourseData, score
+from kdoct_utils.show.comparison import (
     answers_figure,
     dose_figure,
     forest_figure,
@@ -26,7 +27,6 @@ from kdoct_utils.comparison import (
     share_figure,
     told,
 )
-from kdoct_utils.stages import CourseData, score
 
 CLASSES = ("normal", "drusen", "cnv")
 

@@ -11,14 +11,16 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kdoct_utils import checks, course, execute
-from kdoct_utils.course import TIMEOUTS, run_course, select_notebooks
-from kdoct_utils.execute import execute_notebook
-from kdoct_utils.parameters import cast, declared_parameters, parse_assignments
+from kdoct_utils.course import check as checks
+from kdoct_utils.course import execute
+from kdoct_utils.course import notebooks as course
+from kdoct_utils.course.execute import execute_notebook
+from kdoct_utils.course.notebooks import TIMEOUTS, run_course, select_notebooks
+from kdoct_utils.course.parameters import cast, declared_parameters, parse_assignments
+from kdoct_utils.course.report import figures_of, report, results_table, results_text
 from kdoct_utils.profiles import PROFILES
-from kdoct_utils.publish import badges, publish, repository_url
-from kdoct_utils.report import figures_of, report, results_table, results_text
 from kdoct_utils.runs import RunError, open_run
+from tools.publish import badges, publish, repository_url
 
 COMMON = 'profile: str = "quick"\ndataset: str = "phantom"\ndata_root: str = ""\nrun_dir: str = ""\nseed: int = 0\n'
 

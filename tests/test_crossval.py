@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
-from kdoct_utils.crossval import (
+from kdoct_utils.judge.crossval import (
     counts,
     ensemble_out_of_fold,
     fold_scores,
@@ -20,7 +20,7 @@ from kdoct_utils.crossval import (
     pooled_scores,
     read_predictions,
 )
-from kdoct_utils.metrics import evaluate
+from kdoct_utils.judge.metrics import evaluate
 
 NAMES = ["normal", "drusen", "cnv"]
 

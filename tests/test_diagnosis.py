@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdoct_utils.diagnosis import LARGE_SPREAD, LOW_DIVERGENCE, TEACHER_GATE, WEAK_STUDENT, signs_of_trouble
+from kdoct_utils.judge.diagnosis import LARGE_SPREAD, LOW_DIVERGENCE, TEACHER_GATE, WEAK_STUDENT, signs_of_trouble
 
 HEALTHY = {"teacher_before": 0.95, "teacher": 0.94, "students": [0.91, 0.92, 0.93], "divergence": 0.08}
 NAMES = [

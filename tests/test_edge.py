@@ -15,10 +15,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from kdoct_utils import edge
-from kdoct_utils.augment import EVALUATION, augment
-from kdoct_utils.inference import predict_logits
-from kdoct_utils.models import build_model
+from kdoct_utils.edge import measure as edge
+from kdoct_utils.learn.augment import EVALUATION, augment
+from kdoct_utils.learn.inference import predict_logits
+from kdoct_utils.learn.models import build_model
 from kdoct_utils.profiles import ModelConfig
 
 CLASSES = ("normal", "drusen", "cnv")
@@ -219,7 +219,8 @@ def test_runs_where_torch_cannot_be_imported(int8_path, tmp_path):
 
 
 def test_importing_edge_loads_no_training_package():
-    code = "import sys, kdoct_utils.edge; print([m for m in ('torch', 'timm', 'onnx', 'pandas') if m in sys.modules])"
+    code = "import sys, kdoct_utils.edge.measure as _; "
+    code += "print([m for m in ('torch', 'timm', 'onnx', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from kdoct_utils import edge_plots
+from kdoct_utils.show import edge_plots
 
 
 @pytest.fixture(autouse=True)

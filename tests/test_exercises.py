@@ -20,8 +20,8 @@ from papermill.parameterize import parameterize_notebook
 from kdoct_utils import exercises
 from kdoct_utils.exercises import distillation
 from kdoct_utils.exercises.checking import BLANK, Check, Mistake, NotYet, applied_to, same
-from kdoct_utils.exercises.making import exercise_from, make_exercises
 from kdoct_utils.runs import RunError
+from tools.making import exercise_from, make_exercises
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from kdoct_utils.anatomy import VISIBLE_DRUSE_UM, draw_patient
-from kdoct_utils.explorers import plan_of, plan_svg, scaled_lesions, seen_of_tested, split_svg
+from kdoct_utils.phantom.anatomy import VISIBLE_DRUSE_UM, draw_patient
+from kdoct_utils.show.explorers import plan_of, plan_svg, scaled_lesions, seen_of_tested, split_svg
 
 TABLE = pd.DataFrame({"group": ["a", "a", "b", "b", "c", "c"], "label": ["normal"] * 2 + ["cnv"] * 4})
 

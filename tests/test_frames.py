@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from kdoct_utils.bands import ScanError, StoredImage, crop_to_band, decode_image, fill_borders, read_image, resize
-from kdoct_utils.frames import (
+from kdoct_utils.data.bands import ScanError, StoredImage, crop_to_band, decode_image, fill_borders, read_image, resize
+from kdoct_utils.data.frames import (
     PICTURE_VERSION,
     clean_frame,
     find_canvas,
@@ -24,7 +24,7 @@ from kdoct_utils.frames import (
     remove_scale_bar,
     trim_canvas,
 )
-from kdoct_utils.phantom import draw_patient, render_frames
+from kdoct_utils.phantom.render import draw_patient, render_frames
 
 REAL = sorted((Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd").rglob("*.jpeg"))
 real_scans = pytest.mark.skipif(not REAL, reason="no real B-scans at ../shared/oct_samples/ucsd")

@@ -48,7 +48,7 @@ def test_imports_point_down_and_take_no_underscore_names(module):
         assert not [name for name in names if name.startswith("_") and name != "__version__"]
 
 
-@pytest.mark.parametrize("module", ["kdoct_utils", "kdoct_utils.cli", "kdoct_utils.runs", "kdoct_utils.course"])
+@pytest.mark.parametrize("module", ["kdoct_utils", "kdoct_utils.course.cli", "kdoct_utils.runs"])
 def test_importing_does_not_load_torch(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'timm', 'pandas'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdoct_utils.landscape import plane_through, walk_svg
+from kdoct_utils.show.landscape import plane_through, walk_svg
 
 
 def snapshots(places):

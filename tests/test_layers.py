@@ -3,8 +3,8 @@ import timm
 import torch
 from timm.layers.grn import GlobalResponseNorm
 
-from kdoct_utils.layers import QuickResponseNorm, use_quick_layers
-from kdoct_utils.memory import keep_freed_memory
+from kdoct_utils.learn.layers import QuickResponseNorm, use_quick_layers
+from kdoct_utils.learn.memory import keep_freed_memory
 
 
 def pair(channels: int, channels_last: bool) -> tuple[GlobalResponseNorm, QuickResponseNorm]:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from kdoct_utils.losses import balanced_class_weights, distillation_loss, distillation_terms, focal_loss, soften
+from kdoct_utils.learn.losses import balanced_class_weights, distillation_loss, distillation_terms, focal_loss, soften
 
 
 def random_case(seed=0, batch=6, classes=3, dtype=torch.float64):

@@ -13,7 +13,7 @@ from scipy.stats import bootstrap, norm
 from sklearn.metrics import balanced_accuracy_score, recall_score, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_specificity
 
-from kdoct_utils.metrics import (
+from kdoct_utils.judge.metrics import (
     confusion_scores,
     evaluate,
     expected_calibration_error,

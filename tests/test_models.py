@@ -10,7 +10,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdoct_utils.models import (
+from kdoct_utils.learn.models import (
     ModelError,
     build_model,
     count_parameters,

@@ -13,9 +13,9 @@ from test_training import CONFIG, CONVNEXT, EFFICIENTNET, SIZE, make_scans, make
 from torch import nn
 from torch.nn import functional
 
-from kdoct_utils.augment import STUDENT
-from kdoct_utils.inference import cache_teacher_logits
-from kdoct_utils.losses import (
+from kdoct_utils.learn.augment import STUDENT
+from kdoct_utils.learn.inference import cache_teacher_logits
+from kdoct_utils.learn.losses import (
     decoupled_loss,
     decoupled_terms,
     distillation_terms,
@@ -23,8 +23,8 @@ from kdoct_utils.losses import (
     relation_terms,
     soften,
 )
-from kdoct_utils.models import build_model, state_copy
-from kdoct_utils.objectives import (
+from kdoct_utils.learn.models import build_model, state_copy
+from kdoct_utils.learn.objectives import (
     ConsistentMixupObjective,
     DistillationObjective,
     DISTObjective,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdoct_utils.profiles import PROFILES, get_profile
-from kdoct_utils.publish import badges, repository_url
+from tools.publish import badges, repository_url
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

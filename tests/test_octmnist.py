@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kdoct_utils.bands import crop_to_band, find_band, read_image, resize
+from kdoct_utils.data.bands import crop_to_band, find_band, read_image, resize
+from kdoct_utils.data.scans import DataOptions, ScanError, read_scans
+from kdoct_utils.data.splits import SplitError, make_splits, official_splits
 from kdoct_utils.datasets import DATASETS
 from kdoct_utils.profiles import PROFILES
-from kdoct_utils.scans import DataOptions, ScanError, read_scans
-from kdoct_utils.splits import SplitError, make_splits, official_splits
 
 SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"
 PARTS = {"train": 24, "val": 8, "test": 12}

@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdoct_utils.datasets import DataOptions
-from kdoct_utils.runs import RunError, open_run
-from kdoct_utils.splits import (
+from kdoct_utils.data.splits import (
     UNUSED,
     SplitError,
     audit_leakage,
@@ -16,6 +14,8 @@ from kdoct_utils.splits import (
     official_splits,
     save_splits,
 )
+from kdoct_utils.datasets import DataOptions
+from kdoct_utils.runs import RunError, open_run
 
 PARTS = ("train", "validation", "test")
 

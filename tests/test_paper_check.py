@@ -13,8 +13,9 @@ import torch
 from benchmarks.reference_loop import PilScans, train_reference
 from torch import nn
 
-from kdoct_utils import checks, cli, costs, paper_check, stretch
-from kdoct_utils.costs import (
+from kdoct_utils.course import check as checks
+from kdoct_utils.course import cli, costs, paper_check, stretch
+from kdoct_utils.course.costs import (
     GPU,
     GPUS,
     SavedBytes,
@@ -27,11 +28,11 @@ from kdoct_utils.costs import (
     memory_parts,
     profile_costs,
 )
-from kdoct_utils.models import build_model, parameter_groups
-from kdoct_utils.paper_check import check_card, check_parameters, check_steps, duration, scale_checks
+from kdoct_utils.course.paper_check import check_card, check_parameters, check_steps, duration, scale_checks
+from kdoct_utils.course.stretch import Stretch, StretchError, phantom_data, run_apart, run_stretch, stretch_trainer
+from kdoct_utils.learn.models import build_model, parameter_groups
 from kdoct_utils.profiles import ModelConfig, get_profile
 from kdoct_utils.runs import plain
-from kdoct_utils.stretch import Stretch, StretchError, phantom_data, run_apart, run_stretch, stretch_trainer
 
 PAPER, SMOKE = get_profile("paper"), get_profile("smoke")
 GIGA = 1e9

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kdoct_utils import anatomy, miniature, phantom
+from kdoct_utils.phantom import anatomy, miniature
+from kdoct_utils.phantom import render as phantom
 from kdoct_utils.profiles import CLASS_NAMES
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from kdoct_utils.bands import crop_to_band, read_image, resize
-from kdoct_utils.phantom import draw_patient, render_band, render_frames
+from kdoct_utils.data.bands import crop_to_band, read_image, resize
+from kdoct_utils.phantom.render import draw_patient, render_band, render_frames
 from kdoct_utils.profiles import CLASS_NAMES
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "oct_samples" / "ucsd"

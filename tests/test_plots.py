@@ -23,9 +23,10 @@ from nbconvert import HTMLExporter
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from kdoct_utils import outputs, plots
 from kdoct_utils.profiles import CLASS_NAMES
-from kdoct_utils.publish import carry_outputs
+from kdoct_utils.show import output as outputs
+from kdoct_utils.show import style as plots
+from tools.publish import carry_outputs
 
 # Linear-RGB matrices for full color-vision deficiency: Machado, Oliveira and Fernandes 2009.
 SIGHT = {

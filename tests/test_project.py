@@ -15,8 +15,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from kdoct_utils import __version__
-from kdoct_utils.checks import PYTHON_NEEDED
-from kdoct_utils.publish import badges, repository_url
+from kdoct_utils.course.check import PYTHON_NEEDED
+from tools.publish import badges, repository_url
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -145,9 +145,9 @@ def test_what_the_tests_import_is_declared():
 
 
 def test_command_and_version():
-    from kdoct_utils import cli
+    from kdoct_utils.course import cli
 
-    assert PROJECT["scripts"] == {"kdoct": "kdoct_utils.cli:main"} and callable(cli.main)
+    assert PROJECT["scripts"] == {"kdoct": "kdoct_utils.course.cli:main"} and callable(cli.main)
     assert PROJECT["version"] == __version__
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.metrics import recall_score
 
 from kdoct_utils.datasets import DATASETS as REGISTERED
-from kdoct_utils.published import (
+from kdoct_utils.judge.published import (
     DATASETS,
     MODELS,
     SCORES,
@@ -24,7 +24,7 @@ from kdoct_utils.published import (
     sign_flip_p,
     student_minus_teacher,
 )
-from kdoct_utils.sample_size import (
+from kdoct_utils.judge.sample_size import (
     NEH_PATIENTS,
     NEH_SCANS_A_PATIENT,
     Agreement,

@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kdoct_utils import archives
+from kdoct_utils.data import archives
+from kdoct_utils.data.links import link_patients, linked_pairs
+from kdoct_utils.data.readers import READERS
+from kdoct_utils.data.readers.common import parse_table, places, unexpected_layout
+from kdoct_utils.data.scans import SCAN_COLUMNS, DataOptions, ScanError, read_scans
+from kdoct_utils.data.sources import FolderSource, Source, ZipSource, open_source
+from kdoct_utils.data.splits import audit_leakage, make_splits
 from kdoct_utils.datasets import DATASETS
-from kdoct_utils.links import link_patients, linked_pairs
-from kdoct_utils.miniature import write_quirky_neh, write_ucsd_folder
+from kdoct_utils.phantom.miniature import write_quirky_neh, write_ucsd_folder
 from kdoct_utils.profiles import CLASS_NAMES, PROFILES
-from kdoct_utils.readers import READERS
-from kdoct_utils.readers.common import parse_table, places, unexpected_layout
-from kdoct_utils.scans import SCAN_COLUMNS, DataOptions, ScanError, read_scans
-from kdoct_utils.sources import FolderSource, Source, ZipSource, open_source
-from kdoct_utils.splits import audit_leakage, make_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 FACTS = ROOT / ".." / "shared" / "facts"
@@ -143,7 +143,7 @@ def test_every_published_count_of_neh_is_counted_and_the_differences_are_said(qu
 
 def test_nothing_is_said_of_counts_that_are_as_published(quirky, monkeypatch):
     counts = recount(quirky[0])
-    monkeypatch.setattr("kdoct_utils.scans.DATASETS", DATASETS | {
+    monkeypatch.setattr("kdoct_utils.data.scans.DATASETS", DATASETS | {
         "neh": type(DATASETS["neh"])(**{**vars(DATASETS["neh"]), "published_counts": counts})
     })  # fmt: skip
     scans = read("neh", quirky[0])
@@ -541,7 +541,7 @@ class NamesSource(Source):
 def test_the_version_is_told_by_the_number_of_images(training, version, monkeypatch):
     names = [f"train/CNV/CNV-{k % 4000}-{k}.jpeg" for k in range(training)]
     names += [f"test/{name}/{name}-{4000 + k % 9}-{k}.jpeg" for name in ("CNV", "DRUSEN") for k in range(500)]
-    monkeypatch.setattr("kdoct_utils.readers.ucsd.open_source", lambda root, complete: NamesSource(names))
+    monkeypatch.setattr("kdoct_utils.data.readers.ucsd.open_source", lambda root, complete: NamesSource(names))
     found = READERS["ucsd"](Path("anywhere"), DataOptions())
     if version is None:
         assert found.counts == {} and any("the version cannot be told" in note for note in found.notes)

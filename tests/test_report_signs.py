@@ -11,10 +11,10 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 
-from kdoct_utils import cli
-from kdoct_utils.diagnosis import diagnose, divergence_of, large_spread, signs_of_trouble
-from kdoct_utils.losses import distillation_terms
-from kdoct_utils.report import page, read_results, results_text, signs_lines
+from kdoct_utils.course import cli
+from kdoct_utils.course.report import page, read_results, results_text, signs_lines
+from kdoct_utils.judge.diagnosis import diagnose, divergence_of, large_spread, signs_of_trouble
+from kdoct_utils.learn.losses import distillation_terms
 from kdoct_utils.runs import open_run
 
 HEALTHY = {"teacher_before": 0.95, "teacher": 0.94, "students": [0.91, 0.92, 0.93], "divergence": 0.08}

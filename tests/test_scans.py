@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from kdoct_utils.data.readers import READERS
+from kdoct_utils.data.scans import DATASETS, SCAN_COLUMNS, DataOptions, ScanError, link_patients, read_scans
 from kdoct_utils.datasets import PHANTOMS
-from kdoct_utils.miniature import write_neh_folder
+from kdoct_utils.phantom.miniature import write_neh_folder
 from kdoct_utils.profiles import CLASS_NAMES, PROFILES
-from kdoct_utils.readers import READERS
-from kdoct_utils.scans import DATASETS, SCAN_COLUMNS, DataOptions, ScanError, link_patients, read_scans
 
 SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"
 real_scans = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real B-scans at ../shared/oct_samples/ucsd")

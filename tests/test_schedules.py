@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdoct_utils.schedules import batches_per_epoch, epoch_batches, learning_rate_factor, steps_per_epoch
+from kdoct_utils.learn.schedules import batches_per_epoch, epoch_batches, learning_rate_factor, steps_per_epoch
 
 
 def test_learning_rate_in_closed_form():

@@ -20,9 +20,9 @@ import pytest
 from browsing import CHROMIUM, open_page
 from bs4 import BeautifulSoup
 
-from kdoct_utils.publish import minutes, with_running_times
 from kdoct_utils.runs import RunError
-from kdoct_utils.widgets import Slider, bars_svg, sliders
+from kdoct_utils.show.sliders import Slider, bars_svg, sliders
+from tools.publish import minutes, with_running_times
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "book" / "build.py"

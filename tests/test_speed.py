@@ -12,9 +12,9 @@ import torch
 from benchmarks.clock import verdict
 from test_training import CONFIG, CONVNEXT, EFFICIENTNET, make_trainer, numbers, same_weights
 
-from kdoct_utils.models import build_model, state_copy
-from kdoct_utils.objectives import CachedDistillationObjective, DistillationObjective
-from kdoct_utils.training import prepared_ahead
+from kdoct_utils.learn.models import build_model, state_copy
+from kdoct_utils.learn.objectives import CachedDistillationObjective, DistillationObjective
+from kdoct_utils.learn.trainer import prepared_ahead
 
 TWO_EPOCHS = replace(CONFIG, epochs=2)
 

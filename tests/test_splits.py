@@ -9,9 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kdoct_utils.profiles import CLASS_NAMES, PROFILES
-from kdoct_utils.scans import read_scans
-from kdoct_utils.splits import (
+from kdoct_utils.data.scans import read_scans
+from kdoct_utils.data.splits import (
     ROLES,
     SPLIT_COLUMNS,
     SplitError,
@@ -21,6 +20,7 @@ from kdoct_utils.splits import (
     save_splits,
     scan_level_splits,
 )
+from kdoct_utils.profiles import CLASS_NAMES, PROFILES
 
 SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"
 real_scans = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real B-scans at ../shared/oct_samples/ucsd")

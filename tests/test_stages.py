@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from kdoct_utils import stages
-from kdoct_utils.archives import cache_root
-from kdoct_utils.miniature import write_neh_folder, write_ucsd_folder
-from kdoct_utils.models import weights_metadata
-from kdoct_utils.pretraining import LayerSegmenter, pretrain_teacher, segmentation_batches, tissue_weights
+from kdoct_utils.data.archives import cache_root
+from kdoct_utils.data.scans import ScanError
+from kdoct_utils.data.splits import SplitError, audit_leakage
+from kdoct_utils.lab import stages
+from kdoct_utils.learn.models import weights_metadata
+from kdoct_utils.learn.pretraining import LayerSegmenter, pretrain_teacher, segmentation_batches, tissue_weights
+from kdoct_utils.phantom.miniature import write_neh_folder, write_ucsd_folder
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import open_run
-from kdoct_utils.scans import ScanError
-from kdoct_utils.splits import SplitError, audit_leakage
 
 TINY = dataclasses.replace(get_profile("smoke"), phantom_patients=5, phantom_slices=3)
 
@@ -175,7 +175,7 @@ def test_pretraining_writes_a_backbone_that_fits_and_sees_no_course_phantom(tmp_
     profile = get_profile("quick")
     model = stages.build_model(profile.teacher, 3, profile.channels, "none")
     before = weights_of(model)
-    from kdoct_utils.models import load_backbone
+    from kdoct_utils.learn.models import load_backbone
 
     load_backbone(model, output)
     assert not torch.equal(before, weights_of(model))
@@ -188,7 +188,7 @@ def test_shipped_weights_fit_the_quick_teacher_and_the_size_limit():
     from importlib.resources import files
 
     profile = get_profile("quick")
-    shipped = files("kdoct_utils") / "weights" / "phantom_teacher.safetensors"
+    shipped = files("kdoct_utils.learn") / "weights" / "phantom_teacher.safetensors"
     assert len(shipped.read_bytes()) <= 2_000_000
     fresh = stages.build_model(profile.teacher, 3, profile.channels, "none")
     loaded = stages.build_model(profile.teacher, 3, profile.channels, "phantom")

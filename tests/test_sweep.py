@@ -19,14 +19,14 @@ import pytest
 from filelock import FileLock
 from test_course import COMMON, write_notebook
 
-from kdoct_utils import cli, sweep, sweep_report
-from kdoct_utils.checks import available_cores
-from kdoct_utils.grid import plan_sweep
-from kdoct_utils.metrics import patient_bootstrap, percentile_interval
+from kdoct_utils.course import cli, sweep, sweep_report
+from kdoct_utils.course.check import available_cores
+from kdoct_utils.course.grid import plan_sweep
+from kdoct_utils.course.sweep import flat, one_line, read_results, run_sweep
+from kdoct_utils.course.sweep_report import cross_validation, differences, points, report, tables_text
+from kdoct_utils.data.splits import make_splits, save_splits
+from kdoct_utils.judge.metrics import patient_bootstrap, percentile_interval
 from kdoct_utils.runs import RunError, load_run, open_run, write_json
-from kdoct_utils.splits import make_splits, save_splits
-from kdoct_utils.sweep import flat, one_line, read_results, run_sweep
-from kdoct_utils.sweep_report import cross_validation, differences, points, report, tables_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = COMMON + (
@@ -164,7 +164,7 @@ def test_a_run_that_fails_is_recorded_and_tried_again_and_the_others_are_not(hom
     fails = f"import pathlib\nassert temperature != 2 or pathlib.Path({str(home / 'mended')!r}).exists(), 'too\\nhot'"
     notebook = home / "notebooks" / "05_fake.ipynb"
     write_notebook(notebook, MARK, threads, fails, SCORE, parameters=PARAMETERS)
-    monkeypatch.setattr("kdoct_utils.grid.find_notebooks_folder", lambda: notebook.parent)
+    monkeypatch.setattr("kdoct_utils.course.grid.find_notebooks_folder", lambda: notebook.parent)
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     folder = home / "sweep"
     command = ["sweep", "05", "-p", "temperature=1,2,3", "-p", "alpha=.5", "--profile", "smoke", "--jobs", "2"]
@@ -223,7 +223,7 @@ def test_a_run_is_never_executed_twice_at_once(home, monkeypatch):
 SCRIPT = """
 import signal, sys
 from pathlib import Path
-from kdoct_utils.sweep import run_sweep
+from kdoct_utils.course.sweep import run_sweep
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 home = Path(sys.argv[1])
 run_sweep("05", {"temperature": "1,2"}, jobs=int(sys.argv[2]), profile="smoke", run_dir=home / "sweep",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kdoct_utils.crossval import hits
-from kdoct_utils.sweep import read_results, run_sweep
-from kdoct_utils.sweep_report import read_all_predictions, report
+from kdoct_utils.course.sweep import read_results, run_sweep
+from kdoct_utils.course.sweep_report import read_all_predictions, report
+from kdoct_utils.judge.crossval import hits
 
 
 def test_notebook_05_over_two_temperatures_shares_one_teacher(tmp_path):

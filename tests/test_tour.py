@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdoct_utils.course import NOTEBOOKS, notebook_number
+from kdoct_utils.course.notebooks import NOTEBOOKS, notebook_number
 from kdoct_utils.datasets import DATASETS
 from kdoct_utils.profiles import PROFILES, get_profile
 from kdoct_utils.runs import RunFolder
-from kdoct_utils.tour import STEPS, course_map, dataset_table, profile_table
+from kdoct_utils.show.tour import STEPS, course_map, dataset_table, profile_table
 
 
 def test_every_notebook_but_the_door_is_a_step():

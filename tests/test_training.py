@@ -15,13 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from kdoct_utils import checkpoints
-from kdoct_utils.augment import STUDENT, AugmentConfig, augment
-from kdoct_utils.checkpoints import CheckpointError
-from kdoct_utils.models import build_model, state_copy
-from kdoct_utils.profiles import ModelConfig, TrainingConfig
-from kdoct_utils.schedules import epoch_batches, learning_rate_factor
-from kdoct_utils.training import (
+from kdoct_utils.learn import checkpoints
+from kdoct_utils.learn.augment import STUDENT, AugmentConfig, augment
+from kdoct_utils.learn.checkpoints import CheckpointError
+from kdoct_utils.learn.models import build_model, state_copy
+from kdoct_utils.learn.schedules import epoch_batches, learning_rate_factor
+from kdoct_utils.learn.trainer import (
     CachedDistillationObjective,
     CrossEntropyObjective,
     DistillationObjective,
@@ -33,6 +32,7 @@ from kdoct_utils.training import (
     cache_teacher_logits,
     predict_logits,
 )
+from kdoct_utils.profiles import ModelConfig, TrainingConfig
 
 SIZE = 32
 CONVNEXT = ModelConfig("convnextv2_atto", dropout=0.0, options={"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)})
@@ -570,7 +570,7 @@ from dataclasses import replace
 from pathlib import Path
 import pytest
 from test_training import CONFIG, EFFICIENTNET, EVENTFUL, CrossEntropyObjective, Interrupted, make_trainer
-from kdoct_utils.models import save_weights
+from kdoct_utils.learn.models import save_weights
 
 folder, config = Path(sys.argv[1]), replace(EVENTFUL, batch_size=4)
 with pytest.raises(KeyboardInterrupt):
@@ -638,7 +638,7 @@ import os, signal, sys
 from pathlib import Path
 from dataclasses import replace
 from test_training import CONFIG, CrossEntropyObjective, make_trainer
-from kdoct_utils.models import save_weights
+from kdoct_utils.learn.models import save_weights
 
 folder, at = Path(sys.argv[1]), int(os.environ["KILLED_AT"])
 

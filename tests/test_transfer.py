@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 from scipy.special import softmax
 
-from kdoct_utils import phantom, stages, transfer
-from kdoct_utils.anatomy import draw_patient, lesion_profiles
-from kdoct_utils.comparison import transfer_figure
+from kdoct_utils.data.scans import ScanError, read_scans
 from kdoct_utils.datasets import PHANTOMS
-from kdoct_utils.metrics import evaluate, paired_difference, unpaired_difference
+from kdoct_utils.judge.metrics import evaluate, paired_difference, unpaired_difference
+from kdoct_utils.lab import stages, transfer
+from kdoct_utils.phantom import render as phantom
+from kdoct_utils.phantom.anatomy import draw_patient, lesion_profiles
+from kdoct_utils.phantom.scanners import FIRST_SCANNER, SCANNERS, SECOND_SCANNER
+from kdoct_utils.phantom.truth import redraw_patient
 from kdoct_utils.profiles import CLASS_NAMES, get_profile
 from kdoct_utils.runs import RunError, open_run
-from kdoct_utils.scanners import FIRST_SCANNER, SCANNERS, SECOND_SCANNER
-from kdoct_utils.scans import ScanError, read_scans
-from kdoct_utils.truth import redraw_patient
+from kdoct_utils.show.comparison import transfer_figure
 
 matplotlib.use("Agg")
 

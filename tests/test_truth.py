@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdoct_utils.anatomy import VISIBLE_DRUSE_UM, VISIBLE_EDEMA_UM, VISIBLE_NEOVASCULAR_UM, draw_patient
-from kdoct_utils.phantom import phantom_cohort, render_band
-from kdoct_utils.profiles import CLASS_NAMES
-from kdoct_utils.truth import (
+from kdoct_utils.phantom.anatomy import VISIBLE_DRUSE_UM, VISIBLE_EDEMA_UM, VISIBLE_NEOVASCULAR_UM, draw_patient
+from kdoct_utils.phantom.render import phantom_cohort, render_band
+from kdoct_utils.phantom.truth import (
     cohort_heights,
     drusen_patients,
     lesion_heights,
@@ -16,6 +15,7 @@ from kdoct_utils.truth import (
     with_druse_height,
     without_lesions,
 )
+from kdoct_utils.profiles import CLASS_NAMES
 
 PATIENTS, SLICES, SIZE, SEED = 6, 7, 40, 3
 THRESHOLD = {"drusen": VISIBLE_DRUSE_UM, "cnv": VISIBLE_NEOVASCULAR_UM, "dme": VISIBLE_EDEMA_UM}

@@ -24,8 +24,8 @@ from bs4 import BeautifulSoup
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
-from kdoct_utils import widgets
-from kdoct_utils.plots import CLASS_LOOKS
+from kdoct_utils.show import sliders as widgets
+from kdoct_utils.show.style import CLASS_LOOKS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -236,7 +236,7 @@ def notebook(path, source: str):
 
 
 def test_a_notebook_is_run_and_its_drawings_called_at_their_ends(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(widgets.__file__).parents[1]))  # the kernel starts in tmp_path
+    monkeypatch.setenv("PYTHONPATH", str(Path(widgets.__file__).parents[2]))  # the kernel starts in tmp_path
     source = (
         "from kdoct_utils import widgets\n"
         "def inverse(x):\n    return str(1 / (x - top))\n"

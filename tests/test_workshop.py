@@ -10,10 +10,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kdoct_utils import cli, workshop
-from kdoct_utils.course import NOTEBOOKS
+from kdoct_utils.course import cli, workshop
+from kdoct_utils.course.notebooks import NOTEBOOKS
+from kdoct_utils.course.workshop import Step, copies_step, make_plan, next_lines, prepare, with_values
 from kdoct_utils.runs import RunError, open_run
-from kdoct_utils.workshop import Step, copies_step, make_plan, next_lines, prepare, with_values
 
 COMMON = 'profile: str = "quick"\ndataset: str = "phantom"\ndata_root: str = ""\nrun_dir: str = ""\nseed: int = 0\n'
 
@@ -165,7 +165,7 @@ def test_what_stops_a_step_is_said_and_what_follows_waits(plan, monkeypatch):
 
 
 def test_a_machine_too_small_is_not_loaded_with_work(plan, monkeypatch):
-    from kdoct_utils.checks import Check
+    from kdoct_utils.course.check import Check
 
     monkeypatch.setattr(workshop, "run_checks", lambda *_: [Check("memory", False, "1 GB", "Get more")])
     steps = by_name(prepare(plan, progress=False))

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from kdoct_utils import sample_size
-from kdoct_utils.crossval import SEEN_ROLES
 from kdoct_utils.exercises.checking import Check, Mistake, applied_to
-from kdoct_utils.metrics import confusion_scores, patient_bootstrap, percentile_interval
+from kdoct_utils.judge import sample_size
+from kdoct_utils.judge.crossval import SEEN_ROLES
+from kdoct_utils.judge.metrics import confusion_scores, patient_bootstrap, percentile_interval
 
 __all__ = [
     "check_fair_winner", "check_paired_interval", "check_patients_needed", "check_share_seen", "check_three_scores",

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdoct_utils.data.links import link_patients
+from kdoct_utils.data.splits import ROLES, audit_leakage, make_splits
 from kdoct_utils.exercises.checking import Check, Mistake, applied_to
-from kdoct_utils.links import link_patients
-from kdoct_utils.splits import ROLES, audit_leakage, make_splits
 
 __all__ = [
     "case_table", "check_audit", "check_buffer", "check_folds", "check_groups", "check_patient_key", "neh_table",

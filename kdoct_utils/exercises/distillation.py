@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from kdoct_utils.exercises.checking import Check, Mistake, applied_to
 from kdoct_utils.exercises.witness import Witness
-from kdoct_utils.losses import distillation_loss, distillation_terms
+from kdoct_utils.learn.losses import distillation_loss, distillation_terms
 
 __all__ = [
     "ALPHA", "TEMPERATURE", "check_ask_teacher", "check_kept_answer", "check_roles", "check_step",

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdoct_utils.exercises.checking import Check, Mistake, applied_to
-from kdoct_utils.losses import balanced_class_weights, focal_loss
+from kdoct_utils.learn.losses import balanced_class_weights, focal_loss
 
 __all__ = [
     "check_class_weights", "check_focal_loss", "check_gamma", "check_generalized", "check_log_p_true",

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdoct_utils.attention import pointing_game
 from kdoct_utils.exercises.checking import Check, Mistake, applied_to
+from kdoct_utils.learn.attention import pointing_game
 
 __all__ = ["check_points"]
 

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import update_bn
 
 from kdoct_utils.exercises.checking import Check, Mistake, applied_to
-from kdoct_utils.models import build_model
+from kdoct_utils.learn.models import build_model
+from kdoct_utils.learn.schedules import learning_rate_factor
 from kdoct_utils.profiles import PROFILES
-from kdoct_utils.schedules import learning_rate_factor
 
 __all__ = ["check_accumulation", "check_decays", "check_factor", "check_grn", "check_mean_of", "check_ready_to_test"]
 

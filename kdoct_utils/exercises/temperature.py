@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdoct_utils import losses
 from kdoct_utils.exercises.checking import Check, Mistake, applied_to
+from kdoct_utils.learn import losses
 
 __all__ = [
     "DOUBLED_TEMPERATURES", "check_calibrate", "check_distillation_loss", "check_entropy", "check_louder_temperature",

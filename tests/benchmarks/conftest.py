@@ -11,9 +11,9 @@ import pytest
 import torch
 from clock import verdict
 
-from kdoct_utils.checks import available_cores
-from kdoct_utils.publish import fill_block
+from kdoct_utils.course.check import available_cores
 from kdoct_utils.runs import atomic_path
+from tools.publish import fill_block
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 Measured = Callable[[str, str, str], None]

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 from loops import QUICKER, WARM, bench_profile
 
-from kdoct_utils.stretch import clock_steps, stretch_trainer
+from kdoct_utils.course.stretch import clock_steps, stretch_trainer
 
 WAYS = {"eager": {"teacher_precision": "bf16"}, "compiled": QUICKER}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kdoct_utils.memory import peak_memory
+from kdoct_utils.course.stretch import clock_steps, phantom_data, stretch_trainer
+from kdoct_utils.lab.stages import CourseData
+from kdoct_utils.learn.memory import peak_memory
+from kdoct_utils.learn.trainer import ScanImages
 from kdoct_utils.profiles import get_profile
-from kdoct_utils.stages import CourseData
-from kdoct_utils.stretch import clock_steps, phantom_data, stretch_trainer
-from kdoct_utils.training import ScanImages
 
 SCANS = (1000, 2000, 4000, 8000)
 PIXELS = (64, 96, 128, 192, 256, 384)

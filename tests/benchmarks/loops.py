@@ -21,13 +21,13 @@ import torch
 from reference_loop import PilScans, jpeg_frames, timm_network, train_reference
 from torch.utils.data import DataLoader
 
-from kdoct_utils.augment import STUDENT, augment
-from kdoct_utils.inference import cache_teacher_logits
-from kdoct_utils.memory import keep_freed_memory
-from kdoct_utils.models import build_model, parameter_groups
-from kdoct_utils.objectives import CachedDistillationObjective, DistillationObjective
+from kdoct_utils.course.stretch import clock_steps, phantom_data, stretch_trainer
+from kdoct_utils.learn.augment import STUDENT, augment
+from kdoct_utils.learn.inference import cache_teacher_logits
+from kdoct_utils.learn.memory import keep_freed_memory
+from kdoct_utils.learn.models import build_model, parameter_groups
+from kdoct_utils.learn.objectives import CachedDistillationObjective, DistillationObjective
 from kdoct_utils.profiles import ModelConfig, Profile, get_profile
-from kdoct_utils.stretch import clock_steps, phantom_data, stretch_trainer
 
 BATCH, WARM = 32, 8  # steps that warm up are not counted; compiling is over by then
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from kdoct_utils.execute import child_environment
+from kdoct_utils.course.execute import child_environment
 
 HERE = Path(__file__).resolve().parent
 

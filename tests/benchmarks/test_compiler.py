@@ -2,8 +2,8 @@
 
 from scripts import run_script
 
+from kdoct_utils.learn.schedules import steps_per_epoch
 from kdoct_utils.profiles import get_profile
-from kdoct_utils.schedules import steps_per_epoch
 
 STEPS = 40
 

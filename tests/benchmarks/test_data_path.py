@@ -9,8 +9,8 @@ from clock import seconds
 from PIL import Image
 from reference_loop import jpeg_frames, pil_pipeline
 
-from kdoct_utils.augment import STUDENT, augment
-from kdoct_utils.frames import clean_frame, make_picture
+from kdoct_utils.data.frames import clean_frame, make_picture
+from kdoct_utils.learn.augment import STUDENT, augment
 from kdoct_utils.profiles import get_profile
 
 BATCH = 16

@@ -9,10 +9,10 @@ import pytest
 import torch
 from reference_loop import train_reference
 
-from kdoct_utils.checks import GB
-from kdoct_utils.costs import days_at, training_of
+from kdoct_utils.course.check import GB
+from kdoct_utils.course.costs import days_at, training_of
+from kdoct_utils.course.stretch import phantom_data, run_stretch
 from kdoct_utils.profiles import get_profile
-from kdoct_utils.stretch import phantom_data, run_stretch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 STEPS = 40

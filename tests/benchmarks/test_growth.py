@@ -12,9 +12,9 @@ import numpy as np
 from growth import PIXELS, SCANS
 from scripts import run_script
 
-from kdoct_utils.outputs import figure_png
-from kdoct_utils.plots import headline, use_style
 from kdoct_utils.runs import atomic_path
+from kdoct_utils.show.output import figure_png
+from kdoct_utils.show.style import headline, use_style
 
 HERE = Path(__file__).resolve().parent
 PICTURE = HERE.parents[1] / "docs" / "growth.png"

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdoct_utils import cache
-from kdoct_utils.phantom import draw_patient, render_frames
+from kdoct_utils.data import cache
+from kdoct_utils.data.scans import DataOptions, read_scans
+from kdoct_utils.data.sources import FolderSource
+from kdoct_utils.phantom.render import draw_patient, render_frames
 from kdoct_utils.profiles import PROFILES
-from kdoct_utils.scans import DataOptions, read_scans
-from kdoct_utils.sources import FolderSource
 
 # UCSD version 3 in numbers: 108,309 files, 250 of each class in the test part.
 TRAIN = {"CNV": 37205, "DME": 11348, "DRUSEN": 8616, "NORMAL": 50140}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from clock import seconds
 
-from kdoct_utils.execute import child_environment
-from kdoct_utils.metrics import evaluate, paired_difference, patient_bootstrap
-from kdoct_utils.phantom import draw_patient, render_band
+from kdoct_utils.course.execute import child_environment
+from kdoct_utils.judge.metrics import evaluate, paired_difference, patient_bootstrap
+from kdoct_utils.phantom.render import draw_patient, render_band
 from kdoct_utils.profiles import CLASS_NAMES
 
 
@@ -22,7 +22,7 @@ def best(work, repeats=5):
     ("what", "arguments", "aim"),
     [
         ("import kdoct_utils", ["-c", "import kdoct_utils"], 0.3),
-        ("kdoct --help", ["-m", "kdoct_utils.cli", "--help"], 0.5),
+        ("kdoct --help", ["-m", "kdoct_utils.course.cli", "--help"], 0.5),
     ],
 )
 def test_start(what, arguments, aim, measured):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from clock import seconds
 
-from kdoct_utils import models
-from kdoct_utils.augment import STUDENT, TEACHER, augment
-from kdoct_utils.objectives import CrossEntropyObjective, DistillationObjective
+from kdoct_utils.learn import models
+from kdoct_utils.learn.augment import STUDENT, TEACHER, augment
+from kdoct_utils.learn.objectives import CrossEntropyObjective, DistillationObjective
 from kdoct_utils.profiles import get_profile
 
 pytestmark = pytest.mark.usefixtures("one_thread")

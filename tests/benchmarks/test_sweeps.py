@@ -4,7 +4,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from kdoct_utils.sweep import read_results, run_sweep
+from kdoct_utils.course.sweep import read_results, run_sweep
 
 RUNS = 2  # of notebook 05 in profile smoke, with different data: nothing is shared
 

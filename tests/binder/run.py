@@ -75,7 +75,7 @@ def run_within(command: Sequence[str], limit: int = LIMIT_BYTES, cores: int = 1)
 def main(profile: str, run_dir: str, numbers: Sequence[str]) -> None:
     numbers = numbers or [path.name[:2] for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
     start = [] if os.name == "nt" else [str(ROOT / "binder" / "start")]
-    course = [sys.executable, "-m", "kdoct_utils.cli", "run", "--profile", profile, "--run-dir", run_dir]
+    course = [sys.executable, "-m", "kdoct_utils.course.cli", "run", "--profile", profile, "--run-dir", run_dir]
     ended = {number: run_within([*start, *course, "--only", number]) for number in numbers}
     print(f"\nprofile {profile} on one core, at most {LIMIT_BYTES / 1024**3:g} GiB")
     for number, end in ended.items():

@@ -29,7 +29,7 @@ exec(sys.stdin.read())
 COURSE = """
 import sys
 from pathlib import Path
-from kdoct_utils.course import run_course
+from kdoct_utils.course.notebooks import run_course
 for only in (None, ["07"]):
     run_course("smoke", only=only, again=True, notebooks_folder=Path(sys.argv[1]), run_dir=sys.argv[2])
 """

@@ -1,0 +1,170 @@
+"""Can this machine run a profile? Each check says what it found and, where it fails, what to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from kdoct_utils.profiles import Profile, get_profile
+
+GB = 1e9
+PYTHON_NEEDED = (3, 11)
+DISK_PER_MEMORY = 2.0  # rule of thumb: the run folder takes less than twice the memory that a profile needs
+CGROUP = Path("/sys/fs/cgroup")
+UNLIMITED = 2**60  # cgroup v1 writes a huge number where there is no limit
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the environment check. remedy is empty where ok."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        line = f"[{'OK' if self.ok else 'FAIL'}] {self.name}: {self.found}"
+        return line if self.ok else f"{line}. {self.remedy}"
+
+
+def read_cgroup(*names: str) -> str | None:
+    """Text of the first of these control-group files that exists (version 2 or 1); None where there is none."""
+    for name in names:
+        file = CGROUP / name
+        if file.is_file():
+            return file.read_text(encoding="utf-8").strip()
+    return None
+
+
+def memory_limit() -> int:
+    """Bytes that this process may use: the machine's memory, or its container's limit where that is less."""
+    total = psutil.virtual_memory().total
+    limit = read_cgroup("memory.max", "memory/memory.limit_in_bytes")
+    if limit is None or limit == "max" or int(limit) > UNLIMITED:
+        return total
+    return min(total, int(limit))
+
+
+def available_cores() -> int:
+    """Cores that this process may use, at least 1: CPU affinity and the container's quota both count."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = read_cgroup("cpu.max")  # "200000 100000": microseconds of CPU in each period
+    if quota and not quota.startswith("max"):
+        allowed, period = quota.split()
+        cores = min(cores, max(1, int(allowed) // int(period)))
+    return cores
+
+
+def gpu_memory() -> tuple[str, int] | None:
+    """Name and bytes of the first CUDA GPU that torch sees; None without one, or without torch. Imports torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return properties.name, properties.total_memory
+
+
+def needs_gpu(profile: Profile) -> bool:
+    """Profiles that train in mixed precision are meant for a GPU."""
+    return profile.teacher_training.precision != "no"
+
+
+def required_packages() -> list[str]:
+    """The package's requirements: from pyproject.toml beside it, or from its installed metadata. Extras left out."""
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    if project.is_file():
+        import tomllib
+
+        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    from importlib.metadata import requires
+
+    return [line for line in requires("kdoct_utils") or [] if "extra ==" not in line]
+
+
+def check_python() -> Check:
+    needed = ".".join(map(str, PYTHON_NEEDED))
+    return Check(
+        "Python", sys.version_info >= PYTHON_NEEDED, platform.python_version(), f"Install Python {needed} or newer"
+    )
+
+
+def check_packages(requirements: list[str] | None = None) -> Check:
+    """Every required package is there and not too old; one line for all."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from packaging.requirements import Requirement
+
+    wrong, wanted = [], [Requirement(line) for line in requirements or required_packages()]
+    for requirement in wanted:
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            found = None
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            wrong.append((requirement, found))
+    if not wrong:
+        return Check("packages", True, f"{len(wanted)} found, none too old")
+    found = ", ".join(f"{requirement.name} {version or 'missing'}" for requirement, version in wrong)
+    remedy = "Run: pip install " + " ".join(f'"{requirement}"' for requirement, _ in wrong)
+    return Check("packages", False, found, remedy)
+
+
+def check_memory(profile: Profile) -> Check:
+    """The larger of host and GPU memory holds the run. The GPU is looked at only where the host is too small."""
+    limit, where = memory_limit(), "memory"
+    gpu = gpu_memory() if limit < profile.memory_gb * GB else None
+    if gpu and gpu[1] > limit:
+        limit, where = gpu[1], "GPU memory"
+    found = f"{limit / GB:.1f} GB of {where}, profile {profile.name} needs {profile.memory_gb:g} GB"
+    return Check(
+        "memory", limit >= profile.memory_gb * GB, found, "Choose a smaller profile, or a machine with more memory"
+    )
+
+
+def check_disk(profile: Profile, folder: str | Path = ".") -> Check:
+    """folder: where the run folder will be; its nearest parent that exists is looked at."""
+    place = Path(folder).resolve()
+    while not place.exists():
+        place = place.parent
+    free, needed = shutil.disk_usage(place).free, DISK_PER_MEMORY * profile.memory_gb * GB
+    found = f"{free / GB:.1f} GB free, profile {profile.name} needs {needed / GB:g} GB"
+    return Check("disk", free >= needed, found, "Free some space, or put the run elsewhere with --run-dir")
+
+
+def check_cores() -> Check:
+    """One core is enough, only slow."""
+    cores = available_cores()
+    return Check("cores", True, f"{cores}" + (" (the times in the course are for 2)" if cores < 2 else ""))
+
+
+def check_gpu(profile: Profile) -> Check:
+    gpu = gpu_memory()
+    if gpu:
+        return Check("GPU", True, f"{gpu[0]}, {gpu[1] / GB:.0f} GB")
+    if not needs_gpu(profile):
+        return Check("GPU", True, f"none, and profile {profile.name} needs none")
+    remedy = "Use --profile quick, or a machine with a CUDA GPU and torch's CUDA build"
+    return Check("GPU", False, f"none, profile {profile.name} is meant for one", remedy)
+
+
+def run_checks(profile: str | Profile = "quick", folder: str | Path = ".") -> list[Check]:
+    """All checks for a profile, in the order to mend them. Raises ValueError for an unknown profile."""
+    profile = get_profile(profile) if isinstance(profile, str) else profile
+    return [
+        check_python(),
+        check_packages(),
+        check_memory(profile),
+        check_disk(profile, folder),
+        check_cores(),
+        check_gpu(profile),
+    ]

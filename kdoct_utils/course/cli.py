@@ -1,0 +1,347 @@
+"""The ``kdoct`` command. Everything heavy is imported inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdoct_utils import __version__
+from kdoct_utils.profiles import PROFILES
+
+app = typer.Typer(
+    help="KD-OCT: run the course, read a run, check this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+TRACEBACK_VARIABLE = "KDOCT_TRACEBACK"  # set it to see where an error comes from
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program, not a table.")]
+ProfileName = Annotated[str, typer.Option("--profile", help=f"One of {', '.join(PROFILES)}.")]
+DataRoot = Annotated[str, typer.Option("--data-root", help="The folder that holds the dataset.")]
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` as strictly valid JSON on standard output."""
+    from kdoct_utils.runs import plain
+
+    typer.echo(json.dumps(plain(value), indent=2, allow_nan=False))
+
+
+@app.command()
+def run(
+    profile: ProfileName = "quick",
+    dataset: Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")] = None,
+    data_root: DataRoot = "",
+    run_dir: Annotated[Path | None, typer.Option(help="The run folder; runs/<profile> where none is given.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides phantoms, splits, start weights and draws.")] = 0,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter of a notebook; repeat for more.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Notebooks to run, such as 03,05.")] = "",
+    again: Annotated[bool, typer.Option("--again", help="Also run notebooks that are already done.")] = False,
+    timeout_minutes: Annotated[float | None, typer.Option(help="Limit for each notebook.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Execute the notebooks in order into a run folder, print its results and write its index.html."""
+    from kdoct_utils.course.notebooks import run_course
+    from kdoct_utils.course.parameters import parse_assignments
+    from kdoct_utils.course.report import read_results
+    from kdoct_utils.course.report import report as write_report
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
+    made = run_course(
+        profile,
+        dataset,
+        data_root,
+        run_dir,
+        seed,
+        parse_assignments(parameter or []),
+        only=[name for name in only.split(",") if name.strip()],
+        again=again,
+        timeout=None if timeout_minutes is None else 60 * timeout_minutes,
+    )
+    index = write_report(made)
+    show_results(read_results(made), as_json)
+    typer.echo(f"\nReport: {index}", err=as_json)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> None:
+    """Write index.html from a run folder and print its results."""
+    from kdoct_utils.course.report import read_results
+    from kdoct_utils.course.report import report as write_report
+    from kdoct_utils.runs import load_run
+
+    made = load_run(run_dir)
+    index = write_report(made)
+    show_results(read_results(made), as_json)
+    typer.echo(f"\nReport: {index}", err=as_json)
+
+
+def show_results(results: dict, as_json: bool) -> None:
+    """Print what a run measured, and its signs of trouble."""
+    from kdoct_utils.course.report import results_text
+
+    if as_json:
+        print_json(results)
+    else:
+        typer.echo(results_text(results))
+
+
+@app.command()
+def sweep(
+    notebook: Annotated[str, typer.Argument(help="The notebook to run, by number or name, such as 05.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME=VALUE,...", help="Values to try; repeat for a grid. Also fold=0,1,2,3,4."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Runs a combination, with seeds from --seed on: other phantoms, split, weights.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time; they share this machine's cores.")] = 1,
+    profile: ProfileName = "quick",
+    dataset: Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")] = None,
+    data_root: DataRoot = "",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The sweep's folder; runs/sweep-<notebook>-<profile>-<parameters> if not given.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask scheduler; its workers do the runs.")
+    ] = None,
+    timeout_minutes: Annotated[float | None, typer.Option(help="Limit for each run.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also execute runs that are already done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run one notebook for every combination of values, and compare the runs; exit code 1 where one failed."""
+    from kdoct_utils.course.parameters import parse_assignments
+    from kdoct_utils.course.sweep import FAILED, read_results, run_sweep
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped sweep stops its runs
+    made = run_sweep(
+        notebook,
+        parse_assignments(parameter or []),
+        seeds=seeds,
+        seed=seed,
+        jobs=jobs,
+        profile=profile,
+        dataset=dataset,
+        data_root=data_root,
+        run_dir=run_dir,
+        scheduler=scheduler,
+        timeout=None if timeout_minutes is None else 60 * timeout_minutes,
+        again=again,
+    )
+    from kdoct_utils.course.sweep_report import report as write_report
+    from kdoct_utils.course.sweep_report import tables_text
+
+    index, results = write_report(made), read_results(made)
+    print_json(results.to_dict("records")) if as_json else typer.echo(tables_text(made))
+    typer.echo(f"\nResults: {made.results_file}\nReport: {index}", err=as_json)
+    failed = results[results["status"] == FAILED]
+    if len(failed):
+        typer.echo(f"kdoct: {len(failed)} of {len(results)} runs failed; the same command tries them again", err=True)
+        for row in failed.itertuples():
+            typer.echo(f"    {row.run}: {row.error}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    profile: ProfileName = "quick",
+    run_dir: Annotated[Path, typer.Option(help="Where the run folder will be, for free disk space.")] = Path("."),
+    gpu: Annotated[str | None, typer.Option(help="Estimate memory and days on this card, such as H100.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=200, help="True optimizer steps to take with teacher and student.")
+    ] = None,
+    no_step: Annotated[bool, typer.Option("--no-step", help="Only count: take no optimizer step.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell whether this machine can run a profile; exit code 1 where it cannot.
+
+    With colab and paper, also count the networks, take a true training step of each, and estimate memory and days.
+    """
+    from kdoct_utils.course.check import run_checks
+    from kdoct_utils.course.paper_check import scale_checks
+
+    found = []
+    for item in chain(run_checks(profile, run_dir), scale_checks(profile, 0 if no_step else steps, gpu)):
+        found.append(item)
+        if not as_json:
+            typer.echo(item)  # as it comes: a step may take minutes
+    if as_json:
+        print_json([asdict(item) for item in found])
+    if not all(item.ok for item in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def profiles(as_json: AsJson = False) -> None:
+    """List the profiles and how each departs from the paper."""
+    if as_json:
+        print_json({name: asdict(profile) for name, profile in PROFILES.items()})
+        return
+    for profile in PROFILES.values():
+        typer.echo(
+            f"{profile.name}: {profile.purpose}\n"
+            f"    input {profile.image_size} px; {profile.teacher.architecture} teaches "
+            f"{profile.student.architecture}; start weights {profile.start_weights}\n"
+            f"    at most {profile.teacher_training.epochs} and {profile.student_training.epochs} epochs; "
+            f"{profile.memory_gb:g} GB of memory; data {', '.join(profile.datasets)}\n"
+            f"    departs from the paper: {profile.departs_from_paper or 'nowhere'}"
+        )
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="A dataset; none lists them all.")] = None,
+    data_root: DataRoot = "",
+    split: Annotated[str, typer.Option(help="patient, or official for the publishers' test part.")] = "patient",
+    all_labels: Annotated[
+        bool, typer.Option("--all-labels", help="Also scans that do not show their patient's class (NEH).")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Read also a file whose MD5 is not the published one (OCTMNIST).")
+    ] = False,
+    no_audit: Annotated[bool, typer.Option("--no-audit", help="Read and count only; no image is decoded.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print where a dataset is to be had, its license, citation and layout; with --data-root, what was found there."""
+    from kdoct_utils.data.data_report import facts_text, read_data
+    from kdoct_utils.datasets import DATASETS, DataOptions
+
+    if name is not None and name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}; valid datasets: {', '.join(DATASETS)}")
+    if data_root and name is None:
+        raise ValueError(f"--data-root needs the name of a dataset: {', '.join(DATASETS)}")
+    if data_root:
+        options = DataOptions(worst_case=not all_labels, split=split, verify=not no_verify)
+        report = read_data(name, data_root, options, audits=not no_audit)
+        if as_json:
+            print_json({name: report.as_dict()})
+        else:
+            typer.echo(str(report))
+        return
+    chosen = [DATASETS[key] for key in ([name] if name else DATASETS)]
+    if as_json:
+        print_json({info.name: asdict(info) for info in chosen})
+        return
+    typer.echo("\n\n".join(map(facts_text, chosen)))
+    typer.echo("\nNothing is downloaded. To see what a folder holds:")
+    typer.echo(f"  kdoct data {name or 'NAME'} --data-root FOLDER")
+
+
+@app.command()
+def publish(
+    run_dir: Annotated[Path, typer.Argument(help="The finished run folder.")] = Path("runs/quick"),
+) -> None:
+    """Write a run's outputs, badges, time and memory into the repository's notebooks and README."""
+    from kdoct_utils.course.notebooks import find_notebooks_folder
+    from kdoct_utils.runs import load_run
+    from tools.publish import publish as write
+
+    for path in write(load_run(run_dir), find_notebooks_folder().parent):
+        typer.echo(f"wrote {path.name}")
+
+
+@app.command()
+def exercises(
+    run: Annotated[bool, typer.Option("--run", help="Execute the solutions first; their pictures are kept.")] = False,
+    run_dir: Annotated[Path, typer.Option(help="The run folder that solutions take from.")] = Path("runs/quick"),
+    profile: ProfileName = "quick",
+    only: Annotated[str, typer.Option(help="Solutions to execute, such as 03,05; all where none is named.")] = "",
+) -> None:
+    """Make notebooks/exercises from notebooks/solutions: answers left out, expected pictures kept."""
+    from kdoct_utils.course.notebooks import find_notebooks_folder
+    from tools.making import make_exercises, run_solutions
+
+    notebooks = find_notebooks_folder()
+    if run:
+        for path in run_solutions(notebooks, run_dir, profile, [name for name in only.split(",") if name.strip()]):
+            typer.echo(f"executed {path.name}")
+    for path in make_exercises(notebooks):
+        typer.echo(f"wrote exercises/{path.name}")
+
+
+@app.command()
+def workshop(
+    profile: ProfileName = "quick",
+    dataset: Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")] = None,
+    data_root: DataRoot = "",
+    run_dir: Annotated[Path | None, typer.Option(help="The run folder; where the notebooks look if not given.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the run that participants will use.")] = 0,
+    copies: Annotated[
+        Path | None, typer.Option(help="Also make a folder for participants: notebooks without outputs, and the run.")
+    ] = None,
+    check_only: Annotated[bool, typer.Option("--check-only", help="Change nothing: only say what is missing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare this machine for a workshop, so that no participant waits; exit code 1 where it is not ready."""
+    from kdoct_utils.course.workshop import make_plan, next_lines, prepare
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
+    plan = make_plan(profile, dataset, data_root, run_dir, seed, copies=copies)
+    steps = []
+    for step in prepare(plan, check_only=check_only, progress=not as_json):
+        steps.append(step)
+        if not as_json:
+            typer.echo(step)  # as it comes: the notebooks take minutes
+    ready = all(step.ready for step in steps)
+    if as_json:
+        seconds = round(sum(step.seconds for step in steps), 1)
+        print_json({"ready": ready, "seconds": seconds, "run_dir": str(plan.folder), "steps": [*map(asdict, steps)]})
+    else:
+        typer.echo("\n".join(["", *next_lines(plan, ready)]))
+    if not ready:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pretrain(
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("phantom_teacher.safetensors"),
+    patients: Annotated[int, typer.Option(min=1, help="Phantom patients in a pass.")] = 1200,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes, each over newly drawn ones.")] = 16,
+    seed: Annotated[int, typer.Option(help="Decides the phantoms and the start.")] = 0,
+) -> None:
+    """Make the start weights of profile quick again: a small network learns to segment phantoms."""
+    from kdoct_utils.learn.pretraining import pretrain_teacher
+
+    share = pretrain_teacher(output=output, patients=patients, epochs=epochs, seed=seed)
+    typer.echo(f"wrote {output}: it names the layer of {share:.1%} of the pixels of unseen phantoms")
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"kdoct {__version__}")
+        raise typer.Exit()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: what the user can mend is one clear message and exit code 2, without a traceback."""
+    try:
+        app(args=arguments, prog_name="kdoct")
+    except (ValueError, OSError) as error:  # RunError, ScanError and SplitError are ValueErrors
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        typer.echo(f"kdoct: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("kdoct: stopped; run the same command again to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""Prepare a machine for a workshop, so that no participant waits; or only say what is missing.
+
+Each step says whether it is ready, what was found and, where it is not, what to do. A second call finds everything
+done. All notebooks take what they need from the one run folder; where asked for, a folder for participants is made
+with a copy of it and with notebooks that have no outputs yet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from kdoct_utils.course.check import run_checks
+from kdoct_utils.course.notebooks import (
+    check_dataset,
+    default_run_dir,
+    find_notebooks_folder,
+    notebook_number,
+    run_course,
+    select_notebooks,
+    unfinished,
+)
+from kdoct_utils.data.archives import cache_root
+from kdoct_utils.profiles import get_profile
+from kdoct_utils.runs import CONFIG_NAME, RunError, RunFolder, atomic_path, open_run
+
+# Slow the first time only: Python compiles them, matplotlib looks for fonts, the system keeps the files in memory.
+HEAVY = ("torch", "torchvision", "timm", "accelerate", "sklearn", "pandas", "onnx", "onnxruntime", "papermill",
+         "ipywidgets", "matplotlib.font_manager", "kdoct_utils.lab.stages", "kdoct_utils.edge.measure")  # fmt: skip
+EDITORS = ("jupyterlab", "notebook", "google.colab")
+LEFT_OUT = ("notebooks", "index.html")  # of a copied run folder: executed notebooks and the report give answers away
+OF_A_RUN = ("execution", "papermill")  # what an execution leaves in a notebook's or a cell's metadata
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the preparation. remedy is empty where ready. seconds: what it took here, now."""
+
+    name: str
+    ready: bool
+    found: str
+    remedy: str = ""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        took = f" ({self.seconds:.0f} s)" if self.seconds >= 1 else ""
+        line = f"[{'READY' if self.ready else 'MISSING'}] {self.name}: {self.found}{took}"
+        return line if self.ready else f"{line.rstrip('.')}. {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The run that participants will use. folder: where it lies or will lie.
+
+    copies: the folder for participants, or None where none is wanted.
+    """
+
+    profile: str
+    dataset: str
+    data_root: str | Path | None
+    folder: Path
+    seed: int
+    notebooks: Path
+    copies: Path | None = None
+
+    @property
+    def command(self) -> str:
+        """What to type to prepare this very run."""
+        usual = self.notebooks.parent / default_run_dir(self.profile, self.dataset, self.seed)
+        options = {
+            "--profile": self.profile if self.profile != "quick" else None,
+            "--dataset": self.dataset if self.dataset != "phantom" else None,
+            "--data-root": self.data_root or None,
+            "--run-dir": self.folder if self.folder != usual.resolve() else None,
+            "--seed": self.seed or None,
+            "--copies": self.copies,
+        }
+        words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        return shlex.join(["kdoct", "workshop", *words])
+
+    def run(self) -> RunFolder:
+        """The run folder; made where there is none."""
+        return open_run(
+            self.folder, profile=self.profile, dataset=self.dataset, data_root=self.data_root, seed=self.seed
+        )
+
+
+def make_plan(
+    profile: str = "quick",
+    dataset: str | None = None,
+    data_root: str | Path | None = None,
+    run_dir: str | Path | None = None,
+    seed: int = 0,
+    notebooks_folder: Path | None = None,
+    copies: str | Path | None = None,
+) -> Plan:
+    """What to prepare. run_dir: by default the folder in which the notebooks look, runs/<profile> beside notebooks/.
+
+    copies: a folder for participants, outside of the course.
+    Raises RunError or ValueError for a value that is not valid.
+    """
+    dataset = check_dataset(get_profile(profile), dataset, data_root)
+    notebooks = notebooks_folder or find_notebooks_folder()
+    folder = Path(run_dir) if run_dir else notebooks.parent / default_run_dir(profile, dataset, seed)
+    folder = folder.expanduser().resolve()
+    apart = Path(copies).expanduser().resolve() if copies else None
+    if apart and (apart == notebooks.parent.resolve() or apart.is_relative_to(notebooks.resolve())):
+        raise RunError(f"copies cannot lie in {apart}, among the course's own notebooks: name another folder")
+    if apart and (apart.is_relative_to(folder) or folder.is_relative_to(apart)):
+        raise RunError(f"copies cannot lie in {apart}, around or inside the run folder: name another folder")
+    return Plan(profile, dataset, data_root, folder, seed, notebooks, apart)
+
+
+def prepare(plan: Plan, *, check_only: bool = False, progress: bool = True) -> Iterator[Step]:
+    """Do, or with check_only look at, one step after the other; each is yielded as it ends."""
+    fits = True  # nothing heavy is begun where something before it is missing
+    for check in run_checks(plan.profile, plan.folder):
+        fits = fits and check.ok
+        yield Step(check.name, check.ok, check.found, "" if check.ok else check.remedy)
+    yield editor_step()
+    steps = [scans_step, notebooks_step] if check_only else [loading_step, scans_step, notebooks_step, report_step]
+    steps += [copies_step] if plan.copies else []
+    for step in steps:
+        if not check_only and not fits:
+            yield Step(step_name(step), False, "not tried", "Mend the lines above first")
+        else:
+            started = time.perf_counter()
+            work = partial(step, plan, check_only=check_only, progress=progress)
+            made = guarded(work, step_name(step), plan.command)
+            fits = fits and made.ready
+            yield replace(made, seconds=round(time.perf_counter() - started, 1))
+
+
+def step_name(step: Callable) -> str:
+    return step.__name__.removesuffix("_step")
+
+
+def guarded(step: Callable[[], Step], name: str, command: str) -> Step:
+    """The step, or what stopped it as a step that is not ready."""
+    try:
+        return step()
+    except (RunError, OSError) as error:
+        return Step(name, False, str(error), f"Mend that, then run again: {command}")
+
+
+def editor_step() -> Step:
+    """Something that opens notebooks."""
+    found = [name for name in EDITORS if _is_there(name)]
+    if found:
+        return Step("editor", True, ", ".join(found))
+    return Step("editor", False, "no JupyterLab, no Notebook", 'Run: pip install -e ".[lab]"')
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is missing
+        return False
+
+
+def loading_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
+    """Import the heavy packages once, in a process of its own."""
+    code = f"import importlib\nfor name in {HEAVY!r}: importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return Step("loading", False, last, "Install the course again: pip install -e .")
+    return Step("loading", True, f"{len(HEAVY)} heavy packages load")
+
+
+def scans_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
+    """The scans, decoded once, and their split."""
+    there = (plan.folder / CONFIG_NAME).is_file()
+    run = plan.run() if there or not check_only else None
+    if run is None or not (run.images_file.exists() and run.splits_file.exists()):
+        if check_only:
+            return Step("scans", False, f"none in {plan.folder.name}", f"Run: {plan.command}")
+        from kdoct_utils.lab.stages import course_data
+
+        course_data(run, progress=progress)
+    size = sum(path.stat().st_size for path in cache_root().rglob("*") if path.is_file())
+    return Step("scans", True, f"{plan.dataset}, drawn or read, and split; {size / 1e6:.0f} MB in the cache folder")
+
+
+def notebooks_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
+    """Every core notebook executed into the run folder, so that its networks are there."""
+    paths = select_notebooks(None, plan.notebooks)
+    there = (plan.folder / CONFIG_NAME).is_file()
+    missing = unfinished(plan.run(), paths) if there else [path.name for path in paths]
+    if missing and check_only:
+        numbers = ", ".join(map(notebook_number, missing))
+        found = f"{len(paths) - len(missing)} of {len(paths)} done, not {numbers}"
+        return Step("notebooks", False, found, f"Run: {plan.command}")
+    if missing:
+        run_course(plan.profile, plan.dataset, plan.data_root, plan.folder, plan.seed, progress=progress,
+                   notebooks_folder=plan.notebooks)  # fmt: skip
+    done = f"{len(missing)} executed now, {len(paths) - len(missing)} were done"
+    return Step("notebooks", True, f"all {len(paths)} ({done}) in {plan.folder.name}")
+
+
+def report_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
+    """The run's index.html, to show what participants will get."""
+    from kdoct_utils.course.report import report
+
+    return Step("report", True, str(Path(plan.folder.name) / report(plan.run()).name))
+
+
+def copies_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
+    """For participants: notebooks without outputs, and beside them a copy of the run folder.
+
+    A copy that somebody has changed is kept as it is, and named.
+    """
+    texts = clean_notebooks(plan)
+    there = [name for name in texts if (plan.copies / name).exists()]
+    changed = [name for name in there if (plan.copies / name).read_text(encoding="utf-8") != texts[name]]
+    missing = [name for name in texts if name not in there]
+    run_missing = missing_run_files(plan)
+    if check_only and (missing or run_missing):
+        found = f"{len(there)} of {len(texts)} notebooks in {plan.copies.name}"
+        found += f", and {len(run_missing)} files of the run are not" if run_missing else ""
+        return Step("copies", False, found, f"Run: {plan.command}")
+    for name in missing:
+        with atomic_path(plan.copies / name) as temporary:
+            temporary.write_text(texts[name], encoding="utf-8")
+    for name in run_missing:
+        with atomic_path(plan.copies / "runs" / plan.folder.name / name) as temporary:
+            shutil.copyfile(plan.folder / name, temporary)
+    if changed:
+        names = ", ".join(Path(name).relative_to("notebooks").as_posix() for name in changed)
+        found = f"{len(changed)} of {len(texts)} notebooks in {plan.copies.name} differ and are kept: {names}"
+        return Step("copies", False, found, "For blank ones delete these, or name another folder")
+    return Step("copies", True, f"{len(texts)} notebooks without outputs, and the run, in {plan.copies.name}")
+
+
+def clean_notebooks(plan: Plan) -> dict[str, str]:
+    """Path in the folder for participants -> text: every notebook without outputs, its parameters set to this run."""
+    root = plan.notebooks.parent
+    paths = [path for folder in (".", "exercises", "solutions") for path in (plan.notebooks / folder).glob("*.ipynb")]
+    return {
+        path.relative_to(root).as_posix(): clean_notebook(path, plan, "../" * (len(path.relative_to(root).parts) - 1))
+        for path in sorted(paths)
+    }
+
+
+def clean_notebook(path: Path, plan: Plan, up: str) -> str:
+    """The notebook's text without outputs. up: from its copy to the folder for participants, such as "../"."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    root = str(Path(plan.data_root).expanduser().resolve()) if plan.data_root else ""
+    values = {"profile": plan.profile, "dataset": plan.dataset, "data_root": root,
+              "run_dir": f"{up}runs/{plan.folder.name}", "seed": plan.seed}  # fmt: skip
+    for part in (notebook, *notebook["cells"]):
+        part["metadata"] = {key: value for key, value in part["metadata"].items() if key not in (*OF_A_RUN, "widgets")}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+            if "parameters" in cell["metadata"].get("tags", []):
+                cell["source"] = with_values("".join(cell["source"]), values).splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def with_values(source: str, values: dict[str, object]) -> str:
+    """A parameters cell with other values; what follows a value, such as a comment, stays."""
+    for name, value in values.items():
+        written = json.dumps(value, ensure_ascii=False)
+        line = re.compile(rf'^({name}(?:: *\w+)? = )("[^"]*"|-?\d+)', re.M)
+        source = line.sub(lambda found, written=written: found[1] + written, source)
+    return source
+
+
+def missing_run_files(plan: Plan) -> list[str]:
+    """Files of the run folder that its copy lacks, hidden ones and those that give answers away left out.
+
+    Raises RunError where the copy belongs to another run.
+    """
+    copy = plan.copies / "runs" / plan.folder.name
+    ours, theirs = plan.folder / CONFIG_NAME, copy / CONFIG_NAME
+    if ours.exists() and theirs.exists() and ours.read_bytes() != theirs.read_bytes():
+        raise RunError(f"{copy} belongs to another run; name another folder for the copies")
+    names = [path.relative_to(plan.folder) for path in plan.folder.rglob("*") if path.is_file()]
+    names = [name for name in names if name.parts[0] not in LEFT_OUT and not name.name.startswith(".")]
+    return sorted(name.as_posix() for name in names if not (copy / name).exists())
+
+
+def next_lines(plan: Plan, ready: bool) -> list[str]:
+    """What to tell the teacher in the end."""
+    if not ready:
+        return ["Not ready: mend the lines marked MISSING, then run the command again. What is done stays done."]
+    if plan.copies:
+        return [f"Ready. Each participant takes a copy, and opens notebooks/00_start_here.ipynb in it: "
+                f"{shlex.join(['cp', '-r', str(plan.copies), 'FOLDER'])}"]  # fmt: skip
+    lines = ["Ready. Participants open notebooks/00_start_here.ipynb."]
+    if not is_default(plan):
+        lines.append(f'They set profile = "{plan.profile}" and run_dir = "{plan.folder}" in the parameters cell.')
+    return lines
+
+
+def is_default(plan: Plan) -> bool:
+    """Is it the run that the notebooks take when nothing is changed in them?"""
+    same = (plan.profile, plan.dataset, plan.seed) == ("quick", "phantom", 0)
+    return same and plan.folder == (plan.notebooks.parent / "runs" / "quick").resolve()

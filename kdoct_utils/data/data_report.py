@@ -1,0 +1,179 @@
+"""What ``kdoct data`` prints: the facts of a dataset, and what was found in a folder beside what was published."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from kdoct_utils.datasets import DATASETS, DataOptions, DatasetInfo
+from kdoct_utils.profiles import PROFILES, get_profile
+
+if TYPE_CHECKING:
+    from kdoct_utils.data.audits import AuditReport
+
+WIDTH = 110
+INDENT = 12  # columns of the names on the left
+SPLIT_TITLES = {"patient": "Split over patients", "official": "Split with the publishers' test part held out"}
+
+
+def field(name: str, text: str) -> str:
+    """``name  text``, the text wrapped beside the name."""
+    return textwrap.fill(
+        text, WIDTH, initial_indent=f"  {name:<{INDENT}}", subsequent_indent=" " * (INDENT + 2),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def bullets(texts: list[str]) -> list[str]:
+    """Each text as a wrapped bullet."""
+    style = {"initial_indent": "  - ", "subsequent_indent": "    ", "break_long_words": False}
+    return [textwrap.fill(text, WIDTH, break_on_hyphens=False, **style) for text in texts]
+
+
+def counted(counts: dict[str, int]) -> str:
+    """``rows 16,822; patients 441``."""
+    return "; ".join(f"{what} {number:,}" for what, number in counts.items())
+
+
+def facts_text(info: DatasetInfo) -> str:
+    """Where a dataset is to be had, its license, citation, layout and caveats."""
+    version = f", version {info.version}" if info.version else ""
+    fields = {
+        "get it": "; ".join(part for part in (info.download, info.url) if part),
+        "license": info.license,
+        "cite": info.citation,
+        "classes": ", ".join(info.classes),
+        "layout": info.layout,
+        "published": counted(info.published_counts),
+    }
+    lines = [f"{info.name}: {info.title}{version}"]
+    lines += [field(name, text) for name, text in fields.items() if text]
+    lines += [field("" if number else "caveats", f"- {caveat}") for number, caveat in enumerate(info.caveats)]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """A dataset as found in a folder.
+
+    provenance: of the ScanSet. roles: scans of each role in fold 0; warnings: of the split. fault: why there is no
+    split, "" where there is one. audits: None where they were not asked for. steps: commands to run next -> what for.
+    """
+
+    info: DatasetInfo
+    provenance: dict
+    roles: dict[str, int]
+    warnings: list[str]
+    fault: str
+    audits: AuditReport | None
+    steps: dict[str, str]
+
+    def as_dict(self) -> dict:
+        """The provenance record with split and audits added, in plain JSON types, without paths of this machine."""
+        split = {"roles": self.roles, "warnings": self.warnings, "fault": self.fault}
+        audits = self.audits.as_dict() if self.audits else None
+        return {**self.provenance, "split": split, "audits": audits}
+
+    def __str__(self) -> str:
+        info, found = self.info, self.provenance["found"]
+        patients = f"of {found['patients']:,} patients" if found["patients"] else "without patient numbers"
+        labels = ", ".join(f"{label} {number:,}" for label, number in found["labels"].items())
+        lines = [
+            f"{info.name}: {info.title}",
+            *(field(name, text) for name, text in (("license", info.license), ("cite", info.citation)) if text),
+            field("scans", f"{found['scans']:,} {patients}, in {found['groups']:,} independent groups: {labels}"),
+            *_published_lines(self.provenance),
+            *_section("Left out", _refused(self.provenance)),
+            *_section("Notes", self.provenance["notes"]),
+            *_section(SPLIT_TITLES[self.provenance["options"]["split"]], self._split_texts()),
+        ]
+        if self.audits is not None:
+            from kdoct_utils.data.audits import shortcut_lines
+
+            lines += _section(f"Audits of these {found['scans']:,} scans", self.audits.findings)
+            lines += ["", "Shortcuts: what one property alone tells of the class in patients it was not learned from"]
+            lines += [f"  {line}" for line in shortcut_lines(self.audits.shortcuts)]
+        lines += ["", "Next"] if self.steps else []
+        for command, purpose in self.steps.items():
+            lines += [f"  {command}", f"      {purpose}"]
+        return "\n".join(lines)
+
+    def _split_texts(self) -> list[str]:
+        if self.fault:
+            return [self.fault]
+        roles = ", ".join(f"{role} {number:,}" for role, number in self.roles.items())
+        return [f"fold 0, seed 0, in scans: {roles}", *self.warnings]
+
+
+def read_data(
+    dataset: str, data_root: str, options: DataOptions, audits: bool = True, progress: bool = True
+) -> DataReport:
+    """Read a dataset from its folder, split it as a run with seed 0 would, and audit it. Raises as read_scans does."""
+    from kdoct_utils.data.scans import read_scans
+    from kdoct_utils.data.splits import ROLES, UNUSED, SplitError, make_splits, official_splits
+
+    profile = get_profile("smoke")  # matters to phantoms only
+    scans = read_scans(dataset, data_root, profile=profile, seed=0, options=options, progress=progress)
+    split, roles, fault = None, {}, ""
+    try:
+        settings = {"class_names": scans.class_names, "allow_tiny": True}
+        if options.split == "official":
+            split = official_splits(scans.table, 0, keep_shared=options.keep_shared, **settings)
+        else:
+            split = make_splits(scans.table, 0, **settings)
+        counts = split.loc[split["fold"] == 0, "role"].value_counts()
+        roles = {role: int(counts.get(role, 0)) for role in ROLES}
+        roles |= {UNUSED: int(counts[UNUSED])} if UNUSED in counts else {}
+    except SplitError as error:
+        fault = str(error)
+    report = None
+    if audits:
+        from kdoct_utils.data.audits import audit
+
+        report = audit(scans, split, progress=progress)
+    warnings = [] if split is None else split.attrs["warnings"]
+    steps = next_steps(dataset, data_root, options, possible=split is not None, parts="part" in scans.table)
+    return DataReport(DATASETS[dataset], scans.provenance, roles, warnings, fault, report, steps)
+
+
+def next_steps(dataset: str, data_root: str, options: DataOptions, possible: bool, parts: bool) -> dict[str, str]:
+    """The commands to run after this one, the cheapest first, and what each is for.
+
+    possible: whether the dataset can be split as asked. parts: whether its publishers fixed parts.
+    """
+    end = f"{dataset} --data-root {shlex.quote(data_root)}"
+    if not possible:
+        official = {f"kdoct data {end} --split official": "the parts that the publishers fixed"}
+        return official if parts and options.split == "patient" else {}
+    changed = [one.name for one in fields(options) if getattr(options, one.name) != one.default]
+    end += "".join(f" -p {name}={str(getattr(options, name)).lower()}" for name in changed)
+    fitting = [name for name, profile in PROFILES.items() if dataset in profile.datasets and name != "smoke"]
+    names = ["smoke", *(fitting or ["quick", "colab"])]
+    return {f"kdoct run --profile {name} --dataset {end}": PROFILES[name].purpose for name in names}
+
+
+def _published_lines(provenance: dict) -> list[str]:
+    """Counts that differ from the published ones as a table, those that agree as a line."""
+    published, counts = provenance["published"], provenance["counted"]
+    agree = {what: counts[what] for what in published if counts.get(what) == published[what]}
+    differ = [what for what in published if what in counts and what not in agree]
+    lines = [field("published", f"found the same: {counted(agree)}")] if agree else []
+    if differ:
+        wide = max(map(len, differ))
+        lines += ["", f"Differs from what was published   {'':<{max(wide - 32, 0)}}{'found':>9}  {'published':>9}"]
+        lines += [f"  {what:<{max(wide, 32)}}{counts[what]:>9,}  {published[what]:>9,}" for what in differ]
+    return lines
+
+
+def _refused(provenance: dict) -> list[str]:
+    examples = provenance["refused_examples"]
+    return [
+        f"{number:,} x {reason}, such as {', '.join(map(str, examples[reason][:2]))}"
+        for reason, number in provenance["refused"].items()
+    ]
+
+
+def _section(title: str, texts: list[str]) -> list[str]:
+    return ["", title, *bullets(texts)] if texts else []

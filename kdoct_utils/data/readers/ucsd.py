@@ -1,0 +1,139 @@
+"""UCSD / Kermany: class folders, plain or under train, test and val."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from kdoct_utils.data.bands import ScanError
+from kdoct_utils.data.readers.common import (
+    FOUND_COLUMNS,
+    IMAGE_SUFFIXES,
+    OFFICIAL_PART,
+    UNKNOWN_EYE,
+    Found,
+    class_name,
+    places,
+    unexpected_layout,
+)
+from kdoct_utils.data.sources import FolderSource, Source, open_source
+from kdoct_utils.datasets import DATASETS, DataOptions
+
+UCSD_PARTS = {"train": "train", "val": "validation", "test": "test"}  # folder -> part
+UCSD_NAME = re.compile(r"([A-Za-z]+)-(\d+)-(\d+)\.jpe?g", re.IGNORECASE)
+VERSION_TOLERANCE = 0.01  # share by which the number of images may miss a version's
+
+
+def read_ucsd(root: Path, options: DataOptions) -> Found:
+    """UCSD / Kermany: class folders, in ``data_root`` itself or in its train, test and val folders; or zipped.
+
+    Files are named CLASS-patient-index.jpeg; the number is the patient across classes and parts, so the patient is
+    ``ucsd/<number>``. The patient's class is not given apart from the scan's: patient_class repeats the label.
+    Further column where the folders train, test and val are there: part ("train", "test", "validation").
+    Files whose name breaks the pattern or contradicts the folder are refused and counted.
+    """
+    source = open_source(root, lambda names: bool(places("ucsd", names)))
+    names = source.files()
+    place = _place(root, source, names)
+    found = Found(pd.DataFrame(), source)
+    images, elsewhere = _class_images(root, place, names)
+    folders = sorted({(part, folder) for part, folder, _ in images})
+    labels = {pair: class_name(pair[1], "ucsd", str(root / place / pair[0] / pair[1])) for pair in folders}
+    rows = []
+    for part, folder, file in images:
+        label = labels[part, folder]
+        inside = "/".join(filter(None, (part, folder, file)))
+        match = UCSD_NAME.fullmatch(file)
+        if match is None:
+            found.refuse("file name is not CLASS-patient-index.jpeg", [inside])
+        elif match[1].lower() != label:
+            found.refuse("file name and folder name different classes", [inside])
+        else:
+            scan = (f"ucsd/{inside}", place + inside, f"ucsd/{match[2]}", UNKNOWN_EYE, int(match[3]), label, label)
+            rows.append((*scan, UCSD_PARTS.get(part.lower(), "")))
+    table = pd.DataFrame(rows, columns=[*FOUND_COLUMNS, OFFICIAL_PART])
+    empty = (set(labels.values()) | _empty_folders(source, place)) - set(table["label"])
+    if empty:
+        raise ScanError(f"{root}: no scans in the folders of class {', '.join(sorted(empty))}")
+    if place:
+        found.notes.append(f"read from {place.rstrip('/')} in it")
+    if elsewhere:
+        found.notes.append(f"{len(elsewhere)} images outside the class folders are not read, such as {elsewhere[0]}")
+    found.notes.append("no eye and no class of the whole patient are given: patient_class repeats the label")
+    _count(table, found)
+    found.table = table if (table[OFFICIAL_PART] != "").any() else table[FOUND_COLUMNS]
+    return found
+
+
+def _place(root: Path, source: Source, names: Collection[str]) -> str:
+    """Where the class folders, or train, test and val, begin: data_root itself, or in an archive, whose inside no
+    data_root can name, the one place that there is."""
+    found = places("ucsd", names)
+    if not found or (found[0] and isinstance(source, FolderSource)):
+        raise unexpected_layout("ucsd", root, names)
+    if found[0] and len(found) > 1:
+        raise ScanError(f"{root} holds it {len(found)} times, in {', '.join(found)}; unpack the one to be read")
+    return found[0]
+
+
+def _class_images(root: Path, place: str, names: Collection[str]) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Files of the class folders as (part or "", folder, file name), in the order of names; and images elsewhere."""
+    split = [tuple(name.removeprefix(place).split("/")) for name in names if name.startswith(place)]
+    classes = DATASETS["ucsd"].classes
+    nested = [path for path in split if len(path) == 3 and path[0].lower() in UCSD_PARTS]
+    flat = [("", *path) for path in split if len(path) == 2 and path[0].lower() not in UCSD_PARTS]
+    parts_used = any(folder.lower() in classes for _, folder, _ in nested)
+    if parts_used and any(folder.lower() in classes for _, folder, _ in flat):
+        because = "There are class folders both beside and in train, test or val."
+        raise unexpected_layout("ucsd", root, names, because)
+    # A folder beside real class folders that holds images is an unknown class: class_name makes it an error.
+    images = [
+        path
+        for path in (nested if parts_used else flat)
+        if path[1].lower() in classes or PurePosixPath(path[2]).suffix.lower() in IMAGE_SUFFIXES
+    ]
+    read = {"/".join(filter(None, path)) for path in images}
+    others = (name.removeprefix(place) for name in names)
+    elsewhere = [
+        name for name in others if name not in read and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    ]
+    return images, elsewhere
+
+
+def _empty_folders(source: Source, place: str) -> set[str]:
+    """Classes whose folder is there without a file in it, as a broken download leaves it; archives have none."""
+    if not isinstance(source, FolderSource):
+        return set()
+    top = [path for path in (source.root / place).iterdir() if path.is_dir()]
+    inner = [path for folder in top if folder.name.lower() in UCSD_PARTS for path in folder.iterdir() if path.is_dir()]
+    return {path.name.lower() for path in [*top, *inner]} & set(DATASETS["ucsd"].classes)
+
+
+def _count(table: pd.DataFrame, found: Found) -> None:
+    """Tell the version by the number of images, and count what is published of it."""
+    n = len(table) + sum(map(len, found.refused.values()))
+    held_out = table[table[OFFICIAL_PART] == "test"]
+    trained = set(table.loc[table[OFFICIAL_PART] == "train", "patient"])
+    published = DATASETS["ucsd"].published_counts
+    expected = {
+        "2": published["scans (version 2)"],
+        "3": published["training scans (version 3)"] + published["test scans (version 3)"],
+    }
+    version = next((name for name, of in expected.items() if abs(n - of) <= VERSION_TOLERANCE * of), None)
+    if version is None:
+        sizes = " and ".join(f"version {name} has {of:,}" for name, of in expected.items())
+        found.notes.append(f"the version cannot be told from {n:,} images: {sizes}")
+        return
+    counts = {
+        "scans": len(table),
+        "patients": table["patient"].nunique(),
+        "training scans": len(table) - len(held_out),
+        "test scans": len(held_out),
+        "test patients": held_out["patient"].nunique(),
+        "patients in train and test": len(trained & set(held_out["patient"])),
+    }
+    found.notes.append(f"version {version}, told from the number of images")
+    found.counts = {f"{what} (version {version})": count for what, count in counts.items()}

@@ -1,0 +1,151 @@
+"""A trained student outside of training: ONNX files, 8-bit integers, speed, and a runtime without torch.
+
+An exported file describes itself. Its input ``image`` is uint8 (batch, 1, R, R), grey, as scans are stored
+(`Profile.resize_size`); resizing to the network's side S, scaling, ImageNet normalization and repeating grey to
+three channels are nodes of the graph, so a device cannot get them wrong. Its output ``logits`` is float32
+(batch, classes). The class names are in the file's metadata.
+
+Importing this module needs numpy and onnxruntime only; making files needs torch and onnx, using them does not.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from kdoct_utils.edge.card import model_card
+from kdoct_utils.edge.classifier import EdgeError, OnnxClassifier
+from kdoct_utils.edge.export import export_onnx, quantize_int8
+
+__all__ = [
+    "EdgeError", "OnnxClassifier", "check_parity", "edge_metrics", "export_onnx", "latency", "measure", "model_card",
+    "quantize_int8", "run_without_torch", "time_by_operation", "time_calls",
+]  # fmt: skip
+
+
+def check_parity(reference: np.ndarray, path: str | Path, images: np.ndarray) -> dict[str, float]:
+    """How far a file's logits are from those that torch gave for the same images.
+
+    reference: (n, classes), from `inference.predict_logits`. images: (n, R, R) uint8.
+    Returns max_difference (of logits) and agreement (share of equal predictions, 0..1).
+    """
+    if len(reference) != len(images) or len(images) == 0:
+        raise EdgeError(f"{len(reference)} rows of logits for {len(images)} images; parity needs one each, and some")
+    logits = OnnxClassifier(path).logits(images)
+    same = logits.argmax(axis=1) == np.asarray(reference).argmax(axis=1)
+    return {"max_difference": float(np.abs(logits - reference).max()), "agreement": float(same.mean())}
+
+
+def time_calls(call: Callable[[], Any], runs: int = 100, warmup: int = 10) -> dict[str, float]:
+    """Median and 90th percentile of the wall time of a call, in milliseconds, after some calls to warm up."""
+    if runs < 1:
+        raise ValueError(f"runs must be at least 1, got {runs}")
+    for _ in range(warmup):
+        call()
+    seconds = np.empty(runs)
+    for i in range(runs):
+        start = time.perf_counter()
+        call()
+        seconds[i] = time.perf_counter() - start
+    return {"median_ms": 1000 * float(np.median(seconds)), "p90_ms": 1000 * float(np.quantile(seconds, 0.9))}
+
+
+def latency(path: str | Path, runs: int = 100, threads: int = 1) -> dict[str, float]:
+    """Milliseconds a scan at batch 1, preprocessing included: median_ms, p90_ms."""
+    classifier = OnnxClassifier(path, threads)
+    image = np.random.default_rng(0).integers(0, 256, (1, classifier.stored_size, classifier.stored_size), np.uint8)
+    return time_calls(lambda: classifier.logits(image), runs)
+
+
+def measure(path: str | Path, images: np.ndarray, target: np.ndarray, runs: int = 100) -> dict[str, float]:
+    """One row of the table of formats: bytes, latency_ms, latency_p90_ms, accuracy (0..1) of images (n, R, R)."""
+    speed = latency(path, runs)
+    accuracy = float((OnnxClassifier(path).predict(images) == np.asarray(target)).mean())
+    return {"bytes": Path(path).stat().st_size, "latency_ms": speed["median_ms"], "latency_p90_ms": speed["p90_ms"],
+            "accuracy": accuracy}  # fmt: skip
+
+
+def time_by_operation(path: str | Path, runs: int = 50) -> dict[str, float]:
+    """Microseconds a scan spends in each kind of operation at batch 1, one thread, by ONNX Runtime's profiler.
+
+    The names are those of the graph as the runtime rewrote it, so QLinearConv may stand where the file has Conv.
+    Profiling costs time itself: compare shares, and take the latency from `latency`. The slowest tenth of the calls
+    of each node is left out, as a busy moment of the machine. The longest come first.
+    """
+    side = OnnxClassifier(path).stored_size
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level, options.enable_profiling = 1, 3, True
+    image = np.random.default_rng(0).integers(0, 256, (1, 1, side, side), np.uint8)
+    calls: dict[tuple[str, str], list[int]] = defaultdict(list)  # microseconds by node and its operation
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for _ in range(runs):
+            session.run(["logits"], {"image": image})
+        for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                calls[event["name"], event["args"]["op_name"]].append(event["dur"])
+    spent: Counter[str] = Counter()
+    for (_, operation), durations in calls.items():
+        spent[operation] += float(np.mean(sorted(durations)[: -(-9 * len(durations) // 10)]))
+    return dict(spent.most_common())
+
+
+_CHILD = """
+import json, sys, time
+# None in sys.modules makes every import of that name fail, wherever it is installed.
+sys.modules.update(dict.fromkeys(json.loads(sys.argv[3])))
+start = time.perf_counter()
+import numpy
+from kdoct_utils.edge.classifier import OnnxClassifier
+classifier = OnnxClassifier(sys.argv[1])
+logits = classifier.logits(numpy.load(sys.argv[2], allow_pickle=False))
+print(json.dumps({"logits": logits.tolist(), "class_names": classifier.class_names,
+                  "seconds": time.perf_counter() - start}))
+"""
+TRAINING_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "onnx", "sklearn", "pandas", "matplotlib")
+
+
+def run_without_torch(
+    path: str | Path, images_file: str | Path, forbidden: Sequence[str] = TRAINING_PACKAGES, timeout: int = 120
+) -> dict[str, Any]:
+    """Predict in a new Python process in which the training packages cannot be imported, as on a small device.
+
+    images_file: .npy, uint8 (n, R, R). Returns predictions (n,), logits (n, classes), class_names, seconds (from
+    import to answer) and forbidden. Raises EdgeError with the child's last line when it fails.
+    """
+    for file in (Path(path), Path(images_file)):
+        if not file.is_file():
+            raise EdgeError(f"no file {file.name} in {file.parent}")
+    command = [sys.executable, "-c", _CHILD, str(path), str(images_file), json.dumps(list(forbidden))]
+    # run beside the package, so that it is found even when it is not installed
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace",
+                          timeout=timeout, check=False, cwd=Path(__file__).resolve().parents[2])  # fmt: skip
+    if done.returncode:
+        raise EdgeError(f"the run without torch failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    logits = np.asarray(answer["logits"], dtype=np.float32)
+    return {"predictions": logits.argmax(axis=1), "logits": logits, "class_names": tuple(answer["class_names"]),
+            "seconds": answer["seconds"], "forbidden": tuple(forbidden)}  # fmt: skip
+
+
+def edge_metrics(formats: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The ``edge`` section of metrics.json: format ("fp32", "int8", ...) -> bytes, latency_ms, accuracy and more.
+
+    Raises EdgeError when a format lacks one of the three.
+    """
+    for name, row in formats.items():
+        missing = [key for key in ("bytes", "latency_ms", "accuracy") if key not in row]
+        if missing:
+            raise EdgeError(f"format {name!r} lacks {', '.join(missing)}")
+    return {name: dict(row) for name, row in formats.items()}

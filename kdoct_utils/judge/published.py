@@ -1,0 +1,247 @@
+"""What KD-OCT printed, and what its own confusion matrices say.
+
+The 20 matrices (two datasets, teacher and student, five folds) are counts, transcribed from the authors' figures.
+Source: Nourbakhsh, Sanjari, Nourbakhsh, KD-OCT, arXiv 2512.09069. Scores are macro one-vs-rest; spreads over folds
+are population standard deviations, as the paper has them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import as_file, files
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kdoct_utils.judge.metrics import confusion_scores
+from kdoct_utils.profiles import CLASS_NAMES
+
+MATRICES = "published_confusion_matrices.csv"  # beside this module
+DATASETS, MODELS, SCORES = ("neh", "ucsd"), ("teacher", "student"), ("accuracy", "sensitivity", "specificity")
+# As printed, in percent, with the printed digits: mean and spread over folds. UCSD's accuracy is printed twice.
+PRINTED = (
+    ("neh", "teacher", "accuracy", "92.6", "2.3"),
+    ("neh", "teacher", "sensitivity", "92.9", "2.1"),
+    ("neh", "teacher", "specificity", "98.1", "0.8"),
+    ("neh", "student", "accuracy", "92.46", "1.36"),
+    ("neh", "student", "sensitivity", "92.15", "1.29"),
+    ("neh", "student", "specificity", "96.04", "0.78"),
+    ("ucsd", "teacher", "accuracy", "98.4", ""),
+    ("ucsd", "teacher", "accuracy", "97.72", ""),
+    ("ucsd", "student", "accuracy", "98.4", ""),
+    ("ucsd", "student", "accuracy", "97.74", ""),
+)
+# Accuracies that the paper sets beside its own, percent: mean and spread.
+OTHERS_ON_NEH = {
+    "HOG + SVM": (67.2, 3.7),
+    "VGG16": (91.6, 2.2),
+    "ResNet50": (86.8, 2.0),
+    "DenseNet121": (90.0, 1.4),
+    "EfficientNetB0": (85.4, 2.6),
+    "FPN-VGG16": (92.0, 1.6),
+    "FPN-DenseNet121": (90.9, 1.4),
+    "SFNet": (82.6, 2.4),
+    "MedSigLIP": (84.5, 3.2),
+}
+
+
+def classes(dataset: str) -> tuple[str, ...]:
+    """Classes of a dataset in the course's order, which is that of its matrices here."""
+    _check(dataset)
+    named = _counts().loc[dataset].index.get_level_values("true")
+    return tuple(name for name in CLASS_NAMES if name in named)
+
+
+def confusions(dataset: str, model: str) -> np.ndarray:
+    """(folds, classes, classes) counts, rows true, columns predicted. Raises ValueError for another name."""
+    _check(dataset, model)
+    names, counts = classes(dataset), _counts().loc[dataset, model]
+    folds = counts.index.get_level_values("fold").unique()
+    return np.array([[[counts[fold, true, said] for said in names] for true in names] for fold in folds])
+
+
+def fold_scores() -> pd.DataFrame:
+    """Recomputed: a row for each dataset, model and fold, with scans and the three scores as fractions of 1."""
+    rows = [
+        {"dataset": dataset, "model": model, "fold": fold, "scans": int(counts.sum())}
+        | {name: confusion_scores(counts)[name] for name in SCORES}
+        for dataset, model in product(DATASETS, MODELS)
+        for fold, counts in enumerate(confusions(dataset, model), start=1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _indexed_scores() -> pd.DataFrame:
+    """`fold_scores` by dataset and model, sorted: older pandas warns about look-ups in an index that is not."""
+    return fold_scores().set_index(["dataset", "model"]).sort_index(kind="stable")
+
+
+def beside_printed() -> pd.DataFrame:
+    """Each printed number beside the recomputed one, in percent.
+
+    Columns: dataset, model, score, printed, recomputed (text, "mean ± spread" where a spread is printed), agrees (to
+    the printed digits, mean and spread), difference (points, recomputed minus printed), best_fold (the highest fold).
+    """
+    scores, rows = _indexed_scores(), []
+    for dataset, model, name, mean, spread in PRINTED:
+        folds = 100 * scores.loc[(dataset, model), name].to_numpy()
+        found = [_as_printed(folds.mean(), mean)] + ([_as_printed(folds.std(), spread)] if spread else [])
+        printed = [text for text in (mean, spread) if text]
+        recomputed = [f"{value:.2f}" for value in (folds.mean(), folds.std())][: len(printed)]
+        rows.append(
+            {
+                "dataset": dataset, "model": model, "score": name, "printed": " ± ".join(printed),
+                "recomputed": " ± ".join(recomputed), "agrees": found == printed,
+                "difference": float(folds.mean()) - float(mean), "best_fold": float(folds.max()),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def errors(dataset: str, model: str) -> pd.DataFrame:
+    """The shape of the errors: a row for each way to be wrong, the most frequent first.
+
+    Columns: true, predicted, count (all folds), share (of all errors), rate (of the scans of the true class),
+    rate_low and rate_high (the folds with the lowest and the highest rate).
+    """
+    counts, names = confusions(dataset, model), classes(dataset)
+    rates = counts / counts.sum(axis=2, keepdims=True)  # (folds, classes, classes)
+    total, wrong = counts.sum(axis=0), counts.sum() - np.trace(counts.sum(axis=0))
+    rows = [
+        {
+            "true": names[i], "predicted": names[j], "count": int(total[i, j]), "share": float(total[i, j] / wrong),
+            "rate": float(total[i, j] / total[i].sum()), "rate_low": float(rates[:, i, j].min()),
+            "rate_high": float(rates[:, i, j].max()),
+        }
+        for i, j in product(range(len(names)), repeat=2)
+        if i != j
+    ]  # fmt: skip
+    return pd.DataFrame(rows).sort_values("count", ascending=False, kind="stable", ignore_index=True)
+
+
+def shape_of_errors(dataset: str, model: str) -> str:
+    """The errors in a sentence: which pair of classes holds most of them, and which is hardly mixed up."""
+    found = errors(dataset, model)
+    pair = pd.Series([" and ".join(sorted(two)) for two in zip(found["true"], found["predicted"], strict=True)])
+    shares = found.groupby(pair)["share"].sum().sort_values(ascending=False)
+    worst = found.iloc[0]
+    return (
+        f"{dataset}, {model}: {found['count'].sum():,} errors; {shares.iloc[0]:.0%} of them mix up {shares.index[0]}, "
+        f"{shares.iloc[-1]:.1%} {shares.index[-1]}. Most frequent: {worst['true']} called {worst['predicted']}, "
+        f"{worst['rate']:.1%} of that class, {worst['rate_low']:.1%} to {worst['rate_high']:.1%} by fold."
+    )
+
+
+def fold_sizes(dataset: str) -> pd.DataFrame:
+    """Scans of each class that teacher and student were tested on: a row a fold, columns (model, class)."""
+    _check(dataset)
+    tables = {
+        model: pd.DataFrame(confusions(dataset, model).sum(axis=2), columns=list(classes(dataset)))
+        for model in MODELS
+    }
+    table = pd.concat(tables, axis="columns")
+    return table.set_index(pd.Index(range(1, len(table) + 1), name="fold"))
+
+
+def same_test_scans(dataset: str) -> bool:
+    """Whether teacher and student may have been tested on the same scans in every fold: the counts of their classes
+    are equal. Where they are not, the folds hold other patients, and a student's test patients taught its teacher."""
+    table = fold_sizes(dataset)
+    return bool((table["teacher"] == table["student"]).all(axis=None))
+
+
+def student_minus_teacher(dataset: str, score: str = "accuracy", level: float = 0.95) -> dict:
+    """The five differences of the folds, student minus teacher, as a comparison, with what it allows to say.
+
+    Differences are fractions of 1. Returns differences (list), estimate, spread (sample standard deviation),
+    t_interval ([low, high]) and t_p of the paired t-test, sign_flip_p (exact: all 32 signs), smallest_p (what that
+    test can reach with so few folds), welch_interval and welch_p (folds not paired), same_test_scans, conclusion.
+    Folds share most of their training scans, so that even the wider interval is too narrow (Bengio and Grandvalet
+    2004). Raises ValueError for another dataset or score.
+    """
+    if score not in SCORES:
+        raise ValueError(f"unknown score {score!r}; valid: {', '.join(SCORES)}")
+    _check(dataset)
+    by_model = _indexed_scores()[score]
+    teacher, student = (by_model[dataset, model].to_numpy() for model in MODELS)
+    paired = stats.ttest_rel(student, teacher)
+    welch = stats.ttest_ind(student, teacher, equal_var=False)
+    found = {
+        "differences": (student - teacher).tolist(),
+        "estimate": float((student - teacher).mean()),
+        "spread": float((student - teacher).std(ddof=1)),
+        "t_interval": [float(bound) for bound in paired.confidence_interval(level)],
+        "t_p": float(paired.pvalue),
+        "sign_flip_p": sign_flip_p(student - teacher),
+        "smallest_p": 2.0 ** (1 - len(student)),
+        "welch_interval": [float(bound) for bound in welch.confidence_interval(level)],
+        "welch_p": float(welch.pvalue),
+        "same_test_scans": same_test_scans(dataset),
+    }
+    return found | {"conclusion": _conclusion(found)}
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Two-sided p of an exact permutation test: the share of all sign patterns whose mean is as far from zero."""
+    differences = np.asarray(differences, np.float64)
+    signs = np.array(list(product((1, -1), repeat=len(differences))))  # (2^folds, folds)
+    means = np.abs(signs @ differences)
+    return float((means >= abs(differences.sum()) * (1 - 1e-9)).mean())
+
+
+def correlation_from_folds(dataset: str, model: str, patients: int) -> float:
+    """Correlation of right or wrong between scans of one patient that would give the spread over folds by itself.
+
+    patients: of the whole dataset, in five folds. An upper end: training differs between folds too. 0 to 1.
+    """
+    counts = confusions(dataset, model)
+    accuracy = _indexed_scores().loc[(dataset, model), "accuracy"].to_numpy()
+    scans = counts.sum() / len(counts)
+    pooled = np.trace(counts.sum(axis=0)) / counts.sum()
+    inflation = accuracy.var(ddof=1) / (pooled * (1 - pooled) / scans)  # over that of unrelated scans
+    return float(np.clip((inflation - 1) / (counts.sum() / patients - 1), 0, 1))
+
+
+def _conclusion(found: dict) -> str:
+    low, high = (100 * bound for bound in found["t_interval"])
+    wide = [100 * bound for bound in found["welch_interval"]]
+    inside = low <= 0 <= high and wide[0] <= 0 <= wide[1]
+    pairing = (
+        "" if found["same_test_scans"] else " Teacher and student were tested on other scans in the folds of one "
+        "number, so these are no pairs."
+    )
+    return (
+        f"Student minus teacher: {100 * found['estimate']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f} as "
+        f"pairs, {wide[0]:+.2f} to {wide[1]:+.2f} as two samples.{pairing} "
+        + (
+            "Neither a loss nor a gain is shown, and a loss of up to "
+            f"{max(0.0, -min(low, wide[0])):.1f} points is not ruled out."
+            if inside
+            else "At least one interval leaves zero out."
+        )
+        + f" With {len(found['differences'])} folds the exact test cannot give a p under {found['smallest_p']:.4f}."
+    )
+
+
+def _as_printed(value: float, text: str) -> str:
+    """A number with the digits of the printed one."""
+    return f"{value:.{len(text.partition('.')[2])}f}"
+
+
+def _check(dataset: str, model: str = "teacher") -> None:
+    if dataset not in DATASETS or model not in MODELS:
+        raise ValueError(
+            f"no published matrices of {dataset!r}, {model!r}; valid: {', '.join(DATASETS)} and {', '.join(MODELS)}"
+        )
+
+
+@cache
+def _counts() -> pd.Series:
+    """Counts by dataset, model, fold, true and predicted class, named as the course names them."""
+    with as_file(files("kdoct_utils.judge") / MATRICES) as path:
+        table = pd.read_csv(path)
+    for column in ("dataset", "true", "predicted"):
+        table[column] = table[column].str.lower()
+    return table.set_index(["dataset", "model", "fold", "true", "predicted"])["count"].sort_index()

@@ -1,0 +1,224 @@
+"""The arms of the ablations: one table that says what each changes, and what it is held against.
+
+An arm is one way of training (or of testing) a network. It differs from the paper's recipe, as the profile has it, in
+what ``changes`` lists and in nothing else. `kdoct_utils.lab.ablations` trains and compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+
+from kdoct_utils.profiles import Profile
+
+OBJECTIVES = ("kd", "labels", "focal", "dkd", "dist", "mixup")
+ANSWERS = ("view", "scan")
+AUGMENTATIONS = ("student", "light", "heavy")
+TEACHERS = ("course", "noisy")
+STARTS = ("profile", "none", "phantom")
+WEIGHTS = ("average", "best")
+NETWORKS = ("student", "teacher")
+
+
+@dataclass(frozen=True)
+class StudentRecipe:
+    """How a student is trained. The defaults are KD-OCT's: a live teacher, the profile's temperature and alpha.
+
+    objective: "kd"; "labels" (cross-entropy) or "focal" without a teacher; "dkd", "dist"; "mixup" (same blend to both,
+    no labels). temperature, alpha: None for the profile's. answers: the teacher's to the very "view" that the student
+    sees, or to the plain "scan". views: that many views repeat; 0 for new ones in every epoch. augmentation:
+    "student", "light" (LIGHT of its strength) or "heavy" (the paper's teacher's). noise: share of the training labels
+    that are wrong. teacher: the run's, or one trained on the same wrong labels. start: the profile's weights, "none",
+    or "phantom" (pre-trained on layers of other phantoms). effort: epochs, as a multiple of the profile's.
+    """
+
+    objective: str = "kd"
+    temperature: float | None = None
+    alpha: float | None = None
+    answers: str = "view"
+    views: int = 0
+    augmentation: str = "student"
+    noise: float = 0.0
+    teacher: str = "course"
+    start: str = "profile"
+    effort: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_choices(self, objective=OBJECTIVES, answers=ANSWERS, augmentation=AUGMENTATIONS, teacher=TEACHERS)
+        _check_choices(self, start=STARTS)
+        if not self.can_be_kept and (self.views or self.answers == "scan"):
+            raise ValueError("repeated views and answers to plain scans need the run's teacher, usual views and epochs")
+
+    @property
+    def asks_teacher(self) -> bool:
+        return self.objective not in ("labels", "focal")
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether answers computed beforehand can serve: then they are shared by all arms of a seed."""
+        usual = self.augmentation == "student" and self.teacher == "course" and self.effort == 1
+        return usual and self.asks_teacher and self.objective != "mixup"
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """How a teacher is trained, in a part of the profile's epochs: with every seed a teacher, a whole one is dear.
+
+    gamma: of the focal loss, None for the profile's, 0 for cross-entropy. start: the profile's weights or "none".
+    weights: those tested, the "average" (SWA) or the "best" epoch of the same training. noise: share of the training
+    labels that are wrong. effort: epochs, as a multiple of the profile's.
+    """
+
+    gamma: float | None = None
+    start: str = "profile"
+    weights: str = "average"
+    noise: float = 0.0
+    effort: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_choices(self, start=("profile", "none"), weights=WEIGHTS)
+
+
+RECIPES = {"student": StudentRecipe, "teacher": TeacherRecipe}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm. name: in predictions.csv. label: for readers. question: what it is there to answer.
+
+    against: name of the arm that it is compared with, "" for a question's first arm. changes: fields of StudentRecipe
+    or TeacherRecipe. test_views: its logits are averaged over the five test-time views. extra: left out unless asked
+    for, because time is short.
+    Raises ValueError for a network, field or value that is not valid.
+    """
+
+    name: str
+    label: str
+    question: str
+    against: str = ""
+    changes: Mapping[str, object] = field(default_factory=dict)
+    network: str = "student"
+    test_views: bool = False
+    extra: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choices(self, network=NETWORKS)
+        valid = [one.name for one in fields(RECIPES[self.network])]
+        for name in self.changes:
+            if name not in valid:
+                raise ValueError(f"arm {self.name!r} changes unknown {name!r}; valid: {', '.join(valid)}")
+        _ = self.recipe  # its values are checked there
+
+    @property
+    def recipe(self) -> StudentRecipe | TeacherRecipe:
+        return RECIPES[self.network](**self.changes)
+
+
+def changed(recipe: StudentRecipe | TeacherRecipe) -> dict[str, object]:
+    """What a training changes: fields that differ from the defaults. How it is tested is no change of the training."""
+    usual = asdict(type(recipe)())
+    return {key: value for key, value in asdict(recipe).items() if value != usual[key] and key != "weights"}
+
+
+def _check_choices(record: object, **choices: tuple[str, ...]) -> None:
+    for name, valid in choices.items():
+        value = getattr(record, name)
+        if value not in valid:
+            raise ValueError(f"unknown {name} {value!r}; valid: {', '.join(valid)}")
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+LIGHT = 0.3  # strength of the "light" student augmentation, 1 is the paper's
+NOISE = 0.3  # share of wrong labels
+PATIENCE = 2.0  # epochs of the long arms, as a multiple of the profile's: far from the thousands of Beyer et al.
+
+_LABELS, _NOISY = {"objective": "labels"}, {"noise": NOISE}
+_FROM_NOTHING = "Do the start weights matter?"
+_TABLE = (
+    Arm("student_alone", "labels alone", "Does a teacher help?", changes=_LABELS),
+    Arm("student_kd", "KD, live teacher", "Does a teacher help?", "student_alone"),
+    Arm("student_cached", "answers to plain scans", "Must the teacher be live?", "student_kd", {"answers": "scan"}),
+    Arm("kd_views_1", "1 view, replayed", "Must the teacher be live?", "student_kd", {"views": 1}),
+    Arm("kd_views_4", "4 views, replayed", "Must the teacher be live?", "student_kd", {"views": 4}),
+    *(
+        Arm(f"kd_temperature_{t}", f"T = {t}", "Which temperature?", "student_kd", {"temperature": float(t)})
+        for t in (1, 2, 6)
+    ),
+    *(Arm(f"kd_alpha_{a}", f"α = {a}", "Which α?", "student_kd", {"alpha": a}) for a in (0.5, 0.9)),
+    Arm("alone_focal", "labels alone, focal loss", "Focal loss or cross-entropy?", "student_alone",
+        {"objective": "focal"}, extra=True),
+    *(
+        Arm(f"{start}_{strength}", f"{label}, {strength} views", "How strong an augmentation?", f"student_{start}",
+            changes | {"augmentation": strength}, extra=start == "kd")
+        for start, label, changes in (("alone", "labels alone", _LABELS), ("kd", "KD", {}))
+        for strength in ("light", "heavy")
+    ),
+    Arm("noisy_alone", "wrong labels, alone", "What do wrong labels do?", "student_alone", _LABELS | _NOISY),
+    Arm("noisy_focal", "wrong labels, focal loss", "What do wrong labels do?", "noisy_alone",
+        {"objective": "focal"} | _NOISY),
+    Arm("noisy_kd", "wrong labels, to teacher and student", "What do wrong labels do?", "noisy_alone",
+        {"teacher": "noisy"} | _NOISY),
+    Arm("noisy_kd_right_teacher", "wrong labels, teacher had right ones", "What do wrong labels do?", "noisy_alone",
+        _NOISY, extra=True),
+    Arm("alone_pretrained", "labels alone, pre-trained", _FROM_NOTHING, "student_alone",
+        _LABELS | {"start": "phantom"}),
+    Arm("kd_pretrained", "KD, pre-trained", _FROM_NOTHING, "alone_pretrained", {"start": "phantom"}),
+    Arm("alone_scratch", "labels alone, from scratch", _FROM_NOTHING, "student_alone", _LABELS | {"start": "none"}),
+    Arm("kd_scratch", "KD, from scratch", _FROM_NOTHING, "alone_scratch", {"start": "none"}),
+    Arm("kd_test_views", "KD, five test-time views", "Test-time augmentation?", "student_kd", test_views=True),
+    Arm("kd_decoupled", "DKD", "Is there a better loss?", "student_kd", {"objective": "dkd"}),
+    Arm("kd_relations", "DIST", "Is there a better loss?", "student_kd", {"objective": "dist", "temperature": 1.0}),
+    Arm("kd_mixup", "same view and mixup, no labels", "Patient and consistent?", "student_kd", {"objective": "mixup"}),
+    Arm("alone_longer", "labels alone, longer", "Patient and consistent?", "student_alone",
+        _LABELS | {"effort": PATIENCE}),
+    Arm("kd_longer", "KD, longer", "Patient and consistent?", "alone_longer", {"effort": PATIENCE}),
+    Arm("kd_mixup_longer", "same view and mixup, longer", "Patient and consistent?", "kd_longer",
+        {"objective": "mixup", "effort": PATIENCE}),
+    Arm("teacher_average", "teacher, SWA", "SWA or none?", network="teacher"),
+    Arm("teacher_best", "teacher, best epoch", "SWA or none?", "teacher_average", {"weights": "best"}, "teacher"),
+    Arm("teacher_cross_entropy", "teacher, cross-entropy", "Focal loss or cross-entropy?", "teacher_average",
+        {"gamma": 0.0}, "teacher"),
+    Arm("teacher_scratch", "teacher, from scratch", _FROM_NOTHING, "teacher_average", {"start": "none"}, "teacher"),
+)  # fmt: skip
+ARMS = {arm.name: arm for arm in _TABLE}
+
+
+def arms_for(profile: Profile, extra: bool = False) -> list[Arm]:
+    """The arms that make sense in a profile, in the order of the table; with ``extra`` also those that cost more.
+
+    Pre-trained arms are for profiles whose student starts from nothing, arms from scratch for the others.
+    """
+    imagenet, bare = profile.start_weights == "imagenet", profile.start_weights == "none"
+
+    def fits(arm: Arm) -> bool:
+        if arm.network == "teacher":
+            return not (bare and arm.recipe.start == "none")
+        return arm.recipe.start == "profile" or (arm.recipe.start == "none") == imagenet
+
+    return [arm for arm in _TABLE if fits(arm) and (extra or not arm.extra)]
+
+
+FEW = ("student_alone", "student_kd", "student_cached", "kd_alpha_0.5", "alone_light", "kd_test_views",
+       "teacher_average", "teacher_best", "teacher_cross_entropy")  # fmt: skip
+CORE = (*FEW, "kd_views_1", "kd_views_4", "kd_temperature_2", "kd_temperature_6", "kd_alpha_0.9", "alone_heavy",
+        "noisy_alone", "noisy_focal", "noisy_kd", "kd_decoupled", "kd_relations")  # fmt: skip
+SETS = ("few", "core", "all")
+
+
+def choose_arms(profile: Profile, wanted: str) -> list[Arm]:
+    """The arms of a set ("few", "core" or "all"), or those named with commas between, in the order of the table.
+
+    The arms that they are held against come along. Raises ValueError for a name that is not valid in the profile.
+    """
+    valid = {arm.name: arm for arm in arms_for(profile, extra=True)}
+    names = {"few": FEW, "core": CORE, "all": tuple(valid)}.get(wanted, tuple(wanted.replace(" ", "").split(",")))
+    unknown = [name for name in names if name not in valid]
+    if unknown:
+        raise ValueError(f"unknown arm {unknown[0]!r}; valid: {', '.join(SETS)}, or of {', '.join(valid)}")
+    chosen: set[str] = set()
+    for name in names:
+        while name and name not in chosen:
+            chosen.add(name)
+            name = valid[name].against
+    return [arm for arm in valid.values() if arm.name in chosen]

@@ -1,0 +1,267 @@
+"""Networks of a run on another dataset: another scanner, another clinic, over the classes that both have.
+
+Nothing is trained: all scans of the other dataset are test scans. A network that knows further classes is only asked
+for the shared ones: the softmax is taken over their logits alone, on the run's own test patients too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from kdoct_utils.data.scans import ScanError, read_scans
+from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
+from kdoct_utils.judge.metrics import (
+    average_scores,
+    evaluate,
+    hits,
+    paired_difference,
+    probabilities,
+    unpaired_difference,
+)
+from kdoct_utils.lab.stages import CourseData
+from kdoct_utils.learn.inference import ScanImages, predict_logits
+from kdoct_utils.phantom.scanners import SCANNERS
+from kdoct_utils.runs import RunError, RunFolder, atomic_path, plain, read_json, write_json
+
+AUTO = "auto"
+PHANTOM_PATIENTS = 60  # of each class, at most
+SAME_EYES = ({"ucsd", "octmnist"},)  # OCTMNIST is made of UCSD's scans: patients of one were trained on in the other
+SCORES = ("accuracy", "sensitivity", "specificity", "auc", "ece")
+
+
+@dataclass(frozen=True)
+class SharedScans:
+    """Test scans of the classes that a run and another dataset share.
+
+    dataset: where they are from. class_names: shared, in the run's order; columns: (shared,) their places among the
+    run's classes. images: uint8 (m, R, R); rows: (n,) where the scans are in it. target: (n,) indexes class_names.
+    groups: (n,) the independent patients.
+    """
+
+    dataset: str
+    class_names: tuple[str, ...]
+    columns: np.ndarray
+    images: np.ndarray
+    rows: np.ndarray
+    target: np.ndarray
+    groups: np.ndarray
+
+
+@dataclass(frozen=True)
+class OtherData(SharedScans):
+    """The scans of another dataset. left_out: reason -> number of scans; provenance: its record as it was read."""
+
+    left_out: dict[str, int]
+    provenance: dict
+
+
+def choose_other(run: RunFolder, dataset: str = AUTO, data_root: str | Path | None = "") -> str:
+    """The name of the other dataset, "" for none: what a notebook's parameters ask for, checked before any work.
+
+    "auto" is the other kind of phantom where the run itself is on phantoms, and none where it is on real scans, of
+    which phantoms would say nothing. Raises RunError for an unknown dataset, the run's own or one with the same
+    patients, and for a data_root that is missing, superfluous or not there.
+    """
+    if dataset == AUTO and run.dataset in PHANTOMS and not data_root:
+        return next(name for name in PHANTOMS if name != run.dataset)
+    if dataset in (AUTO, ""):
+        if data_root:
+            raise RunError(f"other_data_root is {data_root}, but other_dataset is {dataset!r}; say which dataset it is")
+        return ""
+    if dataset not in DATASETS:
+        raise RunError(f"unknown other dataset {dataset!r}; valid: {AUTO}, {', '.join(DATASETS)}, or '' for none")
+    if bool(data_root) == (dataset in PHANTOMS):
+        layout = DATASETS[dataset].layout
+        wanted = "must be empty, phantoms are drawn" if data_root else f"is needed; expected there: {layout}"
+        raise RunError(f"other dataset {dataset}: other_data_root {wanted}")
+    root = Path(data_root).expanduser().resolve() if data_root else None
+    if root is not None and not root.exists():
+        raise RunError(f"other dataset {dataset}: there is no {data_root}")
+    if dataset == run.dataset and (dataset != "csv" or root == run.data_root):
+        raise RunError(f"the other dataset is the run's own, {dataset}: its patients may have been trained on")
+    if {dataset, run.dataset} in SAME_EYES:
+        raise RunError(f"{dataset} and {run.dataset} hold scans of the same patients: neither can test the other")
+    return dataset
+
+
+def other_data(
+    run: RunFolder,
+    data: CourseData,
+    dataset: str,
+    data_root: str | Path | None = "",
+    progress: bool = True,
+    options: DataOptions | None = None,
+) -> OtherData:
+    """All scans of another dataset that have a class of the run's, as pictures of the run's size.
+
+    dataset, data_root: as in `choose_other`. options: how it is read; None: as the run's own, so that the worst-case
+    filter holds for both. Phantoms, at most PHANTOM_PATIENTS of a class, are kept in the run folder.
+    Patients with an image that the run has too are left out: they may have been trained on.
+    Raises RunError as `choose_other`; ScanError for faults in the data, or fewer than two shared classes.
+    """
+    dataset = choose_other(run, dataset, data_root)
+    if not dataset:
+        raise RunError("no other dataset is named")
+    options = run.options if options is None else options
+    table, images, provenance = (_drawn if dataset in PHANTOMS else _read)(run, dataset, data_root, options, progress)
+    known = table["image_hash"].isin(set(data.hashes.values()))
+    known_patient = table["group"].isin(table.loc[known, "group"])
+    new = table[~known_patient]
+    counts = new["label"].value_counts()
+    left_out = {"of patients with an image that the run has too": int(known_patient.sum())}
+    left_out |= {f"of class {name}": int(n) for name, n in counts.items() if name not in data.class_names}
+    shared = tuple(name for name in data.class_names if name in counts)
+    if len(shared) < 2:
+        raise ScanError(
+            f"{dataset} and the run share {len(shared)} classes, two are needed; "
+            f"the run: {', '.join(data.class_names)}; {dataset}: {', '.join(counts.index)}"
+        )
+    kept = new[new["label"].isin(shared)]
+    return OtherData(
+        dataset,
+        shared,
+        columns=np.array([data.class_names.index(name) for name in shared]),
+        images=images,
+        rows=np.array(kept.index),
+        target=np.array(kept["label"].map(shared.index), np.int64),
+        groups=kept["group"].to_numpy(dtype=object),
+        left_out={reason: n for reason, n in left_out.items() if n},
+        provenance=provenance,
+    )
+
+
+def _read(
+    run: RunFolder, dataset: str, data_root: str | Path | None, options: DataOptions, progress: bool
+) -> tuple[pd.DataFrame, np.ndarray, dict]:
+    """Table with image_hash, its pictures in the same order, and the provenance record."""
+    root = Path(data_root).expanduser() if data_root else None
+    scans = read_scans(dataset, root, profile=run.profile, seed=run.seed, options=options, progress=progress)
+    images = scans.images(run.profile.resize_size, run.profile.crop_to_band, progress=progress)
+    return scans.table.assign(image_hash=scans.table["scan_id"].map(scans.hashes)), images, scans.provenance
+
+
+def _drawn(
+    run: RunFolder, dataset: str, data_root: str | Path | None, options: DataOptions, progress: bool
+) -> tuple[pd.DataFrame, np.ndarray, dict]:
+    """As `_read`, for phantoms: from the run folder where this recipe put them, else drawn now and kept there."""
+    folder = run.path / f"other_{dataset}"
+    profile = replace(run.profile, phantom_patients=min(PHANTOM_PATIENTS, run.profile.phantom_patients))
+    recipe = plain(
+        {
+            "patients": profile.phantom_patients,
+            "slices": profile.phantom_slices,
+            "size": profile.resize_size,
+            "seed": run.seed,
+            "worst_case": options.worst_case,
+            "style": asdict(SCANNERS[dataset]),
+            "version": DATASETS[dataset].version,
+        }
+    )
+    record, images_file, table_file = folder / "provenance.json", folder / "images.npy", folder / "scans.csv"
+    if not record.exists() or read_json(record)["recipe"] != recipe:
+        record.unlink(missing_ok=True)  # written last: where it is, table and pictures are those of its recipe
+        table, images, provenance = _read(replace(run, profile=profile), dataset, data_root, options, progress)
+        with atomic_path(images_file) as temporary:
+            np.save(temporary, images)
+        with atomic_path(table_file) as temporary:
+            table.to_csv(temporary, index=False)
+        write_json(record, {"recipe": recipe, "provenance": provenance})
+    table = pd.read_csv(table_file, dtype={"path": str, "image_hash": str})
+    return table, np.load(images_file, mmap_mode="r"), read_json(record)["provenance"]
+
+
+def own_test(data: CourseData, other: OtherData) -> SharedScans:
+    """The run's own test scans of the classes that it shares with the other dataset, to compare with.
+
+    Raises ScanError where there are none.
+    """
+    rows = data.rows("test")
+    rows = rows[np.isin(data.target[rows], other.columns)]
+    if len(rows) == 0:
+        raise ScanError(f"the run's test patients show none of the shared classes: {', '.join(other.class_names)}")
+    return SharedScans(
+        data.provenance["dataset"],
+        other.class_names,
+        columns=other.columns,
+        images=data.images,
+        rows=rows,
+        target=np.searchsorted(other.columns, data.target[rows]),  # columns rise: both are in the run's order
+        groups=data.groups[rows],
+    )
+
+
+def other_logits(run: RunFolder, scans: SharedScans, model: nn.Module) -> np.ndarray:
+    """Logits (n, shared) of a network of the run for the scans, of the shared classes alone."""
+    part = ScanImages(scans.images, scans.target, rows=scans.rows)
+    return predict_logits(model, part, run.profile.image_size, run.profile.channels)[:, scans.columns]
+
+
+def score(scans: SharedScans, logits: np.ndarray, seed: int = 0) -> dict:
+    """metrics.evaluate over the shared classes, patients resampled. logits: (n, shared)."""
+    return evaluate(probabilities(logits), scans.target, scans.groups, scans.class_names, seed=seed)
+
+
+def right(scans: SharedScans, logits: Sequence[np.ndarray]) -> np.ndarray:
+    """(seeds, n) bool: which scans each network names rightly. logits: (n, shared) of each."""
+    return hits(logits, scans.target)
+
+
+def score_seeds(scans: SharedScans, logits: Sequence[np.ndarray]) -> dict:
+    """Scores of an arm: those of its networks averaged, with intervals over patients and seeds.
+
+    logits: (n, shared) of each. Returns the scores of SCORES (None where none is known), interval (of the accuracy) and
+    sensitivity_interval (of the macro sensitivity) as [low, high], confusion (of all seeds, added up), n_scans,
+    n_patients and seeds.
+    """
+    scores = [score(scans, one) for one in logits]
+    correct = right(scans, logits)
+    nothing = np.zeros_like(correct)
+    accuracy = paired_difference(correct, nothing, scans.groups)
+    sensitivity = paired_difference(correct, nothing, scans.groups, classes=scans.target)
+    return average_scores(scores, SCORES) | {
+        "interval": [accuracy["low"], accuracy["high"]],
+        "sensitivity_interval": [sensitivity["low"], sensitivity["high"]],
+    }
+
+
+def drop(own: SharedScans, on_own: Sequence[np.ndarray], other: SharedScans, on_other: Sequence[np.ndarray]) -> dict:
+    """Macro sensitivity on the run's own test patients minus that on the other dataset, of the same networks.
+
+    on_own, on_other: logits (n, shared) of each network. Averaged over the classes that both sets of scans hold, so
+    that their shares do not matter. Returns estimate, low, high and seeds, see metrics.unpaired_difference.
+    """
+    sides = []
+    for scans, many in ((own, on_own), (other, on_other)):
+        both = np.isin(scans.target, np.intersect1d(own.target, other.target))
+        sides.append((right(scans, many)[:, both], scans.groups[both], scans.target[both]))
+    return unpaired_difference(*sides)
+
+
+def caveat(own: str, other: str) -> str:
+    """What a comparison of these two datasets can say at most, in a sentence or two for the reader."""
+    if own in PHANTOMS and other in PHANTOMS:
+        return (
+            "Both are phantoms, and the second scanner is invented: coarser speckle, a higher noise floor, a little "
+            "blur and another display curve. A drop shows that a network can lean on how a scanner draws. How much "
+            "a network loses between two real scanners it does not say."
+        )
+    if own in PHANTOMS:
+        return (
+            "These networks have seen phantoms only. Real scans differ from them in much more than the scanner, so "
+            "this measures how far phantoms are from eyes; it does not test a scanner."
+        )
+    if other in PHANTOMS:
+        return (
+            "The other scans are phantoms, while the run is on real ones. They differ in much more than the scanner: "
+            "this is **no evidence** about other scanners. Name a second real dataset for that."
+        )
+    return (
+        "Two real datasets differ in scanner, clinic, patients and in how labels were given. A drop says that these "
+        "networks do not carry over as they are; it does not say which of the four is the cause."
+    )

@@ -1,0 +1,203 @@
+"""Where a network looks, held against where the lesion is: Grad-CAM maps and two scores of them.
+
+A map is a picture's share of the evidence for one class, 0..1 at every pixel. Phantoms know where their lesion is, so
+a map can be scored instead of admired. Sources: Selvaraju et al. 2017 (Grad-CAM, by the `grad-cam` package), Zhang et
+al. 2016 (the pointing game), Adebayo et al. 2018 (networks that learned nothing as the sanity check).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pytorch_grad_cam import GradCAM
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor, nn
+
+from kdoct_utils.learn.augment import EVALUATION, augment
+from kdoct_utils.phantom.anatomy import draw_patient
+from kdoct_utils.phantom.render import render_band
+from kdoct_utils.phantom.truth import without_lesions
+from kdoct_utils.show.style import headline
+
+FIRST_PATIENT = 7000  # cohorts number their patients from 0: these are strangers to every network of the course
+FEWEST_CELLS = 8  # of a map's side: a coarser cell is larger than a lesion
+
+
+@dataclass(frozen=True)
+class LesionScans:
+    """Phantom scans that show a lesion, with the truth. One row a scan.
+
+    images: uint8 (n, S, S). healthy: the same, of the same eyes without any lesion. masks: bool (n, S, S), the lesion.
+    labels: (n,) class names. patients: (n,) keys.
+    """
+
+    images: np.ndarray
+    healthy: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+    patients: np.ndarray
+
+
+def lesion_scans(classes: Sequence[str], patients_per_class: int, slices: int, size: int, seed: int) -> LesionScans:
+    """New phantom patients of these classes, numbered from FIRST_PATIENT.
+
+    Scans that show no lesion, or that of a class not asked for, are left out. Raises ValueError where no scan is left.
+    """
+    images, healthy, masks, labels, patients = [], [], [], [], []
+    for name in classes:
+        for number in range(FIRST_PATIENT, FIRST_PATIENT + patients_per_class):
+            patient = draw_patient(name, [seed, number])
+            seen = render_band(patient, slices, size)
+            lesions = seen.lesions > 0
+            wanted = np.isin(seen.labels, [one for one in classes if one != "normal"])
+            shown = np.flatnonzero(wanted & lesions.any(axis=(1, 2)))
+            images.append(seen.images[shown])
+            healthy.append(render_band(without_lesions(patient), slices, size).images[shown])
+            masks.append(lesions[shown])
+            labels += [seen.labels[k] for k in shown]
+            patients += [f"{name}/{number}"] * len(shown)
+    if not labels:
+        raise ValueError(f"no lesion is seen in {patients_per_class} patients of {', '.join(classes) or 'no class'}")
+    pictures = (np.concatenate(many) for many in (images, healthy, masks))
+    return LesionScans(*pictures, np.array(labels), np.array(patients))
+
+
+# --- maps ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What the gradient is taken of: a class's logit, or (contrast) that minus the mean of the others."""
+
+    number: int
+    contrast: bool
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        own = logits[self.number]
+        return own - (logits.sum() - own) / (len(logits) - 1) if self.contrast else own
+
+
+def looked_at(model: nn.Module, image_size: int, cells: int = FEWEST_CELLS) -> tuple[nn.Module, int]:
+    """A timm network's deepest layer whose map has at least ``cells`` x ``cells`` cells, and a cell's side in pixels.
+
+    Deep layers know classes and have few cells. Raises ValueError where none has so many.
+    """
+    found = [(one["reduction"], one["module"]) for one in model.feature_info]
+    layers = [(stride, name) for stride, name in found if image_size // stride >= cells]
+    if not layers:
+        raise ValueError(f"no layer of {type(model).__name__} has {cells} x {cells} cells at {image_size} px")
+    stride, name = max(layers)
+    return model.get_submodule(name), stride
+
+
+def grad_cam(
+    model: nn.Module, images: np.ndarray, classes: np.ndarray, image_size: int, channels: int,
+    *, contrast: bool = False, cells: int = FEWEST_CELLS, batch_size: int = 64,
+) -> np.ndarray:  # fmt: skip
+    """Grad-CAM maps (n, image_size, image_size), float32, 0..1, largest 1; all 0 where nothing speaks for the class.
+
+    images: uint8 (n, R, R), shown without augmentation. classes: (n,) the class whose evidence is asked for.
+    contrast: ask for the class's logit minus the mean of the others, since a softmax knows differences only.
+    The network is as it was afterwards: its mode, what is frozen, and its gradients.
+    """
+    layer, _ = looked_at(model, image_size, cells)
+    device, was_training = next(model.parameters()).device, model.training
+    before = [(one, one.requires_grad, one.grad) for one in model.parameters()]
+    cam = GradCAM(model.requires_grad_(False), [layer])  # frozen: the gradient is wanted at the layer only
+    maps = []
+    try:  # not `with cam`, which would hide an IndexError
+        for start in range(0, len(images), batch_size):
+            some = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(device)
+            inputs = augment(some, torch.arange(len(some)), EVALUATION, 0, 0, image_size, channels).requires_grad_()
+            maps.append(cam(inputs, [_Evidence(int(k), contrast) for k in classes[start : start + batch_size]]))
+    finally:
+        cam.activations_and_grads.release()
+        for parameter, needed, gradient in before:
+            parameter.requires_grad_(needed).grad = gradient
+        model.train(was_training)
+    return np.concatenate(maps)
+
+
+def shuffled(model: nn.Module, seed: int) -> nn.Module:
+    """A copy whose weights are the same numbers in another order within each tensor: all that was learned is lost."""
+    copy, generator = deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            mixed = parameter.flatten()[torch.randperm(parameter.numel(), generator=generator).to(parameter.device)]
+            parameter.copy_(mixed.view(parameter.shape))
+    return copy
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def pointing_game(maps: np.ndarray, masks: np.ndarray, tolerance: float) -> np.ndarray:
+    """(n,) 1 where a map's largest pixel lies on the mask, or at most ``tolerance`` pixels off it; else 0.
+
+    maps, masks: (n, H, W). Where several pixels are largest, the share of them that hits: a map that is the same
+    everywhere scores chance. A map of zeros points nowhere and scores 0.
+    Raises ValueError for shapes that differ and for masks without a pixel.
+    """
+    _check(maps, masks)
+    near = np.stack([distance_transform_edt(~mask) <= tolerance for mask in masks])
+    largest = maps == maps.max(axis=(1, 2), keepdims=True)
+    return (largest & near).sum(axis=(1, 2)) / largest.sum(axis=(1, 2)) * maps.any(axis=(1, 2))
+
+
+def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """(n,) share of a map's sum that lies on the mask; 0 for a map of zeros. Shapes and errors as `pointing_game`."""
+    _check(maps, masks)
+    total = maps.sum(axis=(1, 2), dtype=np.float64)
+    return (maps * masks).sum(axis=(1, 2), dtype=np.float64) / np.where(total > 0, total, 1)
+
+
+def middle(masks: np.ndarray) -> np.ndarray:
+    """Maps (n, H, W) of one who never looks: the middle of every picture, whatever is in it."""
+    maps = np.zeros(masks.shape, np.float32)
+    rows, columns = (slice((side - 1) // 2, side // 2 + 1) for side in masks.shape[1:])
+    maps[:, rows, columns] = 1
+    return maps
+
+
+def _check(maps: np.ndarray, masks: np.ndarray) -> None:
+    if maps.shape != masks.shape or maps.ndim != 3:
+        raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (n, height, width) and equal")
+    if not masks.any(axis=(1, 2)).all():
+        raise ValueError("a mask without a pixel: there is no lesion to point at")
+
+
+# --- a figure --------------------------------------------------------------------------------------------------------
+
+
+def maps_figure(
+    images: np.ndarray, masks: np.ndarray, maps: Mapping[str, np.ndarray], row_titles: Sequence[str], *, title: str
+) -> Figure:
+    """Scans with their lesion outlined, and beside each the maps over it; a cross marks each map's largest pixel.
+
+    images, masks: (n, H, W). maps: name -> (n, H, W), a column each. row_titles: (n,).
+    """
+    columns = 1 + len(maps)
+    figure, axes = plt.subplots(len(images), columns, figsize=(1.6 * columns, 1.6 * len(images) + 0.5), squeeze=False)
+    for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        for axis, (name, drawn) in zip(axes[row], [("lesion", None), *maps.items()], strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axis.contour(mask, levels=[0.5], colors="#FFD166", linewidths=1.2)
+            if drawn is not None:
+                axis.imshow(drawn[row], cmap="cividis", vmin=0, vmax=1, alpha=0.5)
+                if drawn[row].any():
+                    down, across = np.unravel_index(drawn[row].argmax(), mask.shape)
+                    axis.plot(across, down, "x", color="white", markersize=9, markeredgewidth=3)
+                    axis.plot(across, down, "x", color="black", markersize=8, markeredgewidth=1.4)
+            if row == 0:
+                axis.set_title(name, fontsize=9, fontweight="normal")
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+        axes[row, 0].set_ylabel(row_titles[row], fontsize=9)
+    headline(figure, title)
+    return figure

@@ -1,0 +1,272 @@
+"""Teacher and student networks, built by timm from a profile.
+
+Two EfficientNets small enough for a laptop are registered with timm beside the published ones, so that every
+profile pairs a ConvNeXtV2 teacher with an EfficientNet student.
+
+Sources: Woo et al. 2023 (ConvNeXt V2), Tan and Le 2019 (EfficientNet), Wightman (timm).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.efficientnet import EfficientNet, decode_arch_def
+from torch import nn
+
+from kdoct_utils.learn.layers import use_quick_layers
+from kdoct_utils.profiles import START_WEIGHTS, ModelConfig, TrainingConfig
+from kdoct_utils.runs import atomic_path
+
+__all__ = [  # register_model adds its own names to it
+    "ModelError", "build_model", "count_parameters", "freeze_backbone", "head_name", "load_backbone", "load_weights",
+    "parameter_groups", "save_weights", "state_copy",
+]  # fmt: skip
+
+METADATA = "kdoct"  # the one key under which save_weights writes what it is told of the weights
+PHANTOM_WEIGHTS = "phantom_teacher.safetensors"  # in kdoct_utils/learn/weights, made by `kdoct pretrain`
+
+
+class ModelError(ValueError):
+    """A network that cannot be built, or weights that do not fit it."""
+
+
+# --- two small EfficientNets -----------------------------------------------------------------------------------------
+
+_SMALL_CFG = {
+    "url": "", "num_classes": 3, "input_size": (3, 64, 64), "pool_size": None, "crop_pct": 1.0,
+    "interpolation": "bicubic", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
+    "first_conv": "conv_stem", "classifier": "classifier",
+}  # fmt: skip
+default_cfgs = generate_default_cfgs(  # timm looks for this name
+    {"efficientnet_course_small.untrained": _SMALL_CFG, "efficientnet_course_tiny.untrained": _SMALL_CFG}
+)
+
+
+def _small_efficientnet(name: str, blocks: list[list[str]], stem: int, features: int, options: dict) -> EfficientNet:
+    pretrained = options.pop("pretrained", False)
+    defaults = {"stem_size": stem, "num_features": features, "fix_stem": True, "act_layer": nn.SiLU}
+    return build_model_with_cfg(
+        EfficientNet, name, pretrained, block_args=decode_arch_def(blocks), **(defaults | options)
+    )
+
+
+@register_model
+def efficientnet_course_small(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """About 0.1 M parameters for 64-96 px: five blocks of EfficientNet's kind, strides 2 to 32 as in B0."""
+    blocks = [["ds_r1_k3_s2_e1_c24_se0.25"], ["ir_r2_k3_s2_e4_c40_se0.25"], ["ir_r2_k5_s2_e4_c64_se0.25"]]
+    return _small_efficientnet("efficientnet_course_small", blocks, 16, 128, kwargs | {"pretrained": pretrained})
+
+
+@register_model
+def efficientnet_course_tiny(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """A few thousand parameters for 32 px: for tests of the plumbing."""
+    blocks = [["ds_r1_k3_s2_e1_c8_se0.25"], ["ir_r1_k3_s2_e3_c16_se0.25"]]
+    return _small_efficientnet("efficientnet_course_tiny", blocks, 8, 32, kwargs | {"pretrained": pretrained})
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+def build_model(
+    config: ModelConfig, n_classes: int, channels: int, start_weights: str = "none", seed: int = 0
+) -> nn.Module:
+    """The network of ``config`` with a fresh head: images (batch, channels, S, S) to logits (batch, n_classes).
+
+    start_weights: "none", "imagenet" (timm's, named by ``config.pretrained_tag``) or "phantom" (shipped with the
+    package, for the backbone). Whatever is asked for is loaded or refused; nothing stands in for it.
+    seed: fixes the fresh weights; torch's global generator is left as it was.
+
+    Raises ModelError for an unknown architecture or start weights, and for weights that are absent or do not fit.
+    """
+    if start_weights not in START_WEIGHTS:
+        raise ModelError(f"unknown start weights {start_weights!r}; valid: {', '.join(START_WEIGHTS)}")
+    if not timm.is_model(config.architecture):
+        raise ModelError(_unknown_architecture(config.architecture))
+    name = config.architecture
+    if start_weights == "imagenet":
+        name = _imagenet_name(config)
+    options = dict(config.options) | {"drop_rate": config.dropout}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        model = _create(name, start_weights == "imagenet", num_classes=n_classes, in_chans=channels, **options)
+    if start_weights == "phantom":
+        _load_phantom_backbone(model)
+    # Depthwise convolutions train about twice as fast on CPUs with the channels last, and no slower elsewhere.
+    return use_quick_layers(model).to(memory_format=torch.channels_last)
+
+
+def _unknown_architecture(name: str) -> str:
+    families = timm.list_models("convnextv2*") + timm.list_models("efficientnet_course*")
+    families += timm.list_models("efficientnet_b?")
+    return f"unknown architecture {name!r}; timm does not list it. Those of the course's families: " + ", ".join(
+        sorted(families)
+    )
+
+
+def _imagenet_name(config: ModelConfig) -> str:
+    if config.pretrained_tag is None:
+        raise ModelError(f"{config.architecture} has no ImageNet weights here; valid start weights: none, phantom")
+    name = f"{config.architecture}.{config.pretrained_tag}"
+    if name not in timm.list_pretrained(f"{config.architecture}.*"):
+        valid = ", ".join(timm.list_pretrained(f"{config.architecture}.*")) or "none"
+        raise ModelError(f"timm has no weights {name!r}; valid: {valid}")
+    return name
+
+
+def _create(name: str, pretrained: bool, **options) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except (OSError, RuntimeError, HfHubHTTPError) as error:  # the hub's client without a network, or a wrong shape
+        if not pretrained:
+            raise
+        raise ModelError(
+            f"cannot load the ImageNet weights {name!r} ({type(error).__name__}: {error}). The first use needs "
+            "huggingface.co; without it choose start_weights 'none' or 'phantom'"
+        ) from error
+
+
+def _load_phantom_backbone(model: nn.Module) -> None:
+    source = files("kdoct_utils.learn") / "weights" / PHANTOM_WEIGHTS
+    if not source.is_file():
+        raise ModelError(f"no {PHANTOM_WEIGHTS} in kdoct_utils/learn/weights; make it with `kdoct pretrain`")
+    with as_file(source) as path:
+        load_backbone(model, path)
+
+
+def load_backbone(model: nn.Module, path: str | Path) -> None:
+    """Everything but the head from a safetensors file. Raises ModelError, naming the tensors that do not fit."""
+    weights = _read(path)
+    head = head_name(model) + "."
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith(head)}
+    weights = {name: value for name, value in weights.items() if not name.startswith(head)}
+    _check_fit(own, weights, path)
+    model.load_state_dict(weights, strict=False)  # the head is the one part that is left out
+
+
+def _check_fit(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    missing = sorted(own.keys() - given.keys())
+    unknown = sorted(given.keys() - own.keys())
+    reshaped = sorted(name for name in own.keys() & given.keys() if own[name].shape != given[name].shape)
+    if missing or unknown or reshaped:
+        faults = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
+        told = "; ".join(f"{len(names)} {fault}, such as {names[0]}" for fault, names in faults.items() if names)
+        raise ModelError(f"{Path(path).name} does not fit this network: {told}")
+
+
+# --- parameters ------------------------------------------------------------------------------------------------------
+
+
+def head_name(model: nn.Module) -> str:
+    """Name of the child module that classifies: "head" in ConvNeXtV2 (its norm included), "classifier" in
+    EfficientNet. All else is the backbone."""
+    classifier = model.get_classifier()
+    for name, module in model.named_modules():
+        if module is classifier:
+            return name.split(".")[0]
+    raise ModelError(f"{type(model).__name__} has no classifier among its modules")
+
+
+def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
+    """Parameter groups for AdamW: {backbone, head} x {decay, no decay}, the empty ones left out.
+
+    Norms and biases, which are the vectors among the parameters, get no weight decay. Each group has ``name``,
+    ``lr`` (its peak) and ``floor`` (where its cosine ends): the floor is the same fraction of the peak in each.
+    Raises ValueError for a floor above the peak.
+    """
+    if config.minimum_learning_rate > config.learning_rate:
+        raise ValueError(
+            f"minimum_learning_rate {config.minimum_learning_rate} is above learning_rate {config.learning_rate}"
+        )
+    head = head_name(model) + "."
+    rates = {"backbone": config.backbone_learning_rate or config.learning_rate, "head": config.learning_rate}
+    fraction = config.minimum_learning_rate / config.learning_rate
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        part = "head" if name.startswith(head) else "backbone"
+        members.setdefault((part, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "name": part if decays else f"{part}, no decay",
+            "params": members[part, decays],
+            "lr": rates[part],
+            "floor": rates[part] * fraction,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for part in ("backbone", "head")
+        for decays in (True, False)
+        if (part, decays) in members
+    ]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of scalar parameters; buffers such as BatchNorm statistics are not counted."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def freeze_backbone(model: nn.Module, frozen: bool) -> None:
+    """Hold everything but the head still, or let it go.
+
+    A frozen backbone is put in eval mode too, or else BatchNorm statistics would go on learning; a later
+    ``model.train()`` undoes that, so freeze after it.
+    """
+    head = head_name(model)
+    for name, child in model.named_children():
+        if name != head:
+            child.requires_grad_(not frozen)
+            if frozen:
+                child.eval()
+
+
+# --- weights on disk -------------------------------------------------------------------------------------------------
+
+
+def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, object] | None = None) -> None:
+    """Write the weights as safetensors, whole or not at all. Values of ``metadata`` are stored as strings.
+
+    The same weights and metadata give the same bytes, so that a file's hash can stand for them.
+    """
+    # channels last would be another order of the same numbers
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    about = json.dumps({key: str(value) for key, value in (metadata or {}).items()}, sort_keys=True)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA: about})  # several keys would be written in any order
+
+
+def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
+    """Fill ``model`` from a safetensors file and return its metadata. Raises ModelError where they do not fit."""
+    weights = _read(path)
+    _check_fit(model.state_dict(), weights, path)
+    model.load_state_dict(weights)
+    return weights_metadata(path)
+
+
+def weights_metadata(path: str | Path) -> dict[str, str]:
+    """What a safetensors file says of its weights."""
+    with safe_open(path, framework="pt") as file:
+        found = file.metadata() or {}
+    return json.loads(found[METADATA]) if METADATA in found else found  # others write their keys one by one
+
+
+def _read(path: str | Path) -> dict[str, torch.Tensor]:
+    if not Path(path).is_file():
+        raise ModelError(f"no weights file {Path(path).name} in {Path(path).parent}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{Path(path).name} is damaged or not a safetensors file: {error}") from error
+
+
+def state_copy(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all weights and buffers that later training does not touch."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}

@@ -1,0 +1,82 @@
+"""What is true of a phantom scan and cannot be known of a real one: how high its lesion is; and eyes made to measure.
+
+Heights are micrometers above Bruch's membrane (for edema: of thickening).
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+
+from kdoct_utils.phantom.anatomy import Patient, draw_patient, lesion_profiles
+from kdoct_utils.phantom.render import band_view, slice_positions
+from kdoct_utils.phantom.scanners import SCANNERS
+
+# Which lesions give a scan its class; the highest of them counts.
+LESIONS_OF_CLASS = {"normal": (), "drusen": ("drusen",), "cnv": ("detachment", "fluid"), "dme": ("thickening",)}
+
+
+def redraw_patient(name: str, patient_class: str, patients_per_class: int, seed: int) -> Patient:
+    """The patient that ``phantom_cohort`` called ``name`` (``phantom/0007``): the same seed gives the same eye."""
+    dataset, position = name.split("/")
+    number = (int(position) - 1) % patients_per_class
+    return draw_patient(patient_class, [seed, number, *SCANNERS[dataset].seed_stream])
+
+
+def lesion_heights(patient: Patient, slices: int, size: int) -> np.ndarray:
+    """Highest point, in each slice of a volume, of the lesion that gives the patient's class: (slices,) um, 0 for none.
+
+    size: pixels of the retina band; only its width counts, since a lesion outside the band is not seen.
+    """
+    profile = lesion_profiles(patient, band_view(patient, size).x_um, slice_positions(slices))
+    heights = [profile[name].max(axis=1) for name in LESIONS_OF_CLASS[patient.patient_class]]
+    return np.max(heights, axis=0) if heights else np.zeros(slices, np.float32)
+
+
+def cohort_heights(table: pd.DataFrame, patients_per_class: int, slices: int, size: int, seed: int) -> np.ndarray:
+    """`lesion_heights` for each scan of a cohort's table, or of a part of it: (rows,) um.
+
+    table: with the columns patient, patient_class and slice. The other arguments are those the cohort was drawn with.
+    """
+    heights = {
+        (name, kind): lesion_heights(redraw_patient(name, kind, patients_per_class, seed), slices, size)
+        for name, kind in set(zip(table["patient"], table["patient_class"], strict=True))
+    }
+    rows = zip(table["patient"], table["patient_class"], table["slice"], strict=True)
+    return np.array([heights[name, kind][k] for name, kind, k in rows])
+
+
+def with_druse_height(patient: Patient, height_um: float, size: int) -> Patient:
+    """The same eye with all drusen scaled, so that the highest in its middle slice reaches ``height_um``.
+
+    Nothing else changes: layers, vessels and noise stay. Raises ValueError where the middle slice has no druse.
+    """
+    now = float(lesion_profiles(patient, band_view(patient, size).x_um, slice_positions(1))["drusen"].max())
+    if now < 1:
+        raise ValueError(f"the middle slice of {patient.patient_class} patient {patient.seed} shows no druse to scale")
+    drusen = patient.lesions.drusen.copy()
+    drusen[:, 3] *= height_um / now
+    return replace(patient, lesions=replace(patient.lesions, drusen=drusen))
+
+
+def without_lesions(patient: Patient) -> Patient:
+    """The same eye before it fell ill: layers, vessels and noise stay, every lesion is gone."""
+    none = {field.name: getattr(patient.lesions, field.name)[:0] for field in fields(patient.lesions)}
+    return replace(patient, lesions=replace(patient.lesions, **none))
+
+
+def drusen_patients(count: int, seed: int, size: int, first: int = 5000) -> list[Patient]:
+    """``count`` patients with a druse of at least 10 um in the middle slice, numbered from ``first``.
+
+    Cohorts number their patients from 0, so these are strangers to a network that was trained on one.
+    """
+    found, number = [], first
+    while len(found) < count:
+        patient = draw_patient("drusen", [seed, number])
+        profile = lesion_profiles(patient, band_view(patient, size).x_um, slice_positions(1))
+        if profile["drusen"].max() >= 10:
+            found.append(patient)
+        number += 1
+    return found

@@ -1,0 +1,147 @@
+"""Drawings of notebook 06: rounding to integers, and what each format costs. Numbers in, a Figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from kdoct_utils.show.style import LINE_COLORS, LINE_STYLES, headline, look
+
+
+def share_bars(shares: Mapping[str, float], *, xlabel: str, title: str) -> Figure:
+    """One horizontal bar a name. shares: fractions of 1, drawn in percent."""
+    figure, axis = plt.subplots(figsize=(6.8, 1.0 + 0.3 * len(shares)))
+    bars = axis.barh(list(shares), [100 * share for share in shares.values()], color=LINE_COLORS[0])
+    axis.bar_label(bars, fmt="%.0f%%", padding=3, fontsize=9)
+    axis.set(xlim=(0, 112), xlabel=xlabel)
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    headline(figure, title)
+    return figure
+
+
+def rounding(values: np.ndarray, back: np.ndarray, scale: float, *, title: str) -> Figure:
+    """The values of a tensor, and how far each is from what comes back after rounding. values, back: (n,)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.9))
+    left.hist(values, bins=80, log=True, color=LINE_COLORS[0])
+    left.set(xlabel="activation", ylabel="values (log scale)")
+    near = np.flatnonzero(np.abs(values) < 3 * scale)
+    near = near[:: max(1, len(near) // 3000)]
+    right.plot(values[near], (back - values)[near], ".", markersize=2, color=LINE_COLORS[1])
+    for side in (-0.5, 0.5):
+        right.axhline(side * scale, color="black", linestyle=":", linewidth=1)
+    right.set(xlabel="activation, close to 0", ylabel="error of the round trip", ylim=(-0.8 * scale, 0.8 * scale))
+    right.annotate("half a step", (1, 0.5 * scale), xycoords=("axes fraction", "data"), xytext=(0, 3),
+                   textcoords="offset points", fontsize=8, ha="right")
+    headline(figure, title)
+    return figure
+
+
+def stairs(
+    places: np.ndarray, lines: Mapping[str, np.ndarray], bits: Sequence[int], errors: Sequence[float], *, title: str
+) -> Figure:
+    """Share of weights below each place, smooth and rounded, beside the error for each number of bits.
+
+    lines: name -> (places,) shares, the first the unrounded. errors: fractions of the weights' size, one a bit.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.9))
+    for name, share in lines.items():
+        left.step(places, share, where="post", label=name, linewidth=1.4)
+    left.set(xlabel="weight", ylabel="share of weights below")
+    left.legend(fontsize=8)
+    right.semilogy(bits, [100 * error for error in errors], marker="o")
+    for bit, error in zip(bits, errors, strict=True):
+        right.annotate(f"{error:.1%}", (bit, 100 * error), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    _plain_log(right)
+    right.set(xlabel="bits", ylabel="error (% of the weights)", xticks=bits)
+    right.margins(x=0.12, y=0.12)
+    headline(figure, title)
+    return figure
+
+
+def channel_errors(
+    ranges: np.ndarray, step: float, errors: Mapping[str, Sequence[float]], *, title: str
+) -> Figure:
+    """Channels sorted by their largest weight: that weight beside a shared step, and each one's rounding error.
+
+    ranges: (channels,) > 0. errors: name -> (channels,) fractions of a channel's size.
+    """
+    order = np.argsort(ranges)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.9))
+    left.semilogy(ranges[order], label="largest weight")
+    left.axhline(step, color="black", linestyle=":", linewidth=1.4, label="one shared step")
+    left.set(xlabel="channel, sorted", ylabel="absolute weight", ylim=(step / 3, 3 * ranges.max()))
+    left.legend(fontsize=8, loc="center right")
+    for (name, values), style in zip(errors.items(), LINE_STYLES, strict=False):
+        right.semilogy(100 * np.maximum(np.asarray(values)[order], 1e-4), linestyle=style, linewidth=1.4, label=name)
+    _plain_log(left)
+    _plain_log(right)
+    right.set(xlabel="channel, sorted", ylabel="error (% of the channel)")
+    right.legend(fontsize=8)
+    headline(figure, title)
+    return figure
+
+
+def logit_scatter(full: np.ndarray, small: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
+    """Logits of the 8-bit file against those of the float file, both (n, classes), in the looks of the classes."""
+    figure, axis = plt.subplots(figsize=(5.0, 3.8))
+    ends = [full.min(), full.max()]
+    axis.plot(ends, ends, color="black", linestyle=":", linewidth=1, label="equal")
+    for k, name in enumerate(class_names):
+        drawn = look(name)
+        axis.plot(full[:, k], small[:, k], drawn.marker, markersize=3, color=drawn.color, label=drawn.label, alpha=0.6)
+    axis.set(xlabel="logit, float file", ylabel="logit, INT8 file")
+    axis.legend(fontsize=8, markerscale=2)
+    headline(figure, title)
+    return figure
+
+
+def format_panels(formats: Mapping[str, Mapping], *, title: str) -> Figure:
+    """Size, latency and accuracy side by side. formats: rows of `edge.measure`, each with interval [low, high]."""
+    figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.7))
+    names = list(formats)
+    panels = (("bytes", 1e-3, "%.0f", "file (kB)"), ("latency_ms", 1.0, "%.2f", "latency (ms)"))
+    for axis, (key, factor, digits, label) in zip(axes, panels, strict=False):
+        bars = axis.bar(names, [formats[name][key] * factor for name in names], color=LINE_COLORS[: len(names)])
+        axis.bar_label(bars, fmt=digits, fontsize=8)
+        axis.set_title(label, fontsize=10, fontweight="normal")
+        axis.margins(y=0.15)
+        axis.grid(axis="x", visible=False)
+    for i, row in enumerate(formats.values()):
+        low, high = row["interval"]
+        axes[2].plot([i, i], [low, high], color=LINE_COLORS[i], linestyle="-")
+        axes[2].plot(i, row["accuracy"], "osDPX"[i % 5], color=LINE_COLORS[i], markersize=7)
+    axes[2].set(xticks=range(len(names)), xticklabels=names, xlim=(-0.5, len(names) - 0.5))
+    axes[2].set_title("accuracy (95% interval)", fontsize=10, fontweight="normal")
+    headline(figure, title)
+    return figure
+
+
+def time_bars(parts: Mapping[str, Mapping[str, float]], *, title: str) -> Figure:
+    """Time by kind of work, one stacked bar a format. parts: format -> {work: microseconds}, the same works in each."""
+    figure, axis = plt.subplots(figsize=(6.8, 1.6 + 0.35 * len(parts)))
+    works = list(next(iter(parts.values())))
+    colors = ("#0072B2", "#D07C00", "#1B9E77", "#7A1F5C", "#BBBBBB", "#222222")
+    left = np.zeros(len(parts))
+    for work, color, hatch in zip(works, colors, ("", "///", "...", "xxx", "", "\\\\\\"), strict=False):
+        lengths = np.array([part[work] for part in parts.values()])
+        axis.barh(list(parts), lengths, left=left, color=color, hatch=hatch, edgecolor="white", label=work)
+        left += lengths
+    axis.set(xlabel="time in operations, profiler on (µs a scan)")
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    figure.legend(*axis.get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center")
+    headline(figure, title)
+    return figure
+
+
+def _plain_log(axis: Axes) -> None:
+    """0.1, 0.3, 1, 3, 10 beside a logarithmic axis, whatever its range."""
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -1,0 +1,154 @@
+"""What a notebook gives its reader: figures with words, computed prose, tables.
+
+A figure is shown as a small PNG with alternative text and a one-line takeaway under it.
+Where the alternative text goes depends on who draws the notebook, so `show` sends it three ways:
+as ``alt`` metadata of ``image/png`` (nbconvert's classic template; `with_alt_text` makes its default one obey too),
+as the ``text/plain`` twin (VS Code), and as a folded "Figure in words" under the figure, for those that give
+an output image no ``alt`` at all: JupyterLab 4.6 and nbconvert's default template.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import html
+import io
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import display
+from matplotlib.figure import Figure
+from PIL import Image, PngImagePlugin
+
+from kdoct_utils.progress import without_widget
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode  # takes a second to import, and a notebook seldom needs it
+
+PNG_DPI = 90
+PNG_LARGEST_KB = 36
+
+
+def figure_png(figure: Figure, largest_kb: float = PNG_LARGEST_KB, description: str = "") -> bytes:
+    """The figure as PNG with a palette, fewer colors and then fewer dots an inch until it fits.
+
+    largest_kb is an aim: grainy scans that miss it even with 16 colors are returned all the same.
+    description is also written into the PNG itself, for readers of saved pictures.
+    """
+    note = PngImagePlugin.PngInfo()
+    if description:
+        note.add_itxt("Description", description)
+    smallest = None
+    for dpi, colors in ((PNG_DPI, 128), (PNG_DPI, 48), (PNG_DPI, 16), (0.8 * PNG_DPI, 16)):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+        picture = Image.open(buffer).convert("RGB")
+        # MAXCOVERAGE keeps small spots of a strong color, which MEDIANCUT averages away.
+        picture = picture.quantize(colors, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+        buffer = io.BytesIO()
+        picture.save(buffer, format="png", optimize=True, pnginfo=note)
+        png = buffer.getvalue()
+        smallest = png if smallest is None or len(png) < len(smallest) else smallest
+        if len(png) <= 1000 * largest_kb:
+            break
+    return smallest
+
+
+def show(figure: Figure, *, alt: str, takeaway: str, largest_kb: float = PNG_LARGEST_KB) -> None:
+    """Display a figure with its alternative text and takeaway, then close it.
+
+    alt: what the figure shows, in words, for a reader who cannot see it (two sentences with the main numbers).
+    takeaway: the one line that everybody should remember, best computed from the numbers drawn.
+    largest_kb: see figure_png; less of it where a notebook shows many scans.
+    Raises ValueError when either is empty.
+    """
+    if not alt.strip() or not takeaway.strip():
+        raise ValueError("a figure needs alt= (what it shows) and takeaway= (what to remember), both in words")
+    alt, takeaway = " ".join(alt.split()), " ".join(takeaway.split())
+    png = figure_png(figure, largest_kb, description=alt)
+    plt.close(figure)
+    _pass_over_libraries()
+    gc.collect()  # a figure refers to itself, so its pictures stay in memory until the collector comes by
+    # raw bytes: IPython encodes them; text/plain is what VS Code speaks for a picture
+    display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    words = f"<details><summary>Figure in words</summary>{html.escape(alt)}</details>"
+    say(f"**Takeaway:** {takeaway}\n\n{words}", plain=f"Takeaway: {takeaway}")
+
+
+@functools.cache
+def _pass_over_libraries() -> None:
+    """Once: what torch and the others have made when they were imported stays, and need not be looked at again.
+
+    The collector goes through all there is, and those are a million objects: a quarter of a second for each figure.
+    """
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # some libraries look for what was left behind when Python ends
+
+
+def say(text: str, plain: str | None = None) -> None:
+    """Display computed prose as Markdown; terminals and tests get `plain` (default: the same text)."""
+    display({"text/markdown": text, "text/plain": plain or text}, raw=True)
+
+
+def with_alt_text(notebook: NotebookNode) -> NotebookNode:
+    """A copy for nbconvert's HTMLExporter, whose default template writes "No description" over our alternative text.
+
+    Every ``image/png`` output with ``alt`` metadata becomes an HTML image that carries it. Progress bars become text,
+    so that the page fetches no script to draw them.
+    """
+    from nbformat import from_dict
+
+    notebook = deepcopy(notebook)
+    notebook.metadata.pop("widgets", None)
+    for cell in (cell for cell in notebook.cells if "outputs" in cell):
+        cell.outputs = [from_dict(without_widget(output)) for output in cell.outputs]
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+        if alt:
+            png = "".join(output.data.pop("image/png").split())
+            output.data["text/html"] = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png}">'
+    return notebook
+
+
+def show_table(frame: pd.DataFrame, caption: str, *, decimals: int = 3, index: bool = True) -> None:
+    """Display a table with caption and header cells, and the same as plain text.
+
+    decimals applies to floating-point columns. index=False leaves the row names out.
+    """
+    display({"text/html": table_html(frame, caption, decimals, index), "text/plain": _plain(frame, caption, decimals)},
+            raw=True)
+
+
+def table_html(frame: pd.DataFrame, caption: str, decimals: int = 3, index: bool = True) -> str:
+    """The table as HTML in which a screen reader can tell header cells (scope) from values."""
+    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
+    names = ([frame.index.name or ""] if index else []) + [str(column) for column in frame.columns]
+    sides = ["left"] * index + ["right" if is_number else "left" for is_number in numeric]  # a header over its values
+    head = "".join(
+        f'<th scope="col" style="text-align:{side}">{html.escape(name)}</th>' if name else "<td></td>"
+        for name, side in zip(map(str, names), sides, strict=True)  # an empty corner heads nothing
+    )
+    rows = []
+    for key, values in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
+        cells = [f'<th scope="row" style="text-align:left">{html.escape(str(key))}</th>'] if index else []
+        for value, is_number in zip(values, numeric, strict=True):
+            align = "right" if is_number else "left"
+            cells.append(f'<td style="text-align:{align}">{html.escape(_cell(value, decimals))}</td>')
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    title = f'<caption style="text-align:left;font-weight:bold">{html.escape(caption)}</caption>'
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _cell(value: object, decimals: int) -> str:
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
+        return "–"
+    return f"{value:.{decimals}f}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _plain(frame: pd.DataFrame, caption: str, decimals: int) -> str:
+    return f"{caption}\n{frame.map(lambda value: _cell(value, decimals)).to_string()}"

@@ -1,0 +1,187 @@
+"""Put what a run measured where readers look: outputs, badges, time and memory in the notebooks and the README.
+
+What is written stands between marks such as ``<!-- kdoct:badges -->`` and ``<!-- /kdoct:badges -->``.
+The rest of the text is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+from kdoct_utils.course.execute import own_code_cells
+from kdoct_utils.course.notebooks import finished_fingerprint, notebook_number, notebook_title
+from kdoct_utils.datasets import PHANTOMS
+from kdoct_utils.progress import without_widget
+from kdoct_utils.runs import RunError, RunFolder, atomic_path
+
+BRANCH = "main"
+DROPPED_METADATA = ("papermill", "execution")  # times and paths of the machine that ran it
+
+
+def repository_url(root: Path) -> str:
+    """The one setting: ``[project.urls] repository`` in the pyproject.toml of ``root``."""
+    urls = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
+    url = urls.get("repository", "")
+    if not re.fullmatch(r"https://github\.com/[^/]+/[^/]+", url):
+        raise RunError(f"pyproject.toml: [project.urls] repository = {url!r} is not https://github.com/<owner>/<name>")
+    return url
+
+
+def badges(notebook: str, repository: str) -> str:
+    """Markdown of the Binder and Colab badges that open ``notebook`` (a name in the notebooks folder)."""
+    slug = repository.removeprefix("https://github.com/")
+    binder = f"https://mybinder.org/v2/gh/{slug}/{BRANCH}?urlpath=lab/tree/notebooks/{notebook}"
+    colab = f"https://colab.research.google.com/github/{slug}/blob/{BRANCH}/notebooks/{notebook}"
+    return (
+        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder})\n"
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})"
+    )
+
+
+def minutes(seconds: float) -> str:
+    """ "under 1 min", "3 min": rounded up, since a promise should hold."""
+    return "under 1 min" if seconds < 60 else f"{-(-int(seconds) // 60)} min"
+
+
+def gigabytes(megabytes: float) -> str:
+    """Rounded up to a tenth."""
+    return f"{-(-megabytes // 100) / 10:.1f} GB"
+
+
+def cost_line(cost: dict, profile: str) -> str:
+    """The sentence on time and memory under a notebook's title."""
+    return (
+        f"Time and memory, measured with profile `{profile}` on CPU: {minutes(cost['seconds'])}, "
+        f"{gigabytes(cost['peak_mb'])} at the peak."
+    )
+
+
+def fill_block(text: str, name: str, content: str) -> str:
+    """``text`` with ``content`` between the marks of ``name``. Raises RunError where the marks are missing."""
+    begin, end = f"<!-- kdoct:{name} -->", f"<!-- /kdoct:{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise RunError(f"the text needs the marks {begin} and {end} once, in this order")
+    return text[: text.index(begin) + len(begin)] + f"\n{content}\n" + text[text.index(end) :]
+
+
+def with_marks(text: str, names: tuple[str, ...] = ("badges", "cost")) -> str:
+    """``text`` of a first markdown cell with the marks that it lacks put under its title."""
+    missing = [name for name in names if f"<!-- kdoct:{name} -->" not in text]
+    marks = "\n\n".join(f"<!-- kdoct:{name} -->\n<!-- /kdoct:{name} -->" for name in missing)
+    title, _, rest = text.partition("\n")
+    return f"{title}\n\n{marks}\n{rest}" if marks else text
+
+
+def publish(run: RunFolder, root: Path) -> list[Path]:
+    """Write the run's outputs, badges and costs into the notebooks of ``root``, and badges and table into its README.
+
+    Returns the files written. Raises RunError if an executed notebook is not complete or its source has changed since.
+    """
+    costs, repository = run.read_metrics().get("notebooks", {}), repository_url(root)
+    written = []
+    for executed in sorted(run.notebooks_dir.glob("*.ipynb")):
+        source = root / "notebooks" / executed.name
+        cost = costs.get(notebook_number(executed.name))
+        if not source.exists() or cost is None or finished_fingerprint(executed) is None:
+            raise RunError(f"{executed.name} is not complete in {run.path}; run it again")
+        _publish_notebook(source, executed, badges(source.name, repository), cost_line(cost, run.profile.name))
+        written.append(source)
+    readme = root / "README.md"
+    text = fill_block(readme.read_text(encoding="utf-8"), "badges", badges(written[0].name, repository))
+    text = fill_block(text, "notebooks", notebook_table(written, costs))
+    with atomic_path(readme) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return [*written, readme, *_write_plans(root, costs), *_write_overview(run, root)]
+
+
+def _write_plans(root: Path, costs: dict) -> list[Path]:
+    """docs/workshop.md, where there is one, with this run's times in its plans."""
+    path = root / "docs" / "workshop.md"
+    if not path.exists():
+        return []
+    text = with_running_times(path.read_text(encoding="utf-8"), costs)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return [path]
+
+
+def with_running_times(text: str, costs: dict) -> str:
+    """Markdown in which each table row of the block ``plans`` ends in the time that its notebooks took; a dash if none.
+
+    A notebook that costs knows nothing of leaves its row as it was.
+    """
+    begin, end = "<!-- kdoct:plans -->", "<!-- /kdoct:plans -->"
+    plans = text[text.find(begin) + len(begin) : text.find(end)].strip("\n")
+    lines = []
+    for line in plans.splitlines():
+        numbers = re.findall(r"\]\((?:\.\./)?notebooks/(\d\d)_", line)
+        if re.match(r"\| *\d", line) and all(number in costs for number in numbers):
+            time = minutes(sum(costs[number]["seconds"] for number in numbers)) if numbers else "–"
+            line = f"{line.rstrip().removesuffix('|').rpartition('|')[0]}| {time} |"
+        lines.append(line)
+    return fill_block(text, "plans", "\n".join(lines))
+
+
+def _write_overview(run: RunFolder, root: Path) -> list[Path]:
+    """docs/overview.png from a run that has measured the four arms; nothing from one that has not."""
+    from kdoct_utils.show.output import figure_png
+    from tools.overview import ARM_LOOKS, overview_figure
+
+    metrics = run.read_metrics()
+    if not {*ARM_LOOKS, "kd_gain"} <= metrics.keys():
+        return []
+    data = "phantoms" if run.dataset in PHANTOMS else run.dataset
+    setting = f"{data}, {run.profile.image_size} px, students: {metrics['kd_gain']['seeds']} seeds"
+    path = root / "docs" / "overview.png"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(figure_png(overview_figure(metrics, setting), largest_kb=150))
+    return [path]
+
+
+def notebook_table(notebooks: list[Path], costs: dict) -> str:
+    """Markdown table: notebook, minutes, memory."""
+    lines = ["| notebook | time | peak memory |", "|---|---|---|"]
+    for path in notebooks:
+        number, title = notebook_number(path.name), notebook_title(path)
+        cost = costs[number]
+        link = f"[{title if title.startswith(number) else f'{number} {title}'}](notebooks/{path.name})"
+        lines.append(f"| {link} | {minutes(cost['seconds'])} | {gigabytes(cost['peak_mb'])} |")
+    return "\n".join(lines)
+
+
+def carry_outputs(notebook: dict, done: dict, name: str) -> None:
+    """Put the outputs of an executed notebook into its source, in place.
+
+    Raises RunError where the source's code is no longer what was executed.
+    """
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    done_cells = own_code_cells(done)
+    if ["".join(cell["source"]) for cell in cells] != ["".join(cell["source"]) for cell in done_cells]:
+        raise RunError(f"{name} has changed since it was executed; run it again")
+    for count, (cell, result) in enumerate(zip(cells, done_cells, strict=True), 1):
+        cell["execution_count"] = count
+        cell["outputs"] = [_saved(output, count) for output in result["outputs"]]
+        cell["metadata"] = {key: value for key, value in cell["metadata"].items() if key not in DROPPED_METADATA}
+
+
+def _saved(output: dict, count: int) -> dict:
+    """The output as a saved notebook needs it."""
+    return without_widget(output | {"execution_count": count} if "execution_count" in output else output)
+
+
+def _publish_notebook(source: Path, executed: Path, badge_lines: str, cost: str) -> None:
+    notebook = json.loads(source.read_text(encoding="utf-8"))
+    done = json.loads(executed.read_text(encoding="utf-8"))
+    carry_outputs(notebook, done, source.name)
+    notebook["metadata"].pop("widgets", None)  # state of widgets that `carry_outputs` leaves out
+    first = next((cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"), None)
+    if first is None:
+        raise RunError(f"{source.name} has no markdown cell for its title")
+    text = with_marks("".join(first["source"]))
+    text = fill_block(fill_block(text, "badges", badge_lines), "cost", cost)
+    first["source"] = text.splitlines(keepends=True)
+    with atomic_path(source) as temporary:
+        temporary.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
