@@ -47,6 +47,7 @@ class TrainingConfig:
     swa_start: float = 0.75  # fraction of the schedule
     gradient_clip: float = 1.0  # largest gradient norm
     precision: str = "no"  # Accelerate's mixed_precision: "no", "bf16" or "fp16"
+    threads: int | None = None  # of the processor; None: as many as torch likes. Small networks are best off with one
     channels_last: bool = False  # the networks' memory, as convolutions over three channels like it best
     compiled: bool = False  # torch.compile for teacher and student: minutes at first, so for long runs alone
     teacher_precision: str = "no"  # weights of a teacher that answers live: "no" (float32) or "bf16"
@@ -151,9 +152,11 @@ PROFILES = {
             swa_start=0.5,
             swa_learning_rate=1e-4,
             precision="no",
+            threads=1,
         ),
         student_training=replace(
-            PAPER_STUDENT_TRAINING, epochs=1, batch_size=32, accumulation=1, warmup_epochs=0.2, precision="no"
+            PAPER_STUDENT_TRAINING, epochs=1, batch_size=32, accumulation=1, warmup_epochs=0.2, precision="no",
+            threads=1,
         ),
         memory_gb=1.0,
         seeds=2,
@@ -183,6 +186,7 @@ PROFILES = {
             frozen_epochs=1,
             swa_learning_rate=2e-4,
             precision="no",
+            threads=1,
         ),
         student_training=replace(
             PAPER_STUDENT_TRAINING,
@@ -193,6 +197,7 @@ PROFILES = {
             warmup_epochs=0.5,
             patience=10,
             precision="no",
+            threads=1,
         ),
         memory_gb=1.5,
         teacher_augmentation=0.4,  # the full pipeline wants the paper's 150 epochs

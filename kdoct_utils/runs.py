@@ -13,7 +13,7 @@ import platform
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONFIG_NAME = "config.json"
+STATUS_VARIABLE = "KDOCT_STATUS"
 RECORDED_PACKAGES = ("kdoct_utils", "torch", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "onnxruntime")
 
 
@@ -62,6 +63,17 @@ def link_or_copy(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
+
+
+def report_status(text: str) -> None:
+    """Tell whoever runs this notebook what it is busy with, such as "student KD, seed 2, epoch 4/10".
+
+    The environment variable KDOCT_STATUS names the file that takes the text; without it nothing happens. A status that
+    cannot be written is no reason to stop the work.
+    """
+    if path := os.environ.get(STATUS_VARIABLE):
+        with suppress(OSError):
+            Path(path).write_text(text, encoding="utf-8")
 
 
 def plain(value: object) -> object:

@@ -162,6 +162,23 @@ def test_progress_shows_loss_and_time_left(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_status_names_the_training_and_its_epoch(tmp_path, monkeypatch):
+    status, seen = tmp_path / "status", []
+
+    class Watching(CrossEntropyObjective):
+        def __call__(self, *arguments):
+            seen.append((status.read_text(), torch.get_num_threads()))
+            return super().__call__(*arguments)
+
+    monkeypatch.setenv("KDOCT_STATUS", str(status))
+    before = torch.get_num_threads()
+    make_trainer(Watching(), config=replace(CONFIG, threads=before + 1), name="student KD, seed 2").fit()
+    assert seen[::4] == [(f"student KD, seed 2, epoch {epoch}/3", before + 1) for epoch in (1, 2, 3)]
+    assert torch.get_num_threads() == before
+    monkeypatch.setenv("KDOCT_STATUS", str(tmp_path / "no folder" / "status"))
+    make_trainer(config=replace(CONFIG, epochs=1)).fit()  # no reason to stop
+
+
 # --- gradients and rates --------------------------------------------------------------------------------------------
 
 

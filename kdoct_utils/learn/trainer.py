@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +41,7 @@ from kdoct_utils.learn.objectives import (
 from kdoct_utils.learn.schedules import batches_per_epoch, epoch_batches, learning_rate_factor, steps_per_epoch
 from kdoct_utils.profiles import TrainingConfig
 from kdoct_utils.progress import ProgressBar
+from kdoct_utils.runs import report_status
 
 __all__ = [
     "CachedDistillationObjective", "CrossEntropyObjective", "DistillationObjective", "FocalObjective", "Objective",
@@ -80,6 +81,7 @@ class Trainer:
     """Train ``model`` for ``objective`` and leave it holding the weights that did best on ``validation_set``.
 
     image_size: pixels, what the network sees. seed: order, augmentation and dropout follow from it.
+    name: what is trained, for the bar and `runs.report_status`.
     checkpoint: file to go on from and to write after every epoch; None for neither. A run that was killed continues
     from its last whole epoch to the same numbers.
     progress: show one bar with the loss and the time left.
@@ -104,6 +106,7 @@ class Trainer:
         image_size: int,
         channels: int,
         seed: int,
+        name: str = "training",
         checkpoint: Path | None = None,
         progress: bool = True,
         accelerator: Accelerator | None = None,
@@ -120,7 +123,7 @@ class Trainer:
         self.objective.quicken(config.teacher_precision, config.channels_last, config.compiled)
         self.train_set, self.validation_set, self.config = train_set, validation_set, config
         self.augmentation, self.image_size, self.channels = augmentation, image_size, channels
-        self.seed, self.checkpoint, self.show_progress = seed, checkpoint, progress
+        self.seed, self.name, self.checkpoint, self.show_progress = seed, name, checkpoint, progress
         self.steps = steps_per_epoch(len(train_set), config.batch_size, config.accumulation, self.processes)
         fused = self.device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=fused)
@@ -142,16 +145,22 @@ class Trainer:
         self._resume()
         bar = ProgressBar(
             total=self.state.last_epoch * self.steps, initial=self.state.epoch * self.steps, unit="step",
-            desc="training", disable=not (self.show_progress and self.accelerator.is_main_process),
+            desc=self.name, disable=not (self.show_progress and self.accelerator.is_main_process),
         )  # fmt: skip
-        with bar:
+        with threads(self.config.threads), bar:
             while self.state.epoch < self.state.last_epoch:
                 started = time.perf_counter()
+                self._report(self.state.epoch + 1)
                 self._start_epoch()
                 train_loss = self._train_epoch(self.state.epoch, bar)
                 self._end_epoch(train_loss, started)
+                self._report(self.state.epoch)
                 bar.total = self.state.last_epoch * self.steps
-        return self._choose()
+            return self._choose()
+
+    def _report(self, epoch: int) -> None:
+        if self.accelerator.is_main_process:
+            report_status(f"{self.name}, epoch {epoch}/{self.state.last_epoch}")
 
     def _train_epoch(self, epoch: int, bar: ProgressBar) -> float:
         """Every training scan once. Returns the loss averaged over them."""
@@ -394,6 +403,22 @@ class Trainer:
         if "average" in parts:
             self.average = AveragedModel(self.model)
             self.average.load_state_dict(parts["average"])
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """torch computes with so many of the processor's threads within the block; None leaves their number alone.
+
+    Small networks gain little from a second thread, and beside a busy process they become many times slower: OpenMP's
+    threads wait for one another at every layer. Another number of threads may change the last digits of a result.
+    """
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def prepared_ahead(prepare: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
