@@ -1,5 +1,5 @@
 # make course   environment, the six core notebooks on the default profile, results, runs/quick/index.html
-# make test     lint, unit tests, every notebook as a test
+# make test     lint, unit tests, every notebook as a test      make test-all   the same with all that is slow
 # make lab      JupyterLab        make bench      benchmarks
 # make book     the course as web pages, in build/book
 # make colab    the course with the versions that Colab ships      make binder   on one core, in 2 GB
@@ -28,7 +28,7 @@ PY := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/installed
 endif
 
-.PHONY: course test lint unit nbval real lab bench notebooks book colab binder clean
+.PHONY: course test test-all lint unit nbval real lab bench notebooks book colab binder clean
 .DELETE_ON_ERROR:
 
 course: $(ENVIRONMENT)
@@ -37,13 +37,20 @@ course: $(ENVIRONMENT)
 
 test: lint unit nbval
 
+# Browsers, clusters, longer fuzzing, the quick course and real scans too.
+test-all: lint nbval
+	HYPOTHESIS_PROFILE=thorough $(PY) -m pytest -n $(CORES) tests
+	$(MAKE) course real
+
 lint: $(ENVIRONMENT)
 	$(PY) -m ruff check .
+	$(PY) -c "from importlinter.cli import lint_imports_command as lint; lint()"
 
 unit: $(ENVIRONMENT)
-	$(PY) -m pytest tests
+	$(PY) -m pytest -n $(CORES) -m "not slow" tests
 
-# Every cell of every notebook runs, with the smallest profile, and every slider is moved to its ends.
+# Every cell of every notebook runs once, with the smallest profile, and every slider is moved to its ends.
+# One run folder serves them all: what one notebook has made, the next takes.
 nbval: $(ENVIRONMENT)
 	rm -rf $(CHECKED)
 	$(PY) tests/prepare_notebooks.py $(CHECKED)

@@ -1,55 +1,64 @@
-"""The house: the README's map of the package is complete and imports only point down; importing is cheap."""
+"""The house, beyond the import contracts of `make lint`: one home for a name, importing is cheap, rooms are small."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "kdoct_utils"
-FILES = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")]
-MODULES = sorted({path.parts[0].removesuffix(".py") for path in FILES} - {"__init__"})
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+LONGEST_MODULE = 350
 
 
-def floors():
-    """Module name -> line of the README's map."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = readme[readme.index("cli          the kdoct command") :].split("```")[0].splitlines()
-    found = {}
-    for floor, line in enumerate(lines):
-        for word in re.findall(r"\b[a-z_]+\b", line):
-            if word in MODULES:
-                found.setdefault(word, floor)
-    return found
+def dotted(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported(module):
-    """Names of the package's modules that a module (or folder of them) imports, and the names it takes from them."""
-    files = [PACKAGE / f"{module}.py"] if (PACKAGE / f"{module}.py").exists() else (PACKAGE / module).glob("*.py")
-    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("kdoct_utils")):
-            names = [alias.name for alias in node.names]
-            target = (node.module or "").removeprefix("kdoct_utils").lstrip(".").split(".")[0]
-            yield from [(target, names)] if target else [(name, []) for name in names]
+def imported(tree):
+    """(module, name) of each ``from kdoct_utils... import name``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdoct_utils"):
+            yield from ((node.module, alias.name) for alias in node.names)
 
 
-def test_the_map_names_every_module():
-    assert sorted(floors()) == MODULES
+def defined(tree):
+    """The names that a module makes itself, at its top level; what it imports is no name of its own."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_down_and_take_no_underscore_names(module):
-    for target, names in imported(module):
-        if target in MODULES:
-            assert floors()[target] >= floors()[module], f"{module} imports {target} from above"
-        assert not [name for name in names if name.startswith("_") and name != "__version__"]
+def test_a_name_is_imported_from_where_it_is_made_and_never_an_underscore_name():
+    modules = {dotted(path): defined(tree) for path, tree in TREES.items()}
+    users = TREES | {path: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("*.py")}
+    wrong = []
+    for path, tree in users.items():
+        for module, name in imported(tree):
+            if f"{module}.{name}" in modules or name in modules[module]:
+                continue
+            wrong.append(f"{path.relative_to(ROOT)}: {name} is not made in {module}")
+        private = [name for _, name in imported(tree) if name.startswith("_") and name != "__version__"]
+        wrong += [f"{path.relative_to(ROOT)}: {name}" for name in private if path in TREES]
+    assert wrong == []
 
 
-@pytest.mark.parametrize("module", ["kdoct_utils", "kdoct_utils.course.cli", "kdoct_utils.runs"])
-def test_importing_does_not_load_torch(module):
-    code = f"import sys, {module}; print(sorted({{'torch', 'timm', 'pandas'}} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert "torch" not in done.stdout and "timm" not in done.stdout
+def test_modules_fit_in_a_head():
+    sizes = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in TREES}
+    assert {str(path): lines for path, lines in sizes.items() if lines > LONGEST_MODULE} == {}
+
+
+def test_every_room_says_what_lives_there():
+    for room in (path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()):
+        assert len(ast.get_docstring(TREES[room / "__init__.py"]).splitlines()) >= 3, room.name
+
+
+def test_importing_is_cheap():
+    for module in ("kdoct_utils", "kdoct_utils.course.cli", "kdoct_utils.runs"):
+        code = f"import sys, {module}; print(sorted({{'torch', 'timm', 'pandas'}} & sys.modules.keys()))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert "torch" not in done.stdout and "timm" not in done.stdout
