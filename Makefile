@@ -68,7 +68,7 @@ bench: $(ENVIRONMENT)
 
 notebooks: $(ENVIRONMENT)
 	$(PY) -m kdoct_utils.course.cli run --profile quick --run-dir runs/quick
-	$(PY) -m kdoct_utils.course.cli publish runs/quick
+	$(PY) -m tools.publish runs/quick
 
 book: $(ENVIRONMENT)
 	$(PY) book/build.py build/book

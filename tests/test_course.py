@@ -125,6 +125,8 @@ def check_publish(run, folder):
     nbformat.validate(notebook)
     assert [cell.get("execution_count") for cell in notebook.cells] == [None, 1, 2, 3]
     assert notebook.cells[3].outputs[0].text == "1e-05\n"
+    cost = run.read_metrics()["notebooks"]["01"]
+    assert notebook.metadata["kdoct"] == pytest.approx({key: cost[key] for key in ("seconds", "peak_mb")}, abs=0.1)
     title = notebook.cells[0].source
     assert title.startswith("# A notebook\n") and title.endswith("About it.")
     assert title.count("Time and memory") == 1 and title.count("mybinder.org/v2/gh/someone/course") == 1

@@ -1,13 +1,17 @@
 """Put what a run measured where readers look: outputs, badges, time and memory in the notebooks and the README.
 
+    python -m tools.publish runs/quick
+
 What is written stands between marks such as ``<!-- kdoct:badges -->`` and ``<!-- /kdoct:badges -->``.
 The rest of the text is left alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -15,8 +19,11 @@ from kdoct_utils.course.execute import own_code_cells
 from kdoct_utils.course.notebooks import finished_fingerprint, notebook_number, notebook_title
 from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.progress import without_widget
-from kdoct_utils.runs import RunError, RunFolder, atomic_path
+from kdoct_utils.runs import RunError, RunFolder, atomic_path, load_run
+from kdoct_utils.show.output import figure_png
+from tools.overview import ARM_LOOKS, overview_figure
 
+ROOT = Path(__file__).resolve().parents[1]
 BRANCH = "main"
 DROPPED_METADATA = ("papermill", "execution")  # times and paths of the machine that ran it
 
@@ -75,37 +82,40 @@ def with_marks(text: str, names: tuple[str, ...] = ("badges", "cost")) -> str:
     return f"{title}\n\n{marks}\n{rest}" if marks else text
 
 
-def publish(run: RunFolder, root: Path) -> list[Path]:
+def publish(run: RunFolder, root: Path = ROOT) -> list[Path]:
     """Write the run's outputs, badges and costs into the notebooks of ``root``, and badges and table into its README.
 
+    Each notebook's metadata get ``kdoct: {seconds, peak_mb}``, from which a later run tells how long it will take.
+    docs/workshop.md gets this run's times in its plans; docs/overview.png is drawn where the four arms were measured.
     Returns the files written. Raises RunError if an executed notebook is not complete or its source has changed since.
     """
-    costs, repository = run.read_metrics().get("notebooks", {}), repository_url(root)
-    written = []
+    metrics, repository = run.read_metrics(), repository_url(root)
+    costs, notebooks = metrics.get("notebooks", {}), []
     for executed in sorted(run.notebooks_dir.glob("*.ipynb")):
         source = root / "notebooks" / executed.name
         cost = costs.get(notebook_number(executed.name))
         if not source.exists() or cost is None or finished_fingerprint(executed) is None:
             raise RunError(f"{executed.name} is not complete in {run.path}; run it again")
-        _publish_notebook(source, executed, badges(source.name, repository), cost_line(cost, run.profile.name))
-        written.append(source)
-    readme = root / "README.md"
-    text = fill_block(readme.read_text(encoding="utf-8"), "badges", badges(written[0].name, repository))
-    text = fill_block(text, "notebooks", notebook_table(written, costs))
-    with atomic_path(readme) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return [*written, readme, *_write_plans(root, costs), *_write_overview(run, root)]
+        _publish_notebook(source, executed, badges(source.name, repository), cost, run.profile.name)
+        notebooks.append(source)
+    readme, workshop, overview = root / "README.md", root / "docs" / "workshop.md", root / "docs" / "overview.png"
+    text = fill_block(readme.read_text(encoding="utf-8"), "badges", badges(notebooks[0].name, repository))
+    _write(readme, fill_block(text, "notebooks", notebook_table(notebooks, costs)))
+    written = [*notebooks, readme]
+    if workshop.exists():
+        _write(workshop, with_running_times(workshop.read_text(encoding="utf-8"), costs))
+        written.append(workshop)
+    if {*ARM_LOOKS, "kd_gain"} <= metrics.keys():
+        data = "phantoms" if run.dataset in PHANTOMS else run.dataset
+        setting = f"{data}, {run.profile.image_size} px, students: {metrics['kd_gain']['seeds']} seeds"
+        _write(overview, figure_png(overview_figure(metrics, setting), largest_kb=150))
+        written.append(overview)
+    return written
 
 
-def _write_plans(root: Path, costs: dict) -> list[Path]:
-    """docs/workshop.md, where there is one, with this run's times in its plans."""
-    path = root / "docs" / "workshop.md"
-    if not path.exists():
-        return []
-    text = with_running_times(path.read_text(encoding="utf-8"), costs)
+def _write(path: Path, content: str | bytes) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return [path]
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def with_running_times(text: str, costs: dict) -> str:
@@ -123,22 +133,6 @@ def with_running_times(text: str, costs: dict) -> str:
             line = f"{line.rstrip().removesuffix('|').rpartition('|')[0]}| {time} |"
         lines.append(line)
     return fill_block(text, "plans", "\n".join(lines))
-
-
-def _write_overview(run: RunFolder, root: Path) -> list[Path]:
-    """docs/overview.png from a run that has measured the four arms; nothing from one that has not."""
-    from kdoct_utils.show.output import figure_png
-    from tools.overview import ARM_LOOKS, overview_figure
-
-    metrics = run.read_metrics()
-    if not {*ARM_LOOKS, "kd_gain"} <= metrics.keys():
-        return []
-    data = "phantoms" if run.dataset in PHANTOMS else run.dataset
-    setting = f"{data}, {run.profile.image_size} px, students: {metrics['kd_gain']['seeds']} seeds"
-    path = root / "docs" / "overview.png"
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(figure_png(overview_figure(metrics, setting), largest_kb=150))
-    return [path]
 
 
 def notebook_table(notebooks: list[Path], costs: dict) -> str:
@@ -172,16 +166,32 @@ def _saved(output: dict, count: int) -> dict:
     return without_widget(output | {"execution_count": count} if "execution_count" in output else output)
 
 
-def _publish_notebook(source: Path, executed: Path, badge_lines: str, cost: str) -> None:
+def _publish_notebook(source: Path, executed: Path, badge_lines: str, cost: dict, profile: str) -> None:
     notebook = json.loads(source.read_text(encoding="utf-8"))
-    done = json.loads(executed.read_text(encoding="utf-8"))
-    carry_outputs(notebook, done, source.name)
+    carry_outputs(notebook, json.loads(executed.read_text(encoding="utf-8")), source.name)
     notebook["metadata"].pop("widgets", None)  # state of widgets that `carry_outputs` leaves out
+    notebook["metadata"]["kdoct"] = {name: round(cost[name], 1) for name in ("seconds", "peak_mb")}
     first = next((cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"), None)
     if first is None:
         raise RunError(f"{source.name} has no markdown cell for its title")
     text = with_marks("".join(first["source"]))
-    text = fill_block(fill_block(text, "badges", badge_lines), "cost", cost)
+    text = fill_block(fill_block(text, "badges", badge_lines), "cost", cost_line(cost, profile))
     first["source"] = text.splitlines(keepends=True)
-    with atomic_path(source) as temporary:
-        temporary.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(source, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns 1, with the reason on stderr, where the run cannot be published."""
+    parser = argparse.ArgumentParser(prog="python -m tools.publish", description=__doc__.splitlines()[0])
+    parser.add_argument("run_dir", type=Path, nargs="?", default=Path("runs/quick"), help="the finished run folder")
+    try:
+        for path in publish(load_run(parser.parse_args(arguments).run_dir)):
+            print(f"wrote {path.name}")
+    except RunError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
