@@ -7,6 +7,9 @@ Everything that a profile does not have to change is the paper's
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated, get_args
+
+from annotated_types import Ge, Gt, Le, Lt
 
 # The order of the classes is fixed once, here: readers map their own order to it.
 CLASS_NAMES = ("normal", "drusen", "cnv", "dme")
@@ -251,3 +254,60 @@ def get_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; valid profiles: {', '.join(PROFILES)}")
     return PROFILES[name]
+
+
+# What a number given to a notebook, a sweep or an arm may be, and what it is. None of them may be inf or nan.
+PARAMETERS = {
+    "seed": Annotated[int, Ge(0), Lt(2**32), "decides phantoms, split, start weights and draws"],
+    "temperature": Annotated[float, Gt(0), "flattens the answers of teacher and student before they are compared"],
+    "alpha": Annotated[float, Ge(0), Le(1), "weight of the soft-label term; the rest is cross-entropy"],
+    "gamma": Annotated[float, Ge(0), "how strongly focal loss looks away from easy scans; 0 is cross-entropy"],
+    "repeats": Annotated[int, Ge(3), "how often each kind of split is drawn anew"],
+    "largest": Annotated[int, Ge(100), "B-scans at most in the experiment on splits"],
+    "rare_share": Annotated[float, Gt(0), Le(1), "of the rare class's training patients that stay"],
+    "rare_effort": Annotated[float, Gt(0), "epochs, as a share of the student's own"],
+    "noise_share": Annotated[float, Ge(0), Le(1), "of the training labels that are made wrong"],
+    "noise_patients": Annotated[float, Gt(0), Le(1), "share of the training patients"],
+    "noise_effort": Annotated[float, Gt(0), "epochs, as a share of the student's own"],
+    "gate": Annotated[float, Ge(0), Le(1), "validation accuracy that a teacher needs before it may teach"],
+    "snapshot_epochs": Annotated[int, Ge(3), "short extra epochs for the experiment on averaging"],
+    "snapshot_scans": Annotated[int, Ge(1), "training scans in each of these epochs, at most"],
+    "plane_side": Annotated[int, Ge(2), "places along each side of the picture of the loss"],
+    "probe_scans": Annotated[int, Ge(1), "training scans for the probe of the start weights, at most"],
+    "calibration_scans": Annotated[int, Ge(1), "training scans that set the ranges of the 8-bit tensors, at most"],
+    "latency_runs": Annotated[int, Ge(1), "timed calls a format in each turn"],
+    "wanted_sensitivity": Annotated[float, Ge(0), Le(1), "of the threshold that is chosen on validation patients"],
+    "jobs": Annotated[int, Ge(1), "trainings at a time"],
+}
+_IN_WORDS = {Ge: "at least {0.ge:g}", Gt: "above {0.gt:g}", Le: "at most {0.le:g}", Lt: "below {0.lt:g}"}
+
+
+def check_parameter(name: str, value: object, kind: object = None) -> object:
+    """``value`` as the type of the parameter ``name``, within its range; text is read as that type.
+
+    kind: the type, for a parameter that ``PARAMETERS`` does not hold; where None belongs to it, "none" is read as None.
+    Raises ValueError, with the valid range, for a value that does not fit: 1.5 is no int, 2 is no alpha, nan no number.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    kind = PARAMETERS[name] if kind is None else kind
+    given = value.item() if hasattr(value, "item") else value  # one number of numpy's
+    if isinstance(given, str) and given.lower() == "none" and type(None) in get_args(kind):
+        given = None
+    try:
+        adapter = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+        return adapter.validate_python(given, strict=not isinstance(given, str))
+    except ValidationError:
+        raise ValueError(f"parameter {name!r} takes {_parameter_text(kind)}, not {value!r}") from None
+
+
+def _parameter_text(kind: object) -> str:
+    """ "float, at least 0 and at most 1 (weight of the soft-label term)"."""
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    if type(None) in get_args(kind):
+        return f"{_parameter_text(parts[0])} or none"
+    if not hasattr(kind, "__metadata__"):
+        return kind.__name__
+    *bounds, meaning = kind.__metadata__
+    limits = " and ".join(_IN_WORDS[type(bound)].format(bound) for bound in bounds)
+    return f"{kind.__origin__.__name__}, {limits} ({meaning})"

@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -15,10 +16,10 @@ from kdoct_utils.course import check as checks
 from kdoct_utils.course import execute
 from kdoct_utils.course import notebooks as course
 from kdoct_utils.course.execute import execute_notebook
-from kdoct_utils.course.notebooks import TIMEOUTS, run_course, select_notebooks
+from kdoct_utils.course.notebooks import TIMEOUTS, find_notebooks_folder, run_course, select_notebooks
 from kdoct_utils.course.parameters import cast, declared_parameters, parse_assignments
 from kdoct_utils.course.report import figures_of, report, results_table, results_text
-from kdoct_utils.profiles import PROFILES
+from kdoct_utils.profiles import PARAMETERS, PROFILES
 from kdoct_utils.runs import RunError, open_run
 from tools.publish import badges, publish, repository_url
 
@@ -43,7 +44,7 @@ def folder(tmp_path):
 
 def run_smoke(folder, only=("00", "01"), **options):
     arguments = {"only": only, "progress": False, "notebooks_folder": folder, "run_dir": folder.parent / "run"}
-    return run_course("smoke", seed=5, **(arguments | options))
+    return run_course("smoke", **({"seed": 5} | arguments | options))
 
 
 def test_a_run_that_goes_on_gives_notebooks_its_dataset_options_again(folder):
@@ -161,12 +162,16 @@ def test_a_dead_kernel_is_named(folder):
 
 def test_nothing_starts_when_a_value_is_not_valid(folder, monkeypatch):
     monkeypatch.setattr(course, "execute_notebook", lambda *_, **__: pytest.fail("a notebook was started"))
-    parameters = COMMON + "alpha: float = 0.7\nseeds: int = 3\nviews: bool = False\n"
+    parameters = COMMON + "alpha: float = 0.7\ntemperature: float = None\nseeds: int = 3\n"
     write_notebook(folder / "00_a.ipynb", parameters=parameters)
     cases = [
         ({"parameters": {"alhpa": "0.5"}}, "parameter 'alhpa'; valid names: alpha, data_root"),
-        ({"parameters": {"alpha": "much"}}, "'alpha' takes float, not 'much'"),
-        ({"parameters": {"seeds": "1.5"}}, "'seeds' takes int, not 1.5"),
+        ({"parameters": {"alpha": "much"}}, "'alpha' takes float, at least 0 and at most 1 .*, not 'much'"),
+        ({"parameters": {"alpha": "2"}}, "'alpha' takes float, at least 0 and at most 1 .*, not '2'"),
+        ({"parameters": {"temperature": "-1"}}, "'temperature' takes float, above 0 .* or none, not '-1'"),
+        ({"parameters": {"temperature": "nan"}}, "not 'nan'"),
+        ({"seed": -1}, "'seed' takes int, at least 0"),
+        ({"parameters": {"seeds": "1.5"}}, "'seeds' takes int, not '1.5'"),
         ({"parameters": {"seed": "1"}}, "seed is set by --seed"),
         ({"dataset": "nhe"}, "unknown dataset 'nhe'; valid datasets: phantom, neh, ucsd"),
         ({"dataset": "neh"}, "needs --data-root"),
@@ -193,9 +198,9 @@ def test_a_profile_too_big_for_memory_is_refused(folder, monkeypatch):
 
 
 def test_parameters_are_read_as_papermill_reads_them(folder):
-    cell = 'alphas: list[float] = [0.5, 0.7]  # arms\nkind: str = "kd"'
+    cell = 'alphas: list[float] = [0.5, 0.7]  # arms\nkind: str = "kd"\ntemperature: float = None  # as the profile'
     path = write_notebook(folder / "00_a.ipynb", parameters=cell)
-    assert declared_parameters(path) == {"alphas": "list", "kind": "str"}
+    assert declared_parameters(path) == {"alphas": list, "kind": str, "temperature": PARAMETERS["temperature"] | None}
     path = write_notebook(folder / "00_b.ipynb", parameters="alpha: float | None = None")
     with pytest.raises(RunError, match="cannot read the parameter 'alpha'"):
         declared_parameters(path)
@@ -204,22 +209,30 @@ def test_parameters_are_read_as_papermill_reads_them(folder):
         declared_parameters(path)
 
 
-@pytest.mark.parametrize(
-    "value, type_name, expected",
-    [("3", "int", 3), ("2", "float", 2.0), (2, "float", 2.0), ("no", "bool", False), ("7", "str", "7"),
-     ("[1, 2]", "list", [1, 2]), ("(1, 2)", "list", [1, 2]), ("[1]", "tuple", (1,))],
-)  # fmt: skip
-def test_values_are_cast(value, type_name, expected):
-    found = cast("name", value, type_name)
-    assert found == expected and type(found) is type(expected)
+def test_values_are_cast_or_refused():
+    taken = [
+        ("3", int, 3), ("2", float, 2.0), (2, float, 2.0), ("no", bool, False), ("7", str, "7"),
+        ("[1, 2]", list, [1, 2]), ("(1, 2)", list, [1, 2]), ("[1]", tuple, (1,)), ("{'a': 1}", dict, {"a": 1}),
+        ("none", float | None, None), (None, float | None, None), ("1", PARAMETERS["alpha"], 1.0),
+        (np.float32(0.5), PARAMETERS["alpha"], 0.5), (np.int64(3), PARAMETERS["seed"], 3),
+    ]  # fmt: skip
+    for value, kind, expected in taken:
+        found = cast("name", value, kind)
+        assert found == expected and type(found) is type(expected), value
+    refused = [
+        ("maybe", bool), (True, int), (1, str), ("x=", list), (1, bool), ("1.5", int), ("[1]", dict), ("none", float),
+        ("inf", float), (float("nan"), PARAMETERS["alpha"]), (1.1, PARAMETERS["alpha"]),
+        ("0", PARAMETERS["temperature"]),
+    ]  # fmt: skip
+    for value, kind in refused:
+        with pytest.raises(RunError, match="parameter 'name' takes"):
+            cast("name", value, kind)
 
 
-@pytest.mark.parametrize(
-    "value, type_name", [("maybe", "bool"), (True, "int"), (1, "str"), ("x=", "list"), (1, "bool")]
-)
-def test_values_of_another_type_are_refused(value, type_name):
-    with pytest.raises(RunError, match=f"takes {type_name}"):
-        cast("name", value, type_name)
+def test_every_number_that_a_notebook_takes_has_a_range():
+    for notebook in find_notebooks_folder().glob("*.ipynb"):
+        for name, kind in declared_parameters(notebook).items():
+            assert kind in (str, bool) or kind in (PARAMETERS[name], PARAMETERS[name] | None), (notebook.name, name)
 
 
 def test_assignments():

@@ -119,11 +119,11 @@ def test_what_is_not_valid_is_refused_before_anything_is_made(home):
         ({"seed": "1,2"}, "seed is set by --seed and --seeds, not by -p"),
         ({"data_root": "x"}, "data_root is set by --data-root"),
         ({"views": "1,2"}, r"'views' is a list, .* give one value in brackets, such as views=\[1,2\]"),
-        ({"temperature": "1,hot"}, "'temperature' takes float, not 'hot'"),
+        ({"temperature": "1,hot"}, "'temperature' takes float, above 0 .*, not 'hot'"),
         ({"temperature": "1,,2"}, "'temperature' has an empty value in '1,,2'"),
         ({"temperature": "1,1.0"}, "'temperature' has the value 1.0 twice"),
         ({"temperature": []}, "'temperature' has no value"),
-        ({"fold": "0.5"}, "'fold' takes int, not 0.5"),
+        ({"fold": "0.5"}, "'fold' takes int, not '0.5'"),
         ({"kind": "a/b,a b"}, "two runs would share the folder 'kind=a-b_seed=0'"),
         ({"kind": "a" * 300}, "too many for the name of a folder"),
     ]

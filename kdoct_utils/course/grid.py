@@ -26,7 +26,7 @@ from kdoct_utils.datasets import DataOptions
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import RunError
 
-WHOLE_TYPES = ("list", "tuple", "dict")  # their own commas cannot be told from those of the grid
+WHOLE_TYPES = (list, tuple, dict)  # their own commas cannot be told from those of the grid
 LONGEST_NAME = 200  # of a folder, in characters; most file systems take 255 bytes
 
 
@@ -132,7 +132,7 @@ def plan_sweep(
 
 def read_grid(notebook: Path, grid: Mapping[str, object]) -> dict[str, tuple]:
     """The values of each parameter, cast. Raises RunError for an unknown name or a value that does not fit."""
-    options = {name: kind.__name__ for name, kind in DataOptions.types().items()}
+    options = DataOptions.types()
     declared = {name: kind for name, kind in declared_parameters(notebook).items() if name not in COMMON_PARAMETERS}
     types = declared | options
     for name in grid:
@@ -147,11 +147,11 @@ def read_grid(notebook: Path, grid: Mapping[str, object]) -> dict[str, tuple]:
     return {name: _values(name, given, types[name]) for name, given in grid.items()}
 
 
-def _values(name: str, given: object, type_name: str) -> tuple:
-    if type_name in WHOLE_TYPES:
+def _values(name: str, given: object, kind: object) -> tuple:
+    if kind in WHOLE_TYPES:
         if isinstance(given, str) and not given.startswith(("[", "(", "{")):
             raise RunError(
-                f"parameter {name!r} is a {type_name}, which a sweep cannot take apart at commas; "
+                f"parameter {name!r} is a {kind.__name__}, which a sweep cannot take apart at commas; "
                 f"give one value in brackets, such as {name}=[1,2], for all runs"
             )
         parts = [given]
@@ -161,7 +161,7 @@ def _values(name: str, given: object, type_name: str) -> tuple:
             raise RunError(f"parameter {name!r} has an empty value in {given!r}")
     else:
         parts = list(given) if isinstance(given, (list, tuple)) else [given]
-    values = tuple(cast(name, part, type_name) for part in parts)
+    values = tuple(cast(name, part, kind) for part in parts)
     if not values:
         raise RunError(f"parameter {name!r} has no value")
     twice = [value for number, value in enumerate(values) if value in values[:number]]

@@ -146,7 +146,7 @@ def split_off_options(
 
     An option that no notebook declares is left out of the first.
     """
-    types = {name: kind.__name__ for name, kind in DataOptions.types().items()}
+    types = DataOptions.types()
     options = {name: cast(name, value, types[name]) for name, value in parameters.items() if name in types}
     declared = {name for path in notebooks for name in declared_parameters(path)}
     return {name: value for name, value in parameters.items() if name in declared or name not in types}, options

@@ -9,15 +9,16 @@ import ast
 import logging
 from pathlib import Path
 
+from kdoct_utils.profiles import PARAMETERS, check_parameter
 from kdoct_utils.runs import RunError
 
-WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict}
 
 
-def declared_parameters(notebook: Path) -> dict[str, str]:
-    """Name and type name of each parameter in the notebook's cell tagged "parameters", as papermill reads them.
+def declared_parameters(notebook: Path) -> dict[str, object]:
+    """Name and type of each parameter in the notebook's cell tagged "parameters", as papermill reads them.
 
+    A parameter of ``PARAMETERS`` has its range with its type; one whose default is None may be None.
     Raises RunError where the cell has a parameter that papermill would overlook, or one without a plain type.
     """
     import nbformat
@@ -38,10 +39,14 @@ def declared_parameters(notebook: Path) -> dict[str, str]:
                 f"{notebook.name}: papermill cannot read the parameter {name!r}; write "
                 f"`{name}: type = value  # comment` with a plain type and no second = in the line"
             )
-    types = {name: parameter["inferred_type_name"].split("[")[0].strip() for name, parameter in found.items()}
-    for name, type_name in types.items():
+    types = {}
+    for name, parameter in found.items():
+        type_name = parameter["inferred_type_name"].split("[")[0].strip()
         if type_name not in TYPES:
             raise RunError(f"{notebook.name}: parameter {name!r} needs a type out of {', '.join(TYPES)}")
+        kind, known = TYPES[type_name], PARAMETERS.get(name)
+        kind = known if known is not None and known.__origin__ is kind else kind
+        types[name] = kind | None if parameter["default"] == "None" else kind
     return types
 
 
@@ -66,42 +71,29 @@ def parse_assignments(assignments: list[str]) -> dict[str, str]:
     return values
 
 
-def cast(name: str, value: object, type_name: str) -> object:
-    """``value`` as the declared type. Strings, as the command line gives them, are read as that type.
+def cast(name: str, value: object, kind: object) -> object:
+    """``value`` as the declared type, within its range. Text, as the command line gives it, is read as that type.
 
-    Raises RunError if it does not fit: 1.5 is no int, "maybe" is no bool.
+    Raises RunError if it does not fit: 1.5 is no int, "maybe" is no bool, 2 is no alpha.
     """
-    wanted = TYPES[type_name]
-    if isinstance(value, str) and wanted is not str:
-        value = _read(value, wanted)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if wanted in (list, tuple) and isinstance(value, (list, tuple)):
-        value = wanted(value)
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise RunError(f"parameter {name!r} takes {type_name}, not {value!r}")
-    return value
-
-
-def _read(text: str, wanted: type) -> object:
-    """The Python value that ``text`` spells; the text itself where it spells none, for ``cast`` to refuse."""
-    if wanted is bool:
-        return WORDS.get(text.lower(), text)
-    if wanted is float:
+    if kind in (list, tuple, dict):
         try:
-            return float(text)  # also "inf"
-        except ValueError:
-            return text
+            value = ast.literal_eval(value) if isinstance(value, str) else value
+        except (ValueError, SyntaxError):
+            pass  # refused below
+        value = kind(value) if isinstance(value, (list, tuple)) and kind is not dict else value
+        if isinstance(value, str):
+            raise RunError(f"parameter {name!r} takes {kind.__name__}, not {value!r}")
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        return check_parameter(name, value, kind)
+    except ValueError as error:
+        raise RunError(str(error)) from None
 
 
-def share_parameters(given: dict[str, object], declared: dict[str, dict[str, str]]) -> dict[str, dict[str, object]]:
+def share_parameters(given: dict[str, object], declared: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
     """For each notebook, those of ``given`` that it declares, cast to its types.
 
-    declared: notebook name -> {parameter: type name}. Raises RunError for a parameter that no notebook declares.
+    declared: notebook name -> {parameter: type}. Raises RunError for a parameter that no notebook declares.
     """
     valid = sorted({name for types in declared.values() for name in types})
     for name in given:
