@@ -410,23 +410,3 @@ print(int(cache.pictures(source, names, [known[name] for name in names], 16, Fal
     sums = [process.communicate(timeout=60)[0] for process in both]
     assert sums[0] == sums[1] == f"{int(pictures(FolderSource(folder)).sum())}\n"
     assert len(log.read_text().splitlines()) == 40
-
-
-# --- progress ---
-
-
-
-
-def test_a_bar_in_a_saved_notebook_ends_where_it_ended():
-    import nbformat
-    from nbclient import NotebookClient
-
-    code = (
-        "from kdoct_utils.progress import ProgressBar\n"
-        "for _ in ProgressBar(range(7), desc='seven'): pass\n"
-        "ProgressBar(range(7), desc='none', disable=True).close()"
-    )
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    NotebookClient(notebook, kernel_name="python3").execute()
-    shown = [output["data"]["text/plain"] for output in notebook.cells[0].outputs]
-    assert len(shown) == 1 and shown[0].startswith("seven: 100%") and "7/7" in shown[0]

@@ -161,16 +161,19 @@ def test_show_reaches_every_reader(displayed):
     assert "image/png" in notebook.cells[0].outputs[0].data, "the notebook itself is left alone"
 
 
-def test_progress_bars_are_saved_and_exported_as_text():
-    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "ab"}, "text/plain": "training: 100%"}
+def test_progress_bars_are_left_out_and_other_widgets_keep_their_html():
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "ab"}, "text/plain": "training: 0%"}
     bar = {"output_type": "display_data", "data": view, "metadata": {}}
-    executed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("train()", outputs=[nbformat.from_dict(bar)])])
+    slider = bar | {"data": view | {"text/html": "<b>a drawing</b>"}}
+    saved = [nbformat.from_dict(one) for one in (bar, slider)]
+    executed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("train()", outputs=saved)])
     executed.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {"ab": {}}}}
     page = HTMLExporter().from_notebook_node(plots.with_alt_text(executed))[0]
-    assert "training: 100%" in page and "html-manager" not in page
+    assert "training: 0%" not in page and "<b>a drawing</b>" in page and "html-manager" not in page
     source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("train()")])
     carry_outputs(source, executed, "bars.ipynb")
-    assert source.cells[0].outputs == [bar | {"data": {"text/plain": "training: 100%"}}]
+    twin = {"text/plain": "training: 0%", "text/html": "<b>a drawing</b>"}
+    assert source.cells[0].outputs == [bar | {"data": twin}]
 
 
 @pytest.mark.parametrize("words", [{"alt": " ", "takeaway": "x"}, {"alt": "x", "takeaway": ""}])

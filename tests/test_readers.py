@@ -287,12 +287,12 @@ def test_a_stopped_unpacking_leaves_nothing(forms, cache, monkeypatch):
     class Stopped(Exception):
         pass
 
-    class Bar(archives.ProgressBar):
+    class Bar(archives.tqdm):
         def update(self, n=1):
             raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "ProgressBar", Bar)
+        patch.setattr(archives, "tqdm", Bar)
         with pytest.raises(Stopped):
             ZipSource(forms["zip in zip, deflated"])
     assert list((cache / "archives").iterdir()) == []

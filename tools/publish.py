@@ -18,9 +18,8 @@ from pathlib import Path
 from kdoct_utils.course.execute import own_code_cells
 from kdoct_utils.course.notebooks import finished_fingerprint, notebook_number, notebook_title
 from kdoct_utils.datasets import PHANTOMS
-from kdoct_utils.progress import without_widget
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, load_run
-from kdoct_utils.show.output import figure_png
+from kdoct_utils.show.output import figure_png, without_widgets
 from tools.overview import ARM_LOOKS, overview_figure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,13 +156,9 @@ def carry_outputs(notebook: dict, done: dict, name: str) -> None:
         raise RunError(f"{name} has changed since it was executed; run it again")
     for count, (cell, result) in enumerate(zip(cells, done_cells, strict=True), 1):
         cell["execution_count"] = count
-        cell["outputs"] = [_saved(output, count) for output in result["outputs"]]
+        outputs = without_widgets(result["outputs"])
+        cell["outputs"] = [one | {"execution_count": count} if "execution_count" in one else one for one in outputs]
         cell["metadata"] = {key: value for key, value in cell["metadata"].items() if key not in DROPPED_METADATA}
-
-
-def _saved(output: dict, count: int) -> dict:
-    """The output as a saved notebook needs it."""
-    return without_widget(output | {"execution_count": count} if "execution_count" in output else output)
 
 
 def _publish_notebook(source: Path, executed: Path, badge_lines: str, cost: dict, profile: str) -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import platformdirs
+from tqdm.auto import tqdm
 
 from kdoct_utils.data.bands import ScanError
-from kdoct_utils.progress import ProgressBar
 from kdoct_utils.runs import atomic_path
 
 CHUNK = 1 << 20  # bytes copied or checked at a time
@@ -137,7 +137,7 @@ class Archive:
         info, path = self._infos[entry], cache_root() / "archives" / f"{key}{Path(entry).suffix}"
         if path.is_file() and path.stat().st_size == info.file_size and _crc(path, 0, info.file_size) == info.CRC:
             return path
-        bar = ProgressBar(total=info.file_size, desc=f"unpacking {Path(entry).name}", unit="B", unit_scale=True)
+        bar = tqdm(total=info.file_size, desc=f"unpacking {Path(entry).name}", unit="B", unit_scale=True)
         try:
             with bar, atomic_path(path) as temporary, temporary.open("wb") as file, self._zip.open(info) as packed:
                 while chunk := packed.read(CHUNK):  # the last read raises if the CRC is not the entry's

@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from tqdm.auto import tqdm
 
 from kdoct_utils.data.archives import cache_root
 from kdoct_utils.data.bands import ScanError
 from kdoct_utils.data.frames import PICTURE_VERSION, clean_frame, make_picture, make_thumbnail, measures
 from kdoct_utils.data.sources import Source
-from kdoct_utils.progress import ProgressBar
 from kdoct_utils.runs import RunError, atomic_path, read_json, write_json
 
 HASH_VERSION = 1  # of the file of kept hashes
@@ -52,7 +52,7 @@ def file_hashes(source: Source, names: Iterable[str], progress: bool = True) -> 
     if new:
         batches = [new[start : start + BATCH] for start in range(0, len(new), BATCH)]
         try:
-            with ProgressBar(total=len(new), desc="hashing", unit="file", disable=not progress) as bar:
+            with tqdm(total=len(new), desc="hashing", unit="file", disable=not progress) as bar:
                 for some in in_parallel(lambda batch: {name: _sha256(source.read(name)) for name in batch}, batches):
                     kept |= {name: (stamps.get(name), digest) for name, digest in some.items()}
                     bar.update(len(some))
@@ -250,7 +250,7 @@ class _Pass:
         positions = [range(start, min(start + BATCH, len(self.paths))) for start in range(0, len(self.paths), BATCH)]
         faults: list[tuple[str, str]] = []
         what = "measuring" if self.picture is None else "images"
-        with ProgressBar(total=len(self.paths), desc=what, unit="scan", disable=not self.progress) as bar:
+        with tqdm(total=len(self.paths), desc=what, unit="scan", disable=not self.progress) as bar:
             for made, wrong in in_parallel(self._decode_some, positions):
                 faults += wrong
                 self.rows += [row for row, _, _ in made]

@@ -15,9 +15,9 @@ from scipy import ndimage
 from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from tqdm.auto import tqdm
 
 from kdoct_utils.data.splits import PART, ROLES
-from kdoct_utils.progress import ProgressBar
 
 COPY_COLUMNS = ["key", "n", "crosses", "patients", "labels", "parts", "roles", "scan_ids"]
 CROSSED = {"patient": "patients", "label": "labels", "part": "parts", "role": "roles"}  # of a scan -> of a set
@@ -169,7 +169,7 @@ def candidate_pairs(bits: np.ndarray, progress: bool = False) -> Iterator[tuple[
     """Pairs of rows, first < second, whose hashes (n, bits) differ in at most HASH_DISTANCE bits, block by block."""
     signs = np.where(bits, np.float32(1), np.float32(-1))
     least = bits.shape[1] - 2 * HASH_DISTANCE  # of the dot product: equal bits less different ones
-    for top in ProgressBar(range(0, len(signs), BLOCK), desc="near-identical", unit="block", disable=not progress):
+    for top in tqdm(range(0, len(signs), BLOCK), desc="near-identical", unit="block", disable=not progress):
         for left in range(top, len(signs), BLOCK):
             first, second = np.nonzero(signs[top : top + BLOCK] @ signs[left : left + BLOCK].T >= least)
             first, second = first + top, second + left

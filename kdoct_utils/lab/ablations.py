@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from joblib import Parallel, cpu_count, delayed, parallel_config
+from tqdm.auto import tqdm
 
 from kdoct_utils.judge.metrics import hits, paired_difference
 from kdoct_utils.lab import stages
@@ -24,7 +25,6 @@ from kdoct_utils.lab.arm_training import (
 )
 from kdoct_utils.lab.arms import ARMS, Arm
 from kdoct_utils.lab.stages import CourseData
-from kdoct_utils.progress import ProgressBar
 from kdoct_utils.runs import RunFolder
 
 COMPARED = ("arm", "label", "question", "against", "accuracy", "estimate", "low", "high", "seeds", "steps", "seconds",
@@ -52,7 +52,7 @@ def run_arms(
     first, second = _tasks(run, data, arms, seeds)
     # Processes that each want every core wait for one another most of the time: ten times as slow on two cores.
     threads = max(1, cpu_count() // jobs) if jobs > 1 else None
-    bar = ProgressBar(total=len(first) + len(second), desc="ablations", unit="training", disable=not progress)
+    bar = tqdm(total=len(first) + len(second), desc="ablations", unit="training", disable=not progress)
     with bar, parallel_config(backend="loky", inner_max_num_threads=threads):
         for tasks in (first, second):  # what several trainings need is made before them
             for done in Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks):

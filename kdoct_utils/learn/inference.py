@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
 from kdoct_utils.learn.augment import EVALUATION, AugmentConfig, augment, test_time_views
-from kdoct_utils.progress import ProgressBar
 
 BATCH = 64  # images at once, without gradients: on a CPU larger batches are slower, for they outgrow its cache
 
@@ -108,7 +108,7 @@ def cache_teacher_logits(
     device = next(teacher.parameters()).device
     teacher.eval()
     cached = []
-    bar = ProgressBar(total=views * len(data), desc="teacher logits", disable=not progress)
+    bar = tqdm(total=views * len(data), desc="teacher logits", disable=not progress)
     with torch.inference_mode(), bar:
         for view in range(views):
             logits = []

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-
-from kdoct_utils.progress import ProgressBar
+from tqdm.auto import tqdm
 
 REPORT_EVERY = 10  # optimizer steps between looks at the loss: each look makes a GPU wait
 
@@ -24,7 +23,7 @@ class LossReport:
     Losses stay on the device and come over in bunches: a GPU would have to wait for each look.
     """
 
-    def __init__(self, accelerator: Accelerator, bar: ProgressBar, epoch: int):
+    def __init__(self, accelerator: Accelerator, bar: tqdm, epoch: int):
         self.accelerator, self.bar, self.epoch = accelerator, bar, epoch
         self.pending: list[Tensor] = []
         self.losses: list[float] = []

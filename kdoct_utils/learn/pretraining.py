@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from kdoct_utils.learn.augment import normalize
 from kdoct_utils.learn.models import build_model, head_name
 from kdoct_utils.phantom.anatomy import CLASS_NAMES, LAYER_NAMES, LESION_NAMES, draw_patient
 from kdoct_utils.phantom.render import render_band
 from kdoct_utils.profiles import get_profile
-from kdoct_utils.progress import ProgressBar
 from kdoct_utils.runs import atomic_path
 
 SEED_SPACE = 20251209  # first number of every pre-training patient's seed: the course uses [seed, number]
@@ -130,7 +130,7 @@ def pretrain_backbone(
     steps = epochs * -(-patients * SLICES // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1)
     weights = tissue_weights(size, seed)
-    with ProgressBar(total=steps, unit="step", desc="pre-training", disable=not progress) as bar:
+    with tqdm(total=steps, unit="step", desc="pre-training", disable=not progress) as bar:
         for epoch in range(epochs):
             model.train()
             for images, tissues in segmentation_batches(patients, epoch, size, channels, seed):

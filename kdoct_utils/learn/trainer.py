@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
+from tqdm.auto import tqdm
 
 from kdoct_utils.learn.augment import AugmentConfig, augment
 from kdoct_utils.learn.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
@@ -40,7 +41,6 @@ from kdoct_utils.learn.objectives import (
 )
 from kdoct_utils.learn.schedules import batches_per_epoch, epoch_batches, learning_rate_factor, steps_per_epoch
 from kdoct_utils.profiles import TrainingConfig
-from kdoct_utils.progress import ProgressBar
 from kdoct_utils.runs import report_status
 
 __all__ = [
@@ -143,7 +143,7 @@ class Trainer:
         if self.device.type == "cpu":
             keep_freed_memory()
         self._resume()
-        bar = ProgressBar(
+        bar = tqdm(
             total=self.state.last_epoch * self.steps, initial=self.state.epoch * self.steps, unit="step",
             desc=self.name, disable=not (self.show_progress and self.accelerator.is_main_process),
         )  # fmt: skip
@@ -162,7 +162,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             report_status(f"{self.name}, epoch {epoch}/{self.state.last_epoch}")
 
-    def _train_epoch(self, epoch: int, bar: ProgressBar) -> float:
+    def _train_epoch(self, epoch: int, bar: tqdm) -> float:
         """Every training scan once. Returns the loss averaged over them."""
         view = epoch if self.objective.views is None else epoch % self.objective.views
         report = LossReport(self.accelerator, bar, epoch)

@@ -24,11 +24,10 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
-from kdoct_utils.progress import without_widget
-
 if TYPE_CHECKING:
     from nbformat import NotebookNode  # takes a second to import, and a notebook seldom needs it
 
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PNG_DPI = 90
 PNG_LARGEST_KB = 36
 
@@ -98,7 +97,7 @@ def say(text: str, plain: str | None = None) -> None:
 def with_alt_text(notebook: NotebookNode) -> NotebookNode:
     """A copy for nbconvert's HTMLExporter, whose default template writes "No description" over our alternative text.
 
-    Every ``image/png`` output with ``alt`` metadata becomes an HTML image that carries it. Progress bars become text,
+    Every ``image/png`` output with ``alt`` metadata becomes an HTML image that carries it. Progress bars are left out,
     so that the page fetches no script to draw them.
     """
     from nbformat import from_dict
@@ -106,13 +105,26 @@ def with_alt_text(notebook: NotebookNode) -> NotebookNode:
     notebook = deepcopy(notebook)
     notebook.metadata.pop("widgets", None)
     for cell in (cell for cell in notebook.cells if "outputs" in cell):
-        cell.outputs = [from_dict(without_widget(output)) for output in cell.outputs]
+        cell.outputs = [from_dict(output) for output in without_widgets(cell.outputs)]
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         alt = output.get("metadata", {}).get("image/png", {}).get("alt")
         if alt:
             png = "".join(output.data.pop("image/png").split())
             output.data["text/html"] = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png}">'
     return notebook
+
+
+def without_widgets(outputs: list[dict]) -> list[dict]:
+    """A cell's outputs as a saved page can show them. A widget has no kernel there: its HTML twin stays, and a progress
+    bar, which has none (its text is that of its first moment, 0 %), goes."""
+    kept = []
+    for output in outputs:
+        data = output.get("data", {})
+        if WIDGET_VIEW not in data:
+            kept.append(output)
+        elif "text/html" in data:
+            kept.append(output | {"data": {kind: content for kind, content in data.items() if kind != WIDGET_VIEW}})
+    return kept
 
 
 def show_table(frame: pd.DataFrame, caption: str, *, decimals: int = 3, index: bool = True) -> None:
