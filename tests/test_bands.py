@@ -8,16 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kdoct_utils.data.bands import (
-    BAND_HEIGHT,
-    ScanError,
-    border_mask,
-    crop_to_band,
-    fill_borders,
-    find_band,
-    read_image,
-    resize,
-)
+from kdoct_utils.data.frames import BAND_HEIGHT, border_mask, crop_to_band, fill_borders, find_band
+from kdoct_utils.data.images import ScanError, read_image, resize
 from kdoct_utils.phantom.render import CHOROID, band_view, draw_patient, render_frames
 
 SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"

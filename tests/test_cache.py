@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from kdoct_utils.data import cache
-from kdoct_utils.data.bands import ScanError
 from kdoct_utils.data.frames import THUMBNAIL, clean_frame, make_picture, make_thumbnail
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.scans import read_scans
 from kdoct_utils.data.sources import FolderSource
 from kdoct_utils.profiles import PROFILES

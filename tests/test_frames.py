@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from kdoct_utils.data.bands import ScanError, StoredImage, crop_to_band, decode_image, fill_borders, read_image, resize
 from kdoct_utils.data.frames import (
     PICTURE_VERSION,
     clean_frame,
+    crop_to_band,
+    fill_borders,
     find_canvas,
     find_scale_bar,
     make_picture,
     make_thumbnail,
     measures,
-    remove_scale_bar,
-    trim_canvas,
 )
+from kdoct_utils.data.images import ScanError, StoredImage, decode_image, read_image, resize
 from kdoct_utils.phantom.render import draw_patient, render_frames
 
 REAL = sorted((Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd").rglob("*.jpeg"))
@@ -255,7 +255,7 @@ def test_nothing_is_left_of_a_scale_bar(frames, quality, subsampling):
         top, bottom, left, right = find_scale_bar(barred)
         assert top <= 463 - 7 and 484 + 4 <= bottom and left <= 13 - 5 and 64 <= right
         assert bottom - top <= 70 and right - left <= 100
-        cleaned = remove_scale_bar(barred)
+        cleaned = clean_frame(barred).grey
         filled = np.zeros(frame.shape, bool)
         filled[top - 8 :, : right + 8] = True
         assert abs(cleaned.astype(int) - plain[:, :, 0])[~filled].max() <= 6  # JPEG's last trace of the color
@@ -277,13 +277,13 @@ def test_a_frame_without_a_bar_has_none(frames):
         grey = np.repeat(frame[:, :, None], 3, axis=2)
         for pixels in (grey, jpeg(grey, 60)):
             assert find_scale_bar(pixels) is None
-            np.testing.assert_array_equal(remove_scale_bar(pixels), pixels[:, :, 0])
+            np.testing.assert_array_equal(clean_frame(pixels).grey, pixels[:, :, 0])
 
 
 def test_a_frame_in_false_colors_is_read_by_its_luminance(frames):
     colors = np.stack([frames[0], frames[0] // 2, 255 - frames[0]], axis=2)
     assert find_scale_bar(colors) is None
-    np.testing.assert_array_equal(remove_scale_bar(colors), np.asarray(Image.fromarray(colors).convert("L")))
+    np.testing.assert_array_equal(clean_frame(colors).grey, np.asarray(Image.fromarray(colors).convert("L")))
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -309,7 +309,6 @@ def test_a_bar_across_a_white_border_leaves_neither(wedge):
 def test_ordinary_frames_lie_on_no_canvas(frames, wedge):
     for frame in [*frames, wedge, np.zeros((496, 768), np.uint8), grain()]:
         assert find_canvas(frame) is None
-        assert trim_canvas(frame) is frame
 
 
 @real_scans

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
 
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers.octdl import RULES, mapping_table, published_table
-from kdoct_utils.data.scans import DataOptions, ScanError, read_scans
+from kdoct_utils.data.scans import read_scans
 from kdoct_utils.data.splits import audit_leakage, make_splits
-from kdoct_utils.datasets import DATASETS
+from kdoct_utils.datasets import DATASETS, DataOptions
 from kdoct_utils.profiles import CLASS_NAMES, PROFILES
 
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "facts" / "octdl_labels.csv"

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kdoct_utils.data.bands import crop_to_band, find_band, read_image, resize
-from kdoct_utils.data.scans import DataOptions, ScanError, read_scans
+from kdoct_utils.data.frames import crop_to_band, find_band
+from kdoct_utils.data.images import ScanError, read_image, resize
+from kdoct_utils.data.scans import read_scans
 from kdoct_utils.data.splits import SplitError, make_splits, official_splits
-from kdoct_utils.datasets import DATASETS
+from kdoct_utils.datasets import DATASETS, DataOptions
 from kdoct_utils.profiles import PROFILES
 
 SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from kdoct_utils.data.bands import crop_to_band, read_image, resize
+from kdoct_utils.data.frames import crop_to_band
+from kdoct_utils.data.images import read_image, resize
 from kdoct_utils.phantom.render import draw_patient, render_band, render_frames
 from kdoct_utils.profiles import CLASS_NAMES
 

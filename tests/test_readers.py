@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kdoct_utils.data import archives
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.links import link_patients, linked_pairs
 from kdoct_utils.data.readers import READERS
 from kdoct_utils.data.readers.common import parse_table, places, unexpected_layout
-from kdoct_utils.data.scans import SCAN_COLUMNS, DataOptions, ScanError, read_scans
+from kdoct_utils.data.scans import SCAN_COLUMNS, read_scans
 from kdoct_utils.data.sources import FolderSource, Source, ZipSource, open_source
 from kdoct_utils.data.splits import audit_leakage, make_splits
-from kdoct_utils.datasets import DATASETS
+from kdoct_utils.datasets import DATASETS, DataOptions
 from kdoct_utils.phantom.miniature import write_quirky_neh, write_ucsd_folder
 from kdoct_utils.profiles import CLASS_NAMES, PROFILES
 

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from kdoct_utils.data.images import ScanError
+from kdoct_utils.data.links import link_patients
 from kdoct_utils.data.readers import READERS
-from kdoct_utils.data.scans import DATASETS, SCAN_COLUMNS, DataOptions, ScanError, link_patients, read_scans
-from kdoct_utils.datasets import PHANTOMS
+from kdoct_utils.data.scans import SCAN_COLUMNS, read_scans
+from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
 from kdoct_utils.phantom.miniature import write_neh_folder
 from kdoct_utils.profiles import CLASS_NAMES, PROFILES
 

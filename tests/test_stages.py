@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from kdoct_utils.data.archives import cache_root
-from kdoct_utils.data.scans import ScanError
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.splits import SplitError, audit_leakage
 from kdoct_utils.lab import stages
 from kdoct_utils.learn.models import weights_metadata

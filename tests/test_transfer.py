@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from scipy.special import softmax
 
-from kdoct_utils.data.scans import ScanError, read_scans
+from kdoct_utils.data.images import ScanError
+from kdoct_utils.data.scans import read_scans
 from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.judge.metrics import evaluate, paired_difference, unpaired_difference
 from kdoct_utils.lab import stages, transfer

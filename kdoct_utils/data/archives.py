@@ -21,7 +21,7 @@ from typing import BinaryIO
 import platformdirs
 from tqdm.auto import tqdm
 
-from kdoct_utils.data.bands import ScanError
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.runs import atomic_path
 
 CHUNK = 1 << 20  # bytes copied or checked at a time

@@ -26,8 +26,8 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from kdoct_utils.data.archives import cache_root
-from kdoct_utils.data.bands import ScanError
 from kdoct_utils.data.frames import PICTURE_VERSION, clean_frame, make_picture, make_thumbnail, measures
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.sources import Source
 from kdoct_utils.runs import RunError, atomic_path, read_json, write_json
 

@@ -15,19 +15,14 @@ import numpy as np
 import pandas as pd
 
 from kdoct_utils.data import cache
-from kdoct_utils.data.bands import ScanError, crop_to_band, find_band, read_image, resize
 from kdoct_utils.data.frames import THUMBNAIL
+from kdoct_utils.data.images import ScanError, resize
 from kdoct_utils.data.links import link_patients, note_links
 from kdoct_utils.data.readers import READERS, Found
 from kdoct_utils.data.readers.common import UNKNOWN_PATIENT
 from kdoct_utils.data.sources import Source
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions, DatasetInfo
 from kdoct_utils.profiles import CLASS_NAMES, Profile
-
-__all__ = [
-    "DATASETS", "SCAN_COLUMNS", "DataOptions", "DatasetInfo", "ScanError", "ScanSet", "crop_to_band", "find_band",
-    "link_patients", "read_image", "read_scans",
-]
 
 SCAN_COLUMNS = [
     "scan_id", "path", "dataset", "patient", "group", "eye", "slice", "patient_class", "label", "target",

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kdoct_utils.data.archives import Archive, is_archive
-from kdoct_utils.data.bands import ScanError, StoredImage, decode_image
+from kdoct_utils.data.images import ScanError, StoredImage, decode_image
 
 ARCHIVE_DEPTH = 2  # folders below data_root in which archives are looked for
 ARCHIVE_LEVELS = 3  # archives within one another that are opened

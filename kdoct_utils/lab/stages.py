@@ -16,7 +16,8 @@ from filelock import FileLock
 from torch import nn
 
 from kdoct_utils.data.cache import open_pictures, picture_key
-from kdoct_utils.data.scans import ScanError, ScanSet, read_scans
+from kdoct_utils.data.images import ScanError
+from kdoct_utils.data.scans import ScanSet, read_scans
 from kdoct_utils.data.splits import load_splits, make_splits, official_splits, save_splits
 from kdoct_utils.judge.metrics import evaluate, probabilities
 from kdoct_utils.lab.keep import file_hash, short_hash, take_or_answer, take_or_train

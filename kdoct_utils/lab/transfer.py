@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from kdoct_utils.data.scans import ScanError, read_scans
+from kdoct_utils.data.images import ScanError
+from kdoct_utils.data.scans import read_scans
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
 from kdoct_utils.judge.metrics import (
     average_scores,

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from kdoct_utils.data import cache
-from kdoct_utils.data.scans import DataOptions, read_scans
+from kdoct_utils.data.scans import read_scans
 from kdoct_utils.data.sources import FolderSource
+from kdoct_utils.datasets import DataOptions
 from kdoct_utils.phantom.render import draw_patient, render_frames
 from kdoct_utils.profiles import PROFILES
 

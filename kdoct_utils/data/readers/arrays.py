@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kdoct_utils.data.archives import Archive
-from kdoct_utils.data.bands import SMALLEST_SIDE, ScanError, StoredImage
+from kdoct_utils.data.images import SMALLEST_SIDE, ScanError, StoredImage
 from kdoct_utils.data.sources import Source
 
 HEADER_BYTES = 4096  # more than the header of any plain array

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from kdoct_utils.data.bands import ScanError
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.sources import Source
 from kdoct_utils.datasets import DATASETS
 

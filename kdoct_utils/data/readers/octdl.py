@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kdoct_utils.data.bands import ScanError
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers.common import (
     IMAGE_SUFFIXES,
     UNKNOWN_EYE,

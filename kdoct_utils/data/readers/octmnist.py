@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdoct_utils.data.archives import Archive, cache_root
-from kdoct_utils.data.bands import ScanError
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers.arrays import ArraySource, array_entry, read_array
 from kdoct_utils.data.readers.common import OFFICIAL_PART, UNKNOWN_EYE, UNKNOWN_PATIENT, Found, unexpected_layout
 from kdoct_utils.data.sources import FolderSource

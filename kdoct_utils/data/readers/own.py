@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdoct_utils.data.bands import ScanError
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers.common import (
     FOUND_COLUMNS,
     OFFICIAL_PART,

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from kdoct_utils.data.bands import ScanError
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers.common import (
     FOUND_COLUMNS,
     IMAGE_SUFFIXES,
