@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from kdoct_utils.data.splits import PART, ROLES
+from kdoct_utils.data.splits import PART, ROLES, roles_in
 
 COPY_COLUMNS = ["key", "n", "crosses", "patients", "labels", "parts", "roles", "scan_ids"]
 CROSSED = {"patient": "patients", "label": "labels", "part": "parts", "role": "roles"}  # of a scan -> of a set
@@ -183,22 +183,13 @@ def _places(table: pd.DataFrame, split: pd.DataFrame | None, fold: int) -> pd.Da
     """scan_id, patient, label, part and role of each scan; NaN where unknown or, for a role, where it has no use."""
     places = pd.DataFrame({"scan_id": table["scan_id"], "patient": table["patient"], "label": table["label"]})
     places["part"] = table[PART] if PART in table else np.nan
-    places["role"] = np.nan if split is None else roles_of(table, split, fold)
+    places["role"] = np.nan if split is None else roles_in(table, split, fold)
     for column in ("patient", "part"):
         places[column] = places[column].where(places[column] != "")
+    if split is not None and places["role"].isna().any():
+        raise ValueError(f"scan {places.loc[places['role'].isna(), 'scan_id'].iloc[0]} has no role in the split")
     places["role"] = places["role"].where(places["role"].isin(ROLES))
     return places
-
-
-def roles_of(table: pd.DataFrame, split: pd.DataFrame, fold: int) -> pd.Series:
-    """The role of each scan in a fold, indexed like table. Raises ValueError for an unknown fold or scan."""
-    part = split[split["fold"] == fold]
-    if part.empty:
-        raise ValueError(f"no fold {fold}; folds: {', '.join(map(str, sorted(split['fold'].unique())))}")
-    roles = table["scan_id"].map(part.set_index("scan_id")["role"])
-    if roles.isna().any():
-        raise ValueError(f"scan {table.loc[roles.isna(), 'scan_id'].iloc[0]} has no role in the split")
-    return roles
 
 
 def _differ(places: pd.DataFrame, first: np.ndarray, second: np.ndarray) -> np.ndarray:

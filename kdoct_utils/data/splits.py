@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,13 +33,9 @@ class SplitError(ValueError):
 
 
 def make_splits(
-    table: pd.DataFrame,
-    seed: int,
-    folds: int = 5,
-    *,
-    class_names: Sequence[str] | None = None,
-    allow_tiny: bool = False,
-) -> pd.DataFrame:
+    table: pd.DataFrame, seed: int, folds: int = 5, *,
+    class_names: Sequence[str] | None = None, allow_tiny: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Split groups of patients into folds, stratified by the class of the group.
 
     table: scan table with scan_id, group, patient_class and label. A group's class is the one that most of its scans
@@ -55,30 +52,30 @@ def make_splits(
     folds, and for scans whose patient is not known.
     """
     _check_table(table, folds)
-    _check_patients(table)
-    groups = _group_classes(table)  # class of each group, sorted by name
+    unknown = int((table["patient"] == "").sum()) if "patient" in table else 0
+    if unknown:
+        instead = "use split='official', the publishers' own parts, and mind that a patient may lie in several of them"
+        raise SplitError(
+            f"{unknown} of {len(table)} scans have no patient number, so they cannot be split by patient"
+            + (f"; {instead}" if PART in table else "")
+        )
     held = table.groupby("label")["group"].nunique()  # how many groups show each class
     tiny = _tiny_classes(held, class_names, allow_tiny)
     made = max(min(folds, int(held.drop(labels=tiny).min())), 2)
-    pinned = sorted(set(table.loc[table["label"].isin(tiny), "group"]))
-    roles = _deal(groups.drop(labels=pinned), seed, made) | {group: ["train"] * made for group in pinned}
-    frame = _long_format(table, table["group"], roles, made)
+    counts = pd.crosstab(table["group"], table["patient_class"])  # groups, sorted by name, x classes
+    group_class = counts.reindex(columns=CLASS_NAMES[::-1], fill_value=0).idxmax(axis=1)  # the first of equals
+    pinned = table.loc[table["label"].isin(tiny), "group"].unique()
+    roles = _deal(group_class.drop(labels=pinned), seed, made) | {group: ["train"] * made for group in pinned}
     warnings = [f"class {name} has one group of patients: it stays in train in every fold" for name in tiny]
     if made < folds:
         warnings.append(f"{made} folds instead of {folds}: the smallest class has {made} groups of patients")
-    frame.attrs = {"folds": made, "warnings": warnings + missing_classes(table, frame)}
-    return frame
+    return _as_split(table, [[roles[group][fold] for group in table["group"]] for fold in range(made)], warnings)
 
 
 def official_splits(
-    table: pd.DataFrame,
-    seed: int,
-    folds: int = 5,
-    *,
-    class_names: Sequence[str] | None = None,
-    allow_tiny: bool = False,
-    keep_shared: bool = False,
-) -> pd.DataFrame:
+    table: pd.DataFrame, seed: int, folds: int = 5, *,
+    class_names: Sequence[str] | None = None, allow_tiny: bool = False, keep_shared: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Hold the publishers' test part out of every fold.
 
     table: as for make_splits, with the column ``part`` ("train", "validation" or "test"). Where patients are known,
@@ -94,38 +91,25 @@ def official_splits(
     if PART not in table or not (table[PART] == "test").any():
         raise SplitError("the publishers of this dataset fixed no test part; use split='patient'")
     tested = table[PART] == "test"
-    shared = table["group"].isin(set(table.loc[tested, "group"])) & ~tested
-    pool = table[~tested & (keep_shared | ~shared)]
-    if pool.empty:
+    shared = table["group"].isin(table.loc[tested, "group"]) & ~tested
+    pooled = ~tested & (keep_shared | ~shared)
+    if not pooled.any():
         raise SplitError("every scan outside the test part shares a patient or an image with it: nothing to train on")
     if (table["patient"] == "").any():
-        held = pool[PART] == "validation"
-        shared |= (pool["group"].isin(set(pool.loc[held, "group"])) & ~held).reindex(table.index, fill_value=False)
-        role = table[PART].where(keep_shared | ~shared, UNUSED)
-        frame, warnings = _with_roles(table, [role]), []
+        held = pooled & (table[PART] == "validation")
+        shared |= pooled & ~held & table["group"].isin(table.loc[held, "group"])
+        roles, warnings = [table[PART].where(keep_shared | ~shared, UNUSED)], []
     else:
-        dealt = make_splits(pool, seed, folds, class_names=class_names, allow_tiny=allow_tiny)
+        dealt = make_splits(table[pooled], seed, folds, class_names=class_names, allow_tiny=allow_tiny)
         warnings = [text for text in dealt.attrs["warnings"] if "scans in fold" not in text]
-        roles = []
-        for fold in range(dealt.attrs["folds"]):
-            of_scan = dealt[dealt["fold"] == fold].set_index("scan_id")["role"]
-            # What a fold would test is its validation; the rest is trained on: the test is the publishers'.
-            of_scan = of_scan.map({"test": "validation", "validation": "train", "train": "train"})
-            roles.append(table["scan_id"].map(of_scan).where(~tested, "test").fillna(UNUSED))
-        frame = _with_roles(table, roles)
-    count = int(shared.sum())
-    if count and keep_shared:
-        warnings.append(f"{count} scans share a patient or an image with the test part, and were kept: the test leaks")
-    elif count:
-        warnings.append(f"{count} scans share a patient or an image with the test part, and are not used")
-    frame.attrs = {"folds": int(frame["fold"].nunique()), "warnings": warnings + missing_classes(table, frame)}
-    return frame
-
-
-def _with_roles(table: pd.DataFrame, roles: Sequence[pd.Series]) -> pd.DataFrame:
-    """SPLIT_COLUMNS from one series of roles (in the order of the table) for each fold."""
-    parts = [table[["scan_id", "group"]].assign(fold=fold, role=role) for fold, role in enumerate(roles)]
-    return pd.concat(parts).sort_values(["fold", "scan_id"], ignore_index=True)[SPLIT_COLUMNS]
+        # What a fold would test is its validation; the rest is trained on: the test is the publishers'.
+        dealt["role"] = dealt["role"].map({"test": "validation", "validation": "train", "train": "train"})
+        of_fold = dealt.pivot(index="scan_id", columns="fold", values="role").reindex(table["scan_id"])
+        roles = [of_fold[fold].fillna(UNUSED).where(~tested.to_numpy(), "test") for fold in of_fold]
+    count, share = int(shared.sum()), "scans share a patient or an image with the test part, and"
+    if count:
+        warnings.append(f"{count} {share} {'were kept: the test leaks' if keep_shared else 'are not used'}")
+    return _as_split(table, roles, warnings)
 
 
 def scan_level_splits(table: pd.DataFrame, seed: int, folds: int = 5) -> pd.DataFrame:
@@ -134,12 +118,9 @@ def scan_level_splits(table: pd.DataFrame, seed: int, folds: int = 5) -> pd.Data
     The same shares and format as make_splits, stratified by label, so that only the unit of splitting differs.
     Neighboring slices of a patient land in train and test; audit_leakage names every one. Raises as make_splits.
     """
-    alone = table.assign(group=table["scan_id"], patient_class=table["label"])
-    frame = make_splits(alone, seed, folds)
-    attrs = frame.attrs
-    frame["group"] = frame["scan_id"].map(table.set_index("scan_id")["group"])
-    frame.attrs = attrs
-    return frame
+    split = make_splits(table.assign(group=table["scan_id"], patient_class=table["label"]), seed, folds)
+    split["group"] = split["scan_id"].map(table.set_index("scan_id")["group"])
+    return split
 
 
 def _check_table(table: pd.DataFrame, folds: int) -> None:
@@ -162,27 +143,8 @@ def _check_table(table: pd.DataFrame, folds: int) -> None:
         raise SplitError(f"scan {table.loc[table['group'].isna(), 'scan_id'].iloc[0]} has no group")
 
 
-def _check_patients(table: pd.DataFrame) -> None:
-    unknown = int((table["patient"] == "").sum()) if "patient" in table else 0
-    if unknown:
-        official = ""
-        if PART in table:
-            official = (
-                "; use split='official', the publishers' own parts, and mind that a patient may lie in several of them"
-            )
-        raise SplitError(
-            f"{unknown} of {len(table)} scans have no patient number, so they cannot be split by patient{official}"
-        )
-
-
-def _group_classes(table: pd.DataFrame) -> pd.Series:
-    """Class of each group, indexed by group in sorted order."""
-    counts = pd.crosstab(table["group"], table["patient_class"])
-    counts = counts.reindex(columns=CLASS_NAMES[::-1], fill_value=0)  # idxmax takes the first of equals
-    return counts.idxmax(axis=1).sort_index()
-
-
 def _tiny_classes(held: pd.Series, class_names: Sequence[str] | None, allow_tiny: bool) -> list[str]:
+    """Classes with a single group, where they are allowed. held: groups in each class."""
     counts = ", ".join(f"{name} {held[name]}" for name in CLASS_NAMES if name in held)
     for name in class_names or ():
         if name not in held:
@@ -198,64 +160,50 @@ def _tiny_classes(held: pd.Series, class_names: Sequence[str] | None, allow_tiny
     return tiny
 
 
-def _deal(groups: pd.Series, seed: int, folds: int) -> dict[str, list[str]]:
-    """Role of each group in each fold. groups: class by group name, sorted by name."""
-    roles: dict[str, list[str]] = {}
+def _deal(group_class: pd.Series, seed: int, folds: int) -> dict[str, list[str]]:
+    """Role of each group in each fold. group_class: class by group name, sorted by name."""
+    roles = {group: ["train"] * folds for group in group_class.index}
     next_fold = 0  # classes go on where the last one stopped, so that folds differ by one group at most
-    for name in CLASS_NAMES:
-        random = np.random.default_rng([seed, CLASS_NAMES.index(name)])
-        members = random.permutation(groups.index[groups == name].to_numpy(object, copy=True))
+    for number, name in enumerate(CLASS_NAMES):
+        random = np.random.default_rng([seed, number])
+        members = random.permutation(group_class.index[group_class == name].to_numpy(object, copy=True))
         tested_in = (next_fold + np.arange(len(members))) % folds
         next_fold = (next_fold + len(members)) % folds
-        for group in members:
-            roles[group] = [""] * folds
         for fold in range(folds):
-            rest = random.permutation(members[tested_in != fold])
             for group in members[tested_in == fold]:
                 roles[group][fold] = "test"
-            n_validation = _validation_count(len(rest))
-            for position, group in enumerate(rest):
-                roles[group][fold] = "validation" if position < n_validation else "train"
+            rest = random.permutation(members[tested_in != fold])
+            # At least one group for validation where that leaves one to train on.
+            n_validation = max(round(len(rest) * VALIDATION_SHARE), 1) if len(rest) >= 2 else 0
+            for group in rest[:n_validation]:
+                roles[group][fold] = "validation"
     return roles
 
 
-def _validation_count(rest: int) -> int:
-    """A fifth of what is not tested; at least one group where that leaves one to train on."""
-    return max(round(rest * VALIDATION_SHARE), 1) if rest >= 2 else 0
+def _as_split(table: pd.DataFrame, roles: Sequence[Sequence[str]], warnings: list[str]) -> pd.DataFrame:
+    """SPLIT_COLUMNS, and the attrs of a split. roles: for each fold, the role of each row of the table."""
+    parts = [table[["scan_id", "group"]].assign(fold=fold, role=list(role)) for fold, role in enumerate(roles)]
+    split = pd.concat(parts).sort_values(["fold", "scan_id"], ignore_index=True)[SPLIT_COLUMNS]
+    split.attrs = {"folds": len(roles), "warnings": warnings + _missing_classes(table, split)}
+    return split
 
 
-def _long_format(table: pd.DataFrame, units: pd.Series, roles: dict[str, list[str]], folds: int) -> pd.DataFrame:
-    parts = [
-        pd.DataFrame(
-            {
-                "scan_id": table["scan_id"].to_numpy(),
-                "group": table["group"].to_numpy(),
-                "fold": fold,
-                "role": [roles[unit][fold] for unit in units],
-            }
-        )
-        for fold in range(folds)
-    ]
-    return pd.concat(parts).sort_values(["fold", "scan_id"], ignore_index=True)[SPLIT_COLUMNS]
-
-
-def missing_classes(table: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
+def _missing_classes(table: pd.DataFrame, split: pd.DataFrame) -> list[str]:
     """One sentence for each class and role without a scan, naming the folds; empty where all are covered."""
-    labels = frame["scan_id"].map(table.set_index("scan_id")["label"])
-    present = set(zip(labels, frame["role"], frame["fold"], strict=True))
-    folds = sorted(frame["fold"].unique())
+    labels = split["scan_id"].map(table.set_index("scan_id")["label"])
+    present = set(zip(labels, split["role"], split["fold"], strict=True))
     sentences = []
     for name in (name for name in CLASS_NAMES if (labels == name).any()):
         for role in ROLES:
-            absent = [str(fold) for fold in folds if (name, role, fold) not in present]
+            absent = [str(fold) for fold in sorted(split["fold"].unique()) if (name, role, fold) not in present]
             if absent:
                 sentences.append(f"class {name} has no {role} scans in fold {', '.join(absent)}")
     return sentences
 
 
-def save_splits(frame: pd.DataFrame, path: str | Path) -> str:
+def save_splits(split: pd.DataFrame, path: str | Path) -> str:
     """Write a split to a CSV file, atomically. Returns the file's SHA-256, to be carried with what is trained on it."""
-    content = frame[SPLIT_COLUMNS].to_csv(index=False, lineterminator="\n").encode()
+    content = split[SPLIT_COLUMNS].to_csv(index=False, lineterminator="\n").encode()
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
@@ -275,49 +223,50 @@ def load_splits(path: str | Path, table: pd.DataFrame, expected_hash: str | None
     found_hash = hashlib.sha256(content).hexdigest()
     if expected_hash is not None and found_hash != expected_hash:
         raise SplitError(f"{path} is not the expected split: SHA-256 {found_hash[:12]}..., not {expected_hash[:12]}...")
-    frame = _parse_splits(path, content)
-    _check_belongs(path, frame, table)
-    folds = int(frame["fold"].nunique())
-    frame.attrs = {"folds": folds, "warnings": missing_classes(table, frame), "hash": found_hash}
-    return frame
-
-
-def _parse_splits(path: Path, content: bytes) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
-        if list(frame.columns) != SPLIT_COLUMNS:
-            raise SplitError(f"{path}: columns {', '.join(frame.columns)}; expected {', '.join(SPLIT_COLUMNS)}")
-        frame["fold"] = frame["fold"].astype(np.int64)
-    except SplitError:
-        raise
+        dtypes = defaultdict(lambda: str, fold=np.int64)
+        split = pd.read_csv(io.BytesIO(content), dtype=dtypes, keep_default_na=False)
     except (ValueError, pd.errors.ParserError) as error:  # EmptyDataError and UnicodeDecodeError are ValueErrors
         raise SplitError(f"{path}: cannot be read as a split file ({error})") from error
-    wrong = sorted(set(frame["role"]) - {*ROLES, UNUSED})
+    if list(split.columns) != SPLIT_COLUMNS:
+        raise SplitError(f"{path}: columns {', '.join(split.columns)}; expected {', '.join(SPLIT_COLUMNS)}")
+    wrong = sorted(set(split["role"]) - {*ROLES, UNUSED})
     if wrong:
         raise SplitError(f"{path}: unknown role {wrong[0]!r}; valid roles: {', '.join([*ROLES, UNUSED])}")
-    return frame
+    _check_belongs(path, split, table)
+    folds = int(split["fold"].nunique())
+    split.attrs = {"folds": folds, "warnings": _missing_classes(table, split), "hash": found_hash}
+    return split
 
 
-def _check_belongs(path: Path, frame: pd.DataFrame, table: pd.DataFrame) -> None:
+def _check_belongs(path: Path, split: pd.DataFrame, table: pd.DataFrame) -> None:
     groups = table.set_index("scan_id")["group"]
     for what, names in (
-        ("the scan table lacks", set(frame["scan_id"]) - set(groups.index)),
-        ("the file lacks", set(groups.index) - set(frame["scan_id"])),
+        ("the scan table lacks", set(split["scan_id"]) - set(groups.index)),
+        ("the file lacks", set(groups.index) - set(split["scan_id"])),
     ):
         if names:
             raise SplitError(f"{path} is the split of other scans: {what} {len(names)} of them, such as {min(names)}")
-    moved = set(frame.loc[frame["group"] != frame["scan_id"].map(groups), "scan_id"])
+    moved = set(split.loc[split["group"] != split["scan_id"].map(groups), "scan_id"])
     if moved:
         raise SplitError(f"{path}: {len(moved)} scans have another group than in the scan table, such as {min(moved)}")
-    times = frame.groupby("fold")["scan_id"].agg(["size", "nunique"])
-    if (times["size"] != len(groups)).any() or (times["nunique"] != len(groups)).any():
+    folds = sorted(split["fold"].unique())
+    if len(split) != len(groups) * len(folds) or split.duplicated(["fold", "scan_id"]).any():
         raise SplitError(f"{path}: not every scan has exactly one role in every fold")
-    if list(times.index) != list(range(len(times))):
-        raise SplitError(f"{path}: folds are {', '.join(map(str, times.index))}; expected 0 to {len(times) - 1}")
+    if folds != list(range(len(folds))):
+        raise SplitError(f"{path}: folds are {', '.join(map(str, folds))}; expected 0 to {len(folds) - 1}")
+
+
+def roles_in(table: pd.DataFrame, split: pd.DataFrame, fold: int) -> pd.Series:
+    """Role of each scan in a fold, indexed like table; NaN where it has none. Raises SplitError for an unknown fold."""
+    part = split[split["fold"] == fold]
+    if part.empty:
+        raise SplitError(f"no fold {fold}; folds: {', '.join(map(str, sorted(split['fold'].unique())))}")
+    return table["scan_id"].map(part.set_index("scan_id")["role"])
 
 
 def audit_leakage(
-    table: pd.DataFrame, frame: pd.DataFrame, fold: int, hashes: dict[str, str] | None = None
+    table: pd.DataFrame, split: pd.DataFrame, fold: int, hashes: dict[str, str] | None = None
 ) -> pd.DataFrame:
     """Name every patient, group and identical image that one fold has in two roles.
 
@@ -326,22 +275,19 @@ def audit_leakage(
     hash), roles and scan_ids (tuples); empty if the fold is clean.
     Raises SplitError for an unknown fold and for scans without a role or a hash.
     """
-    part = frame[frame["fold"] == fold]
-    if part.empty:
-        raise SplitError(f"no fold {fold}; folds: {', '.join(map(str, sorted(frame['fold'].unique())))}")
-    scans = table[["scan_id", "patient", "group"]].assign(role=table["scan_id"].map(part.set_index("scan_id")["role"]))
-    kinds = {"patient": scans["patient"], "group": scans["group"]}
+    role = roles_in(table, split, fold)
+    kinds = {"patient": table["patient"], "group": table["group"]}
     if hashes is not None:
-        kinds["identical image"] = scans["scan_id"].map(hashes)
+        kinds["identical image"] = table["scan_id"].map(hashes)
     rows = []
     for kind, keys in kinds.items():
-        unknown = scans.loc[scans["role"].isna() | keys.isna(), "scan_id"]
+        unknown = table.loc[role.isna() | keys.isna(), "scan_id"]
         if len(unknown):
             raise SplitError(f"cannot audit {len(unknown)} scans without role or {kind}, such as {min(unknown)}")
-        used = (scans["role"] != UNUSED) & (keys != "")  # a patient who is not known is nobody
-        roles_of_key = scans[used].groupby(keys[used])["role"].transform("nunique").reindex(scans.index, fill_value=0)
-        leaking = roles_of_key > 1
-        for key, members in scans[leaking].groupby(keys[leaking]):
-            roles = tuple(role for role in ROLES if (members["role"] == role).any())
-            rows.append((kind, key, roles, tuple(sorted(members["scan_id"]))))
+        used = (role != UNUSED) & (keys != "")  # a patient who is not known is nobody
+        several = role[used].groupby(keys[used]).nunique()
+        leaking = used & keys.isin(several.index[several > 1])
+        for key, members in table[leaking].groupby(keys[leaking]):
+            held = tuple(name for name in ROLES if (role[members.index] == name).any())
+            rows.append((kind, key, held, tuple(sorted(members["scan_id"]))))
     return pd.DataFrame(rows, columns=["kind", "key", "roles", "scan_ids"])
