@@ -51,9 +51,7 @@ class TrainingConfig:
     gradient_clip: float = 1.0  # largest gradient norm
     precision: str = "no"  # Accelerate's mixed_precision: "no", "bf16" or "fp16"
     threads: int | None = None  # of the processor; None: as many as torch likes. Small networks are best off with one
-    channels_last: bool = False  # the networks' memory, as convolutions over three channels like it best
-    compiled: bool = False  # torch.compile for teacher and student: minutes at first, so for long runs alone
-    teacher_precision: str = "no"  # weights of a teacher that answers live: "no" (float32) or "bf16"
+    fast: bool = False  # for long trainings: a live teacher in bfloat16, and on a GPU both networks compiled
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,7 @@ PAPER_TEACHER_TRAINING = TrainingConfig(
     select_on="loss",
     swa_learning_rate=1e-5,
     precision="bf16",
+    fast=True,
 )
 PAPER_STUDENT_TRAINING = TrainingConfig(
     epochs=100,
@@ -117,6 +116,7 @@ PAPER_STUDENT_TRAINING = TrainingConfig(
     frozen_epochs=0,
     select_on="accuracy",
     precision="bf16",
+    fast=True,
 )
 
 QUICK_TEACHER = ModelConfig(
@@ -155,11 +155,12 @@ PROFILES = {
             swa_start=0.5,
             swa_learning_rate=1e-4,
             precision="no",
+            fast=False,
             threads=1,
         ),
         student_training=replace(
             PAPER_STUDENT_TRAINING, epochs=1, batch_size=32, accumulation=1, warmup_epochs=0.2, precision="no",
-            threads=1,
+            fast=False, threads=1,
         ),
         memory_gb=1.0,
         seeds=2,
@@ -189,6 +190,7 @@ PROFILES = {
             frozen_epochs=1,
             swa_learning_rate=2e-4,
             precision="no",
+            fast=False,
             threads=1,
         ),
         student_training=replace(
@@ -200,6 +202,7 @@ PROFILES = {
             warmup_epochs=0.5,
             patience=10,
             precision="no",
+            fast=False,
             threads=1,
         ),
         memory_gb=1.5,

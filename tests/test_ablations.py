@@ -19,7 +19,7 @@ from kdoct_utils.lab.ablations import COMPARED, compare_arms, run_arms
 from kdoct_utils.lab.arm_training import ArmResult, arm_network, lab, train_arm, wrong_labels
 from kdoct_utils.lab.arms import ARMS, SETS, Arm, StudentRecipe, TeacherRecipe, arms_for, changed, choose_arms
 from kdoct_utils.learn.models import weights_metadata
-from kdoct_utils.learn.objectives import KeptAnswers
+from kdoct_utils.learn.objectives import CachedLogits
 from kdoct_utils.learn.pipelines import STUDENT, TEACHER
 from kdoct_utils.profiles import PROFILES, get_profile
 from kdoct_utils.runs import open_run
@@ -165,7 +165,7 @@ def test_the_noisy_teacher_has_learned_wrong_labels_and_teaches(run, data, resul
     pair, _ = arm_training.train_teachers(run, data, arm_training.NOISY_TEACHER, run.seed, progress=False)
     noisy, right = (trainer.objective.teacher for trainer in fits[1:])
     assert same_weights(noisy.state_dict(), pair["average"].state_dict())
-    assert isinstance(right, KeptAnswers)  # those of the run's teacher
+    assert isinstance(right, CachedLogits)  # those of the run's teacher
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.layers.grn import GlobalResponseNorm
 
 from kdoct_utils.learn.models import (
     ModelError,
+    QuickResponseNorm,
     build_model,
     count_parameters,
     freeze_backbone,
@@ -20,6 +22,7 @@ from kdoct_utils.learn.models import (
     load_weights,
     parameter_groups,
     save_weights,
+    use_quick_norms,
     weights_metadata,
 )
 from kdoct_utils.profiles import PAPER_TEACHER_TRAINING, PROFILES, QUICK_TEACHER, ModelConfig
@@ -200,3 +203,57 @@ def test_the_same_weights_are_the_same_bytes(tmp_path):
     save_weights(model.to(memory_format=torch.channels_last), tmp_path / "b.safetensors", dict(reversed(about.items())))
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     assert weights_metadata(tmp_path / "a.safetensors") == {"chosen": "best", "recipe": "r", "seed": "0", "fold": "1"}
+
+
+# ---- the quicker norm of ConvNeXtV2
+
+
+def two_norms(channels: int, channels_last: bool = False) -> tuple[GlobalResponseNorm, QuickResponseNorm]:
+    theirs = GlobalResponseNorm(channels, channels_last=channels_last)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(theirs.weight), torch.nn.init.normal_(theirs.bias)
+    return theirs, QuickResponseNorm(theirs)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_quick_norm_and_its_gradients_are_timms(channels_last):
+    theirs, ours = (norm.double() for norm in two_norms(6, channels_last))
+    x = torch.randn((5, 7, 8, 6) if channels_last else (5, 6, 7, 8), dtype=torch.float64)
+    torch.testing.assert_close(ours.float()(x.float()), theirs.float()(x.float()), rtol=1e-5, atol=1e-5)
+    found = []
+    for layer in (theirs.double(), ours.double()):
+        seen = x.clone().requires_grad_(True)
+        value = layer(seen).pow(3).sum()
+        found.append((value, *torch.autograd.grad(value, [seen, layer.weight, layer.bias])))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_the_quick_norm_in_extremes_and_in_half_precision():
+    black = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    two_norms(3)[1](black).sum().backward()
+    assert torch.isfinite(black.grad).all()
+    large = torch.full((1, 2, 4, 4), 1000.0, dtype=torch.float16)  # whose squares do not fit
+    assert torch.isfinite(two_norms(2)[1].half()(large)).all()
+    theirs, ours = two_norms(8)
+    x = torch.randn(4, 8, 16, 16)
+    expected, near = theirs(x), {"rtol": 0.05, "atol": 0.1}
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = ours(x.bfloat16())
+        assert mixed.dtype == theirs(x.bfloat16()).dtype
+    torch.testing.assert_close(mixed.float(), expected, **near)
+    for dtype in (torch.bfloat16, torch.float16):
+        torch.testing.assert_close(ours.to(dtype)(x.to(dtype)).float(), expected, **near)
+
+
+def test_a_network_with_quick_norms_keeps_its_parameters_and_its_answers():
+    torch.manual_seed(0)
+    model = timm.create_model("convnextv2_atto", num_classes=3, in_chans=1).eval()
+    x = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        before, parameters, names = model(x), list(model.parameters()), list(model.state_dict())
+        use_quick_norms(model)
+        torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert list(model.state_dict()) == names
+    assert sum(isinstance(module, QuickResponseNorm) for module in model.modules()) == 12  # one a block

@@ -25,11 +25,11 @@ from kdoct_utils.learn.losses import (
 )
 from kdoct_utils.learn.models import build_model, state_copy
 from kdoct_utils.learn.objectives import (
+    CachedLogits,
     ConsistentMixupObjective,
     DistillationObjective,
     DISTObjective,
     DKDObjective,
-    KeptAnswers,
 )
 
 LOSSES = {"DKD": decoupled_loss, "DIST": relation_loss}
@@ -216,10 +216,10 @@ def test_objectives_are_their_losses_with_a_live_teacher(teacher, objective, los
 
 
 @pytest.mark.parametrize("objective", [DistillationObjective, DKDObjective, DISTObjective])
-def test_kept_answers_teach_as_the_teacher_itself(teacher, objective):
+def test_cached_logits_teach_as_the_teacher_itself(teacher, objective):
     scans = make_scans(30)
-    kept = KeptAnswers(cache_teacher_logits(teacher, scans, STUDENT, 4, 3, SIZE, 1, progress=False))
-    live, cached = (make_trainer(objective(one), config=CONFIG).fit() for one in (teacher, kept))
+    cached = CachedLogits(cache_teacher_logits(teacher, scans, STUDENT, 4, 3, SIZE, 1, progress=False))
+    live, cached = (make_trainer(objective(one), config=CONFIG).fit() for one in (teacher, cached))
     np.testing.assert_allclose(cached.history.train_loss, live.history.train_loss, rtol=1e-4)
 
 
@@ -256,7 +256,7 @@ def test_the_blend_follows_from_seed_view_and_batch_alone(teacher):
 
 def test_mixup_needs_a_live_teacher():
     with pytest.raises(ValueError, match="needs a live teacher"):
-        ConsistentMixupObjective(KeptAnswers(np.zeros((1, 4, 3))))
+        ConsistentMixupObjective(CachedLogits(np.zeros((1, 4, 3))))
 
 
 @pytest.mark.parametrize("objective", [DKDObjective, DISTObjective, ConsistentMixupObjective])

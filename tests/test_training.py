@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,22 +17,15 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from kdoct_utils.learn import checkpoints
-from kdoct_utils.learn.augment import STUDENT, AugmentConfig, augment
+from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.checkpoints import CheckpointError
+from kdoct_utils.learn.inference import ScanImages, cache_teacher_logits, predict_logits
+from kdoct_utils.learn.loss_report import TrainingError
 from kdoct_utils.learn.models import build_model, state_copy
+from kdoct_utils.learn.objectives import CachedLogits, CrossEntropyObjective, DistillationObjective, FocalObjective
+from kdoct_utils.learn.pipelines import STUDENT, AugmentConfig
 from kdoct_utils.learn.schedules import epoch_batches, learning_rate_factor
-from kdoct_utils.learn.trainer import (
-    CachedDistillationObjective,
-    CrossEntropyObjective,
-    DistillationObjective,
-    FocalObjective,
-    ScanImages,
-    Trainer,
-    TrainingError,
-    TrainingResult,
-    cache_teacher_logits,
-    predict_logits,
-)
+from kdoct_utils.learn.trainer import Trainer, TrainingResult
 from kdoct_utils.profiles import ModelConfig, TrainingConfig
 
 SIZE = 32
@@ -83,17 +77,17 @@ def numbers(result: TrainingResult) -> str:
 
 
 class Interrupted(CrossEntropyObjective):
-    """Raises at its ``at``-th call, as a kill would."""
+    """Raises in its ``at``-th batch, as a kill would."""
 
     def __init__(self, at: int):
         super().__init__()
         self.calls, self.at = 0, at
 
-    def __call__(self, *arguments):
+    def forward(self, *arguments):
         self.calls += 1
         if self.calls == self.at:
             raise KeyboardInterrupt
-        return super().__call__(*arguments)
+        return super().forward(*arguments)
 
     def describe(self) -> dict:
         return CrossEntropyObjective().describe()
@@ -166,9 +160,9 @@ def test_status_names_the_training_and_its_epoch(tmp_path, monkeypatch):
     status, seen = tmp_path / "status", []
 
     class Watching(CrossEntropyObjective):
-        def __call__(self, *arguments):
+        def forward(self, *arguments):
             seen.append((status.read_text(), torch.get_num_threads()))
-            return super().__call__(*arguments)
+            return super().forward(*arguments)
 
     monkeypatch.setenv("KDOCT_STATUS", str(status))
     before = torch.get_num_threads()
@@ -216,9 +210,9 @@ def test_groups_follow_the_schedule_to_their_own_floors():
     seen = []
 
     class Watching(CrossEntropyObjective):
-        def __call__(self, *arguments):
+        def forward(self, *arguments):
             seen.append({group["name"]: group["lr"] for group in trainer.optimizer.param_groups})
-            return super().__call__(*arguments)
+            return super().forward(*arguments)
 
     trainer = make_trainer(Watching())
     result = trainer.fit()
@@ -259,13 +253,17 @@ EVENTFUL = replace(  # every epoch another event: frozen, free, averaging
 )
 
 
-@pytest.mark.parametrize("network", [CONVNEXT, EFFICIENTNET], ids=["convnextv2", "efficientnet"])
-def test_a_killed_run_goes_on_to_identical_numbers(network, tmp_path):
+@pytest.mark.parametrize(
+    ("network", "when"),
+    # Killed in the first epoch, between epochs, inside epochs: four batches an epoch.
+    [(CONVNEXT, ([2], [5], [7], [11, 2], [16])), (EFFICIENTNET, ([5], [11, 2]))],
+    ids=["convnextv2", "efficientnet"],
+)
+def test_a_killed_run_goes_on_to_identical_numbers(network, when, tmp_path):
     network = replace(network, dropout=0.3)
     whole = make_trainer(config=EVENTFUL, network=network)
     expected = whole.fit()
-    # Killed in the first epoch, between epochs, inside epochs: four batches an epoch.
-    for kills in ([2], [5], [7], [11, 2], [16]):
+    for kills in when:
         checkpoint = tmp_path / f"{kills[0]}.safetensors"
         for at in kills:
             with pytest.raises(KeyboardInterrupt):
@@ -341,9 +339,9 @@ def test_nan_loss_is_one_clear_error_and_the_checkpoint_stays(tmp_path):
     checkpoint = tmp_path / "teacher.safetensors"
 
     class Breaking(Interrupted):
-        def __call__(self, *arguments):
+        def forward(self, *arguments):
             self.calls += 1
-            losses, logits = CrossEntropyObjective.__call__(self, *arguments)
+            losses, logits = CrossEntropyObjective.forward(self, *arguments)
             return losses * (float("nan") if self.calls == self.at else 1.0), logits
 
     with pytest.raises(TrainingError, match="loss is nan in epoch 2, step 3.*intact"):
@@ -477,16 +475,15 @@ def test_teacher_that_is_set_free_is_noticed():
         objective(*batch)
 
 
-@pytest.mark.parametrize("views", [3, 2])
-def test_cached_logits_of_the_same_views_teach_as_the_teacher_itself(views: int):
+def test_cached_logits_of_the_same_views_teach_as_the_teacher_itself():
     """With a view an epoch cached, both runs see the same images and the same soft labels."""
-    teacher = build_model(CONVNEXT, 3, 1, seed=8)
+    teacher, views = build_model(CONVNEXT, 3, 1, seed=8), 3
     live = make_trainer(DistillationObjective(teacher), config=replace(CONFIG, epochs=views))
     shuffled = np.random.default_rng(0).permutation(30)
     data = live.train_set.subset(shuffled)  # the cache need not be in the order of training
     logits = cache_teacher_logits(teacher, data, STUDENT, 4, views, SIZE, 1, batch_size=7, progress=False)
     assert logits.shape == (views, 30, 3) and logits.dtype == np.float32
-    objective = CachedDistillationObjective(logits, indices=data.indices.numpy())
+    objective = DistillationObjective(CachedLogits(logits, data.indices.numpy()))
     cached = make_trainer(objective, config=replace(CONFIG, epochs=views))
     expected, result = live.fit(), cached.fit()
     np.testing.assert_allclose(result.history.train_loss, expected.history.train_loss, rtol=1e-4)
@@ -496,25 +493,23 @@ def test_cached_logits_of_the_same_views_teach_as_the_teacher_itself(views: int)
 def test_cached_logits_repeat_their_views_or_meet_new_ones():
     seen = []
 
-    class Watching(CachedDistillationObjective):
-        def __call__(self, model, images, target, indices, view):
+    class Watching(DistillationObjective):
+        def forward(self, model, images, target, indices, view):
             seen.append(view)
-            return super().__call__(model, images, target, indices, view)
+            return super().forward(model, images, target, indices, view)
 
-    logits = np.zeros((2, 30, 3))
-    make_trainer(Watching(logits)).fit()
-    assert seen[::4] == [0, 1, 0]
-    seen.clear()
-    make_trainer(Watching(logits, replay=False)).fit()
-    assert seen[::4] == [0, 1, 2]
+    for replay, views in ((True, [0, 1, 0]), (False, [0, 1, 2])):
+        seen.clear()
+        make_trainer(Watching(CachedLogits(np.zeros((2, 30, 3)), replay=replay))).fit()
+        assert seen[::4] == views
 
 
 def test_cache_that_lacks_a_training_scan_is_refused():
     logits = np.zeros((1, 29, 3))
     with pytest.raises(ValueError, match="no cached teacher logits for 1 of the 30 training scans"):
-        make_trainer(CachedDistillationObjective(logits))
+        make_trainer(DistillationObjective(CachedLogits(logits)))
     with pytest.raises(ValueError, match=r"shape \(29, 3\); expected \(views, scans, classes\)"):
-        CachedDistillationObjective(logits[0])
+        CachedLogits(logits[0])
 
 
 def test_label_smoothing_is_for_training_only():
@@ -543,6 +538,38 @@ def test_both_weights_of_a_training_can_be_loaded():
     for weights in ("swa", "last"):
         with pytest.raises(ValueError, match=f"no weights '{weights}'; it can have: best, swa"):
             without.load(weights)
+
+
+# --- quicker ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_fast_teacher_says_nearly_the_same_and_stays_as_it_was():
+    exact, fast = (build_model(CONVNEXT, 3, 1, seed=8) for _ in range(2))
+    expected = make_trainer(DistillationObjective(exact)).fit().history
+    trainer = make_trainer(DistillationObjective(fast), config=replace(CONFIG, fast=True))
+    found = trainer.fit().history
+    assert {value.dtype for value in trainer.objective.fast_teacher.parameters()} == {torch.bfloat16}
+    assert same_weights(exact.state_dict(), fast.state_dict())
+    assert not np.array_equal(found.train_loss, expected.train_loss)
+    np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=0.02)
+    cached = DistillationObjective(CachedLogits(np.zeros((1, 30, 3))))  # no teacher to ask sooner
+    plain, quick = (make_trainer(cached, config=replace(CONFIG, fast=way, epochs=1)).fit() for way in (False, True))
+    assert numbers(plain) == numbers(quick)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_compiled_training_is_the_same_within_noise():
+    """As on a GPU; the weights that come out carry the names of the plain network."""
+    trainers = [
+        make_trainer(DistillationObjective(build_model(CONVNEXT, 3, 1, seed=8)), config=replace(CONFIG, epochs=1),
+                     network=EFFICIENTNET) for _ in range(2)
+    ]  # fmt: skip
+    plain, trainer = trainers
+    trainer.compiled = True
+    trainer.objective.use_fast_teacher(compiled=True)
+    expected, found = plain.fit().history, trainer.fit().history
+    np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=0.02)
+    assert trainer.model.state_dict().keys() == plain.model.state_dict().keys()
 
 
 # --- input that cannot be trained on --------------------------------------------------------------------------------
@@ -625,7 +652,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from test_training import CONFIG, CONVNEXT, DistillationObjective, build_model, make_trainer
+from test_training import CONFIG, CONVNEXT, make_trainer
+from kdoct_utils.learn.models import build_model
+from kdoct_utils.learn.objectives import DistillationObjective
 
 teacher = build_model(CONVNEXT, 3, 1, seed=8)
 seen = []
@@ -663,11 +692,11 @@ folder, at = Path(sys.argv[1]), int(os.environ["KILLED_AT"])
 class Killed(CrossEntropyObjective):
     calls = 0
 
-    def __call__(self, *arguments):
+    def forward(self, *arguments):
         self.calls += 1
         if self.calls == at and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory ends
-        return super().__call__(*arguments)
+        return super().forward(*arguments)
 
     def describe(self):
         return CrossEntropyObjective().describe()

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from kdoct_utils.course.costs import SavedBytes, training_of
 from kdoct_utils.lab import stages
-from kdoct_utils.learn.memory import peak_memory
+from kdoct_utils.learn.inference import ScanImages
 from kdoct_utils.learn.objectives import Objective
-from kdoct_utils.learn.trainer import ScanImages, Trainer
+from kdoct_utils.learn.trainer import Trainer
 from kdoct_utils.phantom.render import phantom_cohort
 from kdoct_utils.profiles import CLASS_NAMES, Profile
 from kdoct_utils.runs import RunFolder
@@ -133,9 +134,10 @@ class _Weighed(Objective):
     """An objective that adds up what its first forward pass keeps for the backward pass."""
 
     def __init__(self, inner: Objective):
+        super().__init__()
         self.inner, self.views, self.bytes = inner, inner.views, 0
 
-    def __call__(self, model, images, target, indices, view):
+    def forward(self, model, images, target, indices, view):
         if self.bytes:
             return self.inner(model, images, target, indices, view)
         with SavedBytes(model) as held:
@@ -148,6 +150,16 @@ class _Weighed(Objective):
 
     def describe(self) -> dict:
         return self.inner.describe()
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held so far; where no system counts them, those of now."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; its ru_maxrss would count the process that started this one too
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    memory = psutil.Process().memory_info()
+    return getattr(memory, "peak_wset", memory.rss)
 
 
 def clock_steps(trainer: Trainer) -> Callable[[], list[float]]:

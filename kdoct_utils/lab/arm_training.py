@@ -23,13 +23,13 @@ from kdoct_utils.lab.stages import CourseData
 from kdoct_utils.learn.inference import cache_teacher_logits
 from kdoct_utils.learn.models import build_model, load_backbone
 from kdoct_utils.learn.objectives import (
+    CachedLogits,
     ConsistentMixupObjective,
     CrossEntropyObjective,
     DistillationObjective,
     DISTObjective,
     DKDObjective,
     FocalObjective,
-    KeptAnswers,
     Objective,
 )
 from kdoct_utils.learn.pipelines import STUDENT, TEACHER, weakened
@@ -185,12 +185,12 @@ def _objective(
         return FocalObjective(run.profile.gamma)
     if recipe.objective == "mixup":
         return ConsistentMixupObjective(teacher, temperature, seed)
-    source: nn.Module | KeptAnswers = teacher
+    source = teacher
     if recipe.answers == "scan":
-        source = KeptAnswers(stages.teacher_logits(run, data, teacher, progress=progress)[None], replay=False)
+        source = CachedLogits(stages.teacher_logits(run, data, teacher, progress=progress)[None], replay=False)
     elif recipe.can_be_kept and recipe not in COURSE_KINDS:
         answers = _answers(run, data, seed, teacher, progress)[: recipe.views or None]
-        source = KeptAnswers(answers, data.rows("train"))
+        source = CachedLogits(answers, data.rows("train"))
     return DISTILLATIONS[recipe.objective](source, temperature, alpha)
 
 

@@ -25,7 +25,7 @@ from kdoct_utils.learn.inference import ScanImages, cache_teacher_logits, predic
 from kdoct_utils.learn.losses import balanced_class_weights
 from kdoct_utils.learn.models import build_model
 from kdoct_utils.learn.objectives import (
-    CachedDistillationObjective,
+    CachedLogits,
     CrossEntropyObjective,
     DistillationObjective,
     FocalObjective,
@@ -286,7 +286,7 @@ def student_objective(
     if kind == "kd":
         return DistillationObjective(teacher_model, temperature, alpha)
     logits = teacher_logits(run, data, teacher_model, progress=False)
-    return CachedDistillationObjective(logits[None], temperature, alpha, replay=False)
+    return DistillationObjective(CachedLogits(logits[None], replay=False), temperature, alpha)
 
 
 def student_recipe(

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-REPORT_EVERY = 10  # optimizer steps between looks at the loss: each look makes a GPU wait
+LOOK_EVERY = 10  # optimizer steps between looks at the loss: each look makes a GPU wait
 
 
 class TrainingError(RuntimeError):
@@ -33,17 +33,16 @@ class LossReport:
         """The loss of one optimizer step: this process's share of the mean over its ``n_scans`` scans."""
         self.pending.append(loss)
         self.scans.append(n_scans)
-        if len(self.pending) >= REPORT_EVERY:
+        if len(self.pending) == LOOK_EVERY:
             self._look()
 
     def mean(self) -> float:
         """The loss of the epoch, averaged over scans, not over steps."""
-        self._look()
+        if self.pending:
+            self._look()
         return float(np.average(self.losses, weights=self.scans))
 
     def _look(self) -> None:
-        if not self.pending:
-            return
         for loss in self.accelerator.reduce(torch.stack(self.pending), "sum").tolist():
             self.losses.append(loss)
             if not math.isfinite(loss):

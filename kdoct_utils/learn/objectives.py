@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 
 import numpy as np
@@ -12,18 +11,16 @@ from torch import Tensor, nn
 
 from kdoct_utils.learn.losses import decoupled_loss, distillation_loss, focal_loss, relation_loss
 
-TEACHER_PRECISIONS = ("no", "bf16")
 
-
-class Objective:
-    """Loss of every image of a batch. Subclasses define ``__call__`` and, where it differs, ``validation_losses``.
+class Objective(nn.Module):
+    """Loss of every image of a batch. Subclasses define ``forward`` and, where it differs, ``validation_losses``.
 
     views: None where every epoch may see new views of the scans; else the number of views that repeat.
     """
 
     views: int | None = None
 
-    def __call__(
+    def forward(
         self, model: nn.Module, images: Tensor, target: Tensor, indices: Tensor, view: int
     ) -> tuple[Tensor, Tensor]:
         """images (batch, channels, S, S); target, indices (batch,). Losses (batch,) and logits (batch, classes)."""
@@ -37,13 +34,6 @@ class Objective:
     def check(self, indices: Tensor) -> None:
         """Raise ValueError where the objective cannot serve the scans ``indices`` (n,)."""
 
-    def to(self, device: torch.device) -> Objective:
-        """Move what the objective holds; returns itself."""
-        return self
-
-    def quicken(self, precision: str, channels_last: bool, compiled: bool) -> None:
-        """Answer sooner, where there is a teacher to ask; see `DistillationObjective`."""
-
     def describe(self) -> dict:
         """Names and numbers that tell this objective from another, for checkpoints."""
         return {"objective": type(self).__name__}
@@ -53,9 +43,10 @@ class CrossEntropyObjective(Objective):
     """Cross-entropy with the labels, softened by ``label_smoothing`` in training (not in validation)."""
 
     def __init__(self, label_smoothing: float = 0.0):
+        super().__init__()
         self.label_smoothing = label_smoothing
 
-    def __call__(self, model, images, target, indices, view):
+    def forward(self, model, images, target, indices, view):
         logits = model(images).float()
         return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing), logits
 
@@ -67,160 +58,114 @@ class FocalObjective(Objective):
     """Focal loss with class weights (classes,): the teacher's objective. Lin et al. 2017."""
 
     def __init__(self, gamma: float = 2.0, class_weights: Tensor | None = None):
+        super().__init__()
         self.gamma = gamma
-        self.class_weights = class_weights
+        self.register_buffer("class_weights", class_weights)
 
     def validation_losses(self, logits: Tensor, target: Tensor) -> Tensor:
         return focal_loss(logits, target, gamma=self.gamma, class_weights=self.class_weights, reduction="none")
-
-    def to(self, device: torch.device) -> Objective:
-        if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(device)
-        return self
 
     def describe(self) -> dict:
         weights = None if self.class_weights is None else self.class_weights.tolist()
         return super().describe() | {"gamma": self.gamma, "class_weights": weights}
 
 
-class KeptAnswers:
+class CachedLogits(nn.Module):
     """A teacher's logits that were computed beforehand, (views, n, classes), in the place of a live teacher.
 
     indices: (n,) which scan each column is; None means 0 to n - 1.
     replay: True shows the student the very views that the teacher saw, over and over; False shows it new ones, with
-    the teacher's answer to another view of the same scan.
+    the teacher's logits for another view of the same scan.
     """
 
     def __init__(self, logits: np.ndarray | Tensor, indices: np.ndarray | None = None, replay: bool = True):
-        self.logits = torch.as_tensor(logits, dtype=torch.float32)
-        if self.logits.ndim != 3:
-            raise ValueError(f"teacher logits of shape {tuple(self.logits.shape)}; expected (views, scans, classes)")
-        n_scans = self.logits.shape[1]
+        super().__init__()
+        logits = torch.as_tensor(logits, dtype=torch.float32)
+        if logits.ndim != 3:
+            raise ValueError(f"teacher logits of shape {tuple(logits.shape)}; expected (views, scans, classes)")
+        n_scans = logits.shape[1]
         indices = torch.arange(n_scans) if indices is None else torch.as_tensor(np.asarray(indices), dtype=torch.long)
         if len(indices) != n_scans:
             raise ValueError(f"{len(indices)} indices for the cached logits of {n_scans} scans")
-        self.column = torch.full((int(indices.max()) + 1,), -1)
-        self.column[indices] = torch.arange(n_scans)
+        column = torch.full((int(indices.max()) + 1,), -1)
+        column[indices] = torch.arange(n_scans)
+        self.register_buffer("logits", logits)
+        self.register_buffer("column", column)  # of each scan, -1 for none
         self.replay = replay
 
-    def answer(self, indices: Tensor, view: int) -> Tensor:
+    def forward(self, indices: Tensor, view: int) -> Tensor:
         """Logits (batch, classes) for the scans ``indices`` (batch,) in that view."""
         return self.logits[view % len(self.logits), self.column[indices]]
 
     def check(self, indices: Tensor) -> None:
-        """Raise ValueError where a scan of ``indices`` (n,) has no answer."""
+        """Raise ValueError where a scan of ``indices`` (n,) has no logits."""
         cached = torch.isin(indices, (self.column.cpu() >= 0).nonzero().flatten())
         if not cached.all():
             missing = int((~cached).sum())
             raise ValueError(f"no cached teacher logits for {missing} of the {len(indices)} training scans")
 
-    def to(self, device: torch.device) -> KeptAnswers:
-        """Move the logits; returns itself."""
-        self.logits, self.column = self.logits.to(device), self.column.to(device)
-        return self
-
 
 class DistillationObjective(Objective):
     """Real-time distillation: the frozen teacher sees the very view that the student sees. Hinton et al. 2015.
 
-    teacher: a network, or a KeptAnswers in its place.
+    teacher: a network, or CachedLogits in its place.
     A network is frozen and put in eval mode here; each call checks that it still is, and raises RuntimeError if not.
     Subclasses say how the two are compared, in ``compare``.
     """
 
-    def __init__(self, teacher: nn.Module | KeptAnswers, temperature: float = 4.0, alpha: float = 0.7):
-        if isinstance(teacher, KeptAnswers):
-            self.views = len(teacher.logits) if teacher.replay else None
-        else:
+    def __init__(self, teacher: nn.Module, temperature: float = 4.0, alpha: float = 0.7):
+        super().__init__()
+        self.cached = isinstance(teacher, CachedLogits)
+        if not self.cached:
             teacher.eval().requires_grad_(False)
+        elif teacher.replay:
+            self.views = len(teacher.logits)
         self.teacher = teacher
-        self.asked, self.asked_in = teacher, torch.float32  # the teacher itself or its quicker copy, and its numbers
+        self.fast_teacher: nn.Module | None = None
         self.temperature = temperature
         self.alpha = alpha
 
-    def quicken(self, precision: str, channels_last: bool, compiled: bool) -> None:
-        """From now on ask a copy of a live teacher, with weights in ``precision`` ("no" or "bf16").
+    def use_fast_teacher(self, compiled: bool) -> None:
+        """From now on ask a copy of a live teacher with weights in bfloat16, compiled or not.
 
-        A frozen teacher is never updated and needs no exact weights: bf16 costs its answers digits, and nothing else.
-        Raises ValueError for another precision.
+        A frozen teacher is never updated and needs no exact weights: its logits lose digits, and nothing else.
         """
-        if precision not in TEACHER_PRECISIONS:
-            raise ValueError(f"unknown teacher_precision {precision!r}; valid: {', '.join(TEACHER_PRECISIONS)}")
-        if isinstance(self.teacher, KeptAnswers):
-            return
-        self.asked, self.asked_in = self.teacher, torch.float32
-        if precision == "bf16":
-            self.asked, self.asked_in = deepcopy(self.teacher).to(torch.bfloat16), torch.bfloat16
-        if channels_last:
-            self.asked = self.asked.to(memory_format=torch.channels_last)
-        if compiled:
-            self.asked = _compiled_for_good(self.asked)
+        if not self.cached:
+            self.fast_teacher = deepcopy(self.teacher).bfloat16()
+            if compiled:
+                self.fast_teacher.compile(dynamic=False)
 
-    def __call__(self, model, images, target, indices, view):
-        teacher_logits = self._ask_teacher(images, indices, view)
+    def forward(self, model, images, target, indices, view):
+        teacher_logits = self.teacher(indices, view) if self.cached else self._ask_teacher(images)
         logits = model(images).float()
         return self.compare(logits, teacher_logits, target), logits
 
     def compare(self, logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
-        """Losses (batch,) of a student whose teacher said this. logits, teacher_logits: (batch, classes)."""
+        """Losses (batch,) of a student beside its teacher. logits, teacher_logits: (batch, classes)."""
         return distillation_loss(
             logits, teacher_logits, target, temperature=self.temperature, alpha=self.alpha, reduction="none"
         )
 
-    def _ask_teacher(self, images: Tensor, indices: Tensor, view: int) -> Tensor:
+    def _ask_teacher(self, images: Tensor) -> Tensor:
         """Logits (batch, classes), float32, without a gradient."""
-        if isinstance(self.teacher, KeptAnswers):
-            return self.teacher.answer(indices, view)
         if any(module.training for module in self.teacher.modules()):
             raise RuntimeError("the teacher is in training mode: its dropout and statistics would move; call eval()")
         if any(parameter.requires_grad for parameter in self.teacher.parameters()):
             raise RuntimeError("the teacher is not frozen: call requires_grad_(False)")
         with torch.no_grad():
-            return self.asked(images.to(self.asked_in)).float()
+            if self.fast_teacher is not None:
+                return self.fast_teacher(images.bfloat16()).float()
+            return self.teacher(images).float()
 
     def check(self, indices: Tensor) -> None:
-        if isinstance(self.teacher, KeptAnswers):
+        if self.cached:
             self.teacher.check(indices)
-
-    def to(self, device: torch.device) -> Objective:
-        self.teacher.to(device)
-        return self
 
     def describe(self) -> dict:
         numbers = {"temperature": self.temperature, "alpha": self.alpha}
-        if isinstance(self.teacher, KeptAnswers):
+        if self.cached:
             numbers |= {"views": len(self.teacher.logits), "replay": self.teacher.replay}
         return super().describe() | numbers
-
-
-def _compiled_for_good(teacher: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A compiled network whose weights are taken for constants and packed beforehand as its layers like them.
-
-    On a CPU this took a quarter off the teacher's time.
-    """
-    import torch._inductor.config
-
-    compiled = torch.compile(teacher, dynamic=False)
-
-    def ask(images: Tensor) -> Tensor:
-        with torch._inductor.config.patch(freezing=True):  # read while a first call compiles; no option of compile's
-            return compiled(images)
-
-    return ask
-
-
-class CachedDistillationObjective(DistillationObjective):
-    """Distillation from logits computed beforehand, (views, n, classes); indices and replay as in KeptAnswers."""
-
-    def __init__(
-        self,
-        teacher_logits: np.ndarray | Tensor,
-        temperature: float = 4.0,
-        alpha: float = 0.7,
-        indices: np.ndarray | None = None,
-        replay: bool = True,
-    ):
-        super().__init__(KeptAnswers(teacher_logits, indices, replay), temperature, alpha)
 
 
 class DKDObjective(DistillationObjective):
@@ -229,9 +174,7 @@ class DKDObjective(DistillationObjective):
     beta: weight of the other classes, see `losses.decoupled_loss`.
     """
 
-    def __init__(
-        self, teacher: nn.Module | KeptAnswers, temperature: float = 4.0, alpha: float = 0.7, beta: float = 1.0
-    ):
+    def __init__(self, teacher: nn.Module, temperature: float = 4.0, alpha: float = 0.7, beta: float = 1.0):
         super().__init__(teacher, temperature, alpha)
         self.beta = beta
 
@@ -252,12 +195,7 @@ class DISTObjective(DistillationObjective):
     """
 
     def __init__(
-        self,
-        teacher: nn.Module | KeptAnswers,
-        temperature: float = 1.0,
-        alpha: float = 0.7,
-        beta: float = 1.0,
-        gamma: float = 1.0,
+        self, teacher: nn.Module, temperature: float = 1.0, alpha: float = 0.7, beta: float = 1.0, gamma: float = 1.0
     ):
         super().__init__(teacher, temperature, alpha)
         self.beta, self.gamma = beta, gamma
@@ -279,13 +217,13 @@ class ConsistentMixupObjective(DistillationObjective):
     """
 
     def __init__(self, teacher: nn.Module, temperature: float = 4.0, seed: int = 0):
-        if isinstance(teacher, KeptAnswers):
-            raise ValueError("answers that were kept do not fit a blend of two scans: mixup needs a live teacher")
+        if isinstance(teacher, CachedLogits):
+            raise ValueError("cached logits do not fit a blend of two scans: mixup needs a live teacher")
         super().__init__(teacher, temperature, alpha=1.0)
         self.seed = seed
 
-    def __call__(self, model, images, target, indices, view):
-        return super().__call__(model, self.blend(images, indices, view), target, indices, view)
+    def forward(self, model, images, target, indices, view):
+        return super().forward(model, self.blend(images, indices, view), target, indices, view)
 
     def blend(self, images: Tensor, indices: Tensor, view: int) -> Tensor:
         """What both networks see: (batch, channels, S, S), as ``images``."""

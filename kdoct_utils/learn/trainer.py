@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,29 +24,15 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm.auto import tqdm
 
 from kdoct_utils.learn.augment import AugmentConfig, augment
-from kdoct_utils.learn.checkpoints import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from kdoct_utils.learn.inference import ScanImages, cache_teacher_logits, predict_logits
+from kdoct_utils.learn.checkpoints import Progress, resume, save_checkpoint
+from kdoct_utils.learn.inference import ScanImages, predict_logits
 from kdoct_utils.learn.loss_report import LossReport, TrainingError
-from kdoct_utils.learn.memory import keep_freed_memory
 from kdoct_utils.learn.models import freeze_backbone, parameter_groups, state_copy
-from kdoct_utils.learn.objectives import (
-    CachedDistillationObjective,
-    CrossEntropyObjective,
-    DistillationObjective,
-    FocalObjective,
-    Objective,
-)
-from kdoct_utils.learn.schedules import batches_per_epoch, epoch_batches, learning_rate_factor, steps_per_epoch
+from kdoct_utils.learn.objectives import DistillationObjective, Objective
+from kdoct_utils.learn.schedules import epoch_batches, learning_rate_factor, steps_per_epoch
 from kdoct_utils.profiles import TrainingConfig
 from kdoct_utils.runs import report_status
 
-__all__ = [
-    "CachedDistillationObjective", "CrossEntropyObjective", "DistillationObjective", "FocalObjective", "Objective",
-    "ScanImages", "Trainer", "TrainingError", "TrainingResult", "batches_per_epoch", "cache_teacher_logits",
-    "learning_rate_factor", "predict_logits",
-]  # fmt: skip
-
-T, U = TypeVar("T"), TypeVar("U")
 SELECTIONS = ("loss", "accuracy", "last")
 
 
@@ -65,18 +48,6 @@ class TrainingResult:
     scores: dict[str, dict[str, float]]
 
 
-@dataclass
-class _Progress:
-    """Where a run stands after its last finished epoch; all of it is in the checkpoint."""
-
-    swa_from: int  # first epoch of weight averaging; never reached where there is none
-    last_epoch: int  # one past the last
-    epoch: int = 0
-    history: list[dict] = field(default_factory=list)
-    best: dict | None = None  # score of the best epoch
-    stale: int = 0  # epochs since then
-
-
 class Trainer:
     """Train ``model`` for ``objective`` and leave it holding the weights that did best on ``validation_set``.
 
@@ -85,10 +56,8 @@ class Trainer:
     checkpoint: file to go on from and to write after every epoch; None for neither. A run that was killed continues
     from its last whole epoch to the same numbers.
     progress: show one bar with the loss and the time left.
-    accelerator: Accelerate's; one with ``config.precision`` is made where it is None. Under ``torchrun`` or
-    ``accelerate launch`` each process takes its share of every batch: ``config.batch_size`` is per process.
-
-    torch's global random generator is seeded anew at every epoch.
+    Under ``torchrun`` or ``accelerate launch`` each process takes its share of every batch: ``config.batch_size`` is
+    per process. torch's global random generator is seeded anew at every epoch.
 
     Raises ValueError for empty sets or an unknown ``select_on``; ``fit`` raises TrainingError for a loss that is not
     a number, and CheckpointError for the checkpoint of another run.
@@ -109,24 +78,21 @@ class Trainer:
         name: str = "training",
         checkpoint: Path | None = None,
         progress: bool = True,
-        accelerator: Accelerator | None = None,
     ):
         _check(config, train_set, validation_set)
         objective.check(train_set.indices)
-        self.accelerator = accelerator or make_accelerator(config.precision)
+        self.accelerator = make_accelerator(config.precision)
         self.device = self.accelerator.device
         self.processes = self.accelerator.num_processes
-        self.model = model.to(self.device)
-        if config.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self.objective = objective.to(self.device)
-        self.objective.quicken(config.teacher_precision, config.channels_last, config.compiled)
+        self.model, self.objective = model.to(self.device), objective.to(self.device)
+        self.compiled = config.fast and self.device.type == "cuda"  # elsewhere compiling costs more than it saves
+        if config.fast and isinstance(objective, DistillationObjective):
+            objective.use_fast_teacher(self.compiled)
         self.train_set, self.validation_set, self.config = train_set, validation_set, config
         self.augmentation, self.image_size, self.channels = augmentation, image_size, channels
         self.seed, self.name, self.checkpoint, self.show_progress = seed, name, checkpoint, progress
         self.steps = steps_per_epoch(len(train_set), config.batch_size, config.accumulation, self.processes)
-        fused = self.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=fused)
+        optimizer = torch.optim.AdamW(parameter_groups(model, config), fused=self.device.type in ("cpu", "cuda"))
         self.peaks = [group["lr"] for group in optimizer.param_groups]
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.prepared: nn.Module | None = None  # the model as Accelerate wraps it
@@ -134,15 +100,13 @@ class Trainer:
         self.frozen: bool | None = None
         averages = config.swa_learning_rate is not None
         swa_from = min(math.ceil(config.swa_start * config.epochs), config.epochs - 1) if averages else config.epochs
-        self.state = _Progress(swa_from=swa_from, last_epoch=config.epochs)
+        self.state = Progress(swa_from=swa_from, last_epoch=config.epochs)
         self.best_weights: dict[str, Tensor] = {}
         self.average: AveragedModel | None = None
 
     def fit(self) -> TrainingResult:
         """Train to the end, from the checkpoint if there is one."""
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        self._resume()
+        resume(self)
         bar = tqdm(
             total=self.state.last_epoch * self.steps, initial=self.state.epoch * self.steps, unit="step",
             desc=self.name, disable=not (self.show_progress and self.accelerator.is_main_process),
@@ -153,40 +117,32 @@ class Trainer:
                 self._report(self.state.epoch + 1)
                 self._start_epoch()
                 train_loss = self._train_epoch(self.state.epoch, bar)
-                self._end_epoch(train_loss, started)
+                self._end_epoch(train_loss, time.perf_counter() - started)
                 self._report(self.state.epoch)
                 bar.total = self.state.last_epoch * self.steps
             return self._choose()
 
-    def _report(self, epoch: int) -> None:
-        if self.accelerator.is_main_process:
-            report_status(f"{self.name}, epoch {epoch}/{self.state.last_epoch}")
-
     def _train_epoch(self, epoch: int, bar: tqdm) -> float:
         """Every training scan once. Returns the loss averaged over them."""
         view = epoch if self.objective.views is None else epoch % self.objective.views
-        report = LossReport(self.accelerator, bar, epoch)
-        steps = self._batches(epoch)
-        every_batch = [batch for batches, _ in steps for batch in batches]
-        # a CPU's cores are all busy with the step itself: a second thread would only get in their way
-        prepared = map if self.device.type == "cpu" else prepared_ahead
-        inputs = prepared(lambda batch: self._inputs(batch, view), every_batch)
-        for step, (batches, n_scans) in enumerate(steps):
+        losses = LossReport(self.accelerator, bar, epoch)
+        for step, (batches, n_scans) in enumerate(self._batches(epoch)):
             self._set_learning_rates(epoch, step)
             step_loss = torch.zeros((), device=self.device)
-            for number in range(1, len(batches) + 1):
-                images, target, indices = next(inputs)
-                with self._exchange_gradients(now=number == len(batches)):
+            for number, batch in enumerate(batches, start=1):
+                images, target, indices = self._inputs(batch, view)
+                last = number == len(batches)  # then processes exchange their gradients, once a step
+                with nullcontext() if last else self.accelerator.no_sync(self.network):
                     with self.accelerator.autocast():
-                        losses, _ = self.objective(self.network, images, target, indices, view)  # (batch,)
-                    loss = losses.sum() / n_scans  # this batch's share of the mean over the step's scans
+                        image_losses, _ = self.objective(self.network, images, target, indices, view)  # (batch,)
+                    loss = image_losses.sum() / n_scans  # this batch's share of the mean over the step's scans
                     self.accelerator.backward(loss * self.processes)  # processes average their gradients
                 step_loss += loss.detach()
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            report.add(step_loss, n_scans)
-        return report.mean()
+            losses.add(step_loss, n_scans)
+        return losses.mean()
 
     # --- around a step -----------------------------------------------------------------------------------------------
 
@@ -198,17 +154,12 @@ class Trainer:
 
     def _inputs(self, positions: np.ndarray, view: int) -> tuple[Tensor, Tensor, Tensor]:
         """Augmented images (batch, channels, S, S), target (batch,), indices (batch,), all on the device."""
-        images, target, indices = self.train_set.__getitems__(positions)
-        images = augment(
-            self._sent(images), indices, self.augmentation, self.seed, view, self.image_size, self.channels
-        )
-        return images, self._sent(target), self._sent(indices)
-
-    def _sent(self, values: Tensor) -> Tensor:
-        """On the device; a GPU fetches them by itself from pinned memory, and nobody waits."""
-        if self.device.type == "cuda":
-            return values.pin_memory().to(self.device, non_blocking=True)
-        return values.to(self.device)
+        batch = self.train_set.__getitems__(positions)
+        if self.device.type == "cuda":  # a GPU fetches them by itself from pinned memory, and nobody waits
+            batch = [values.pin_memory() for values in batch]
+        images, target, indices = (values.to(self.device, non_blocking=True) for values in batch)
+        images = augment(images, batch[2], self.augmentation, self.seed, view, self.image_size, self.channels)
+        return images, target, indices
 
     def _set_learning_rates(self, epoch: int, step: int) -> None:
         total, warmup = self.config.epochs * self.steps, round(self.config.warmup_epochs * self.steps)
@@ -217,11 +168,11 @@ class Trainer:
             # Averaging wants weights that wander around the optimum, so its learning rate stays up.
             group["lr"] = self.config.swa_learning_rate if epoch >= self.state.swa_from else peak * factor
 
-    def _exchange_gradients(self, now: bool) -> AbstractContextManager:
-        """Processes exchange gradients once a step, in its last batch."""
-        return nullcontext() if now else self.accelerator.no_sync(self.network)
-
     # --- around an epoch ---------------------------------------------------------------------------------------------
+
+    def _report(self, epoch: int) -> None:
+        if self.accelerator.is_main_process:
+            report_status(f"{self.name}, epoch {epoch}/{self.state.last_epoch}")
 
     def _start_epoch(self) -> None:
         epoch = self.state.epoch
@@ -234,10 +185,10 @@ class Trainer:
         if frozen != self.frozen:  # several processes must agree anew on which gradients they exchange
             self._unwrap()
             self.prepared = self.accelerator.prepare_model(self.model)
-            self.network = torch.compile(self.prepared, dynamic=False) if self.config.compiled else self.prepared
+            self.network = torch.compile(self.prepared, dynamic=False) if self.compiled else self.prepared
             self.frozen = frozen
 
-    def _end_epoch(self, train_loss: float, started: float) -> None:
+    def _end_epoch(self, train_loss: float, seconds: float) -> None:
         epoch = self.state.epoch
         if self.processes > 1:
             for buffer in self.model.buffers():
@@ -250,11 +201,10 @@ class Trainer:
         if epoch >= self.state.swa_from:
             self.average = self.average or AveragedModel(self.model)
             self.average.update_parameters(self.model)
-        head_rate = self.optimizer.param_groups[-1]["lr"]
-        self._record(score, train_loss, head_rate, time.perf_counter() - started)
+        self._record(score, train_loss, self.optimizer.param_groups[-1]["lr"], seconds)  # the head's learning rate
         self.state.epoch += 1
         self._stop_early()
-        self._save()
+        save_checkpoint(self)
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """Loss and accuracy on the validation scans, each process taking its share. Raises on a loss that is NaN.
@@ -288,23 +238,15 @@ class Trainer:
         return (score["accuracy"], -score["loss"]) > (other["accuracy"], -other["loss"])
 
     def _record(self, score: dict, train_loss: float, learning_rate: float, seconds: float, weights: str = "") -> None:
-        self.state.history.append(
-            {
-                "epoch": score["epoch"],
-                "train_loss": train_loss,
-                "validation_loss": score["loss"],
-                "validation_accuracy": score["accuracy"],
-                "learning_rate": learning_rate,
-                "seconds": seconds,
-                "weights": weights,
-            }
-        )
+        values = (score["epoch"], train_loss, score["loss"], score["accuracy"], learning_rate, seconds, weights)
+        names = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "learning_rate", "seconds", "weights")
+        self.state.history.append(dict(zip(names, values, strict=True)))
 
     def _stop_early(self) -> None:
         """End the run after ``patience`` epochs without a better score. Where weights are to be averaged, that
         phase comes early instead, from the best weights: an average that never starts is worth nothing."""
-        state, before_average = self.state, self.state.epoch < self.state.swa_from
-        if state.stale < self.config.patience or not before_average:
+        state = self.state
+        if state.stale < self.config.patience or state.epoch >= state.swa_from:
             return
         if self.config.swa_learning_rate is None:
             state.last_epoch = state.epoch
@@ -312,6 +254,8 @@ class Trainer:
             state.last_epoch -= state.swa_from - state.epoch
             state.swa_from = state.epoch
             self.model.load_state_dict(self.best_weights)
+
+    # --- after the last epoch ----------------------------------------------------------------------------------------
 
     def load(self, weights: str) -> None:
         """After ``fit``: put the weights of the "best" epoch or of the average, "swa", into the model, in eval mode.
@@ -359,51 +303,6 @@ class Trainer:
             self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
             self.prepared = self.network = None
 
-    # --- the checkpoint ----------------------------------------------------------------------------------------------
-
-    def _identity(self) -> dict:
-        """What must not change between a kill and going on."""
-        scans = np.concatenate([part.numpy() for data in (self.train_set, self.validation_set)
-                                for part in (data.indices, data.target)])  # fmt: skip
-        return {
-            "training": asdict(self.config),
-            "augmentation": asdict(self.augmentation),
-            "objective": self.objective.describe(),
-            "network": {name: list(value.shape) for name, value in self.model.state_dict().items()},
-            "input": [self.channels, self.image_size],
-            "seed": self.seed,
-            "scans": zlib.crc32(scans.tobytes()),
-            "processes": self.processes,
-        }
-
-    def _save(self) -> None:
-        if self.checkpoint is not None and self.accelerator.is_main_process:
-            parts = {
-                "model": self.model.state_dict(),
-                "best": self.best_weights,
-                "optimizer": optimizer_tensors(self.optimizer),
-                "average": {} if self.average is None else self.average.state_dict(),
-            }
-            scaler = self.accelerator.scaler  # of fp16
-            state = asdict(self.state) | {"scaler": None if scaler is None else scaler.state_dict()}
-            save_checkpoint(self.checkpoint, parts, state, self._identity())
-        self.accelerator.wait_for_everyone()
-
-    def _resume(self) -> None:
-        if self.checkpoint is None or not Path(self.checkpoint).exists():
-            return
-        parts, state = load_checkpoint(self.checkpoint, self._identity())
-        scaler = state.pop("scaler")
-        if scaler is not None:
-            self.accelerator.scaler.load_state_dict(scaler)
-        self.state = _Progress(**state)
-        self.model.load_state_dict(parts["model"])
-        self.best_weights = parts["best"]
-        restore_optimizer(self.optimizer, parts["optimizer"])
-        if "average" in parts:
-            self.average = AveragedModel(self.model)
-            self.average.load_state_dict(parts["average"])
-
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
@@ -419,22 +318,6 @@ def threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def prepared_ahead(prepare: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
-    """``prepare(item)`` for each item in turn, each begun while the one before is in use.
-
-    One other thread prepares, so nothing depends on chance. What it raises is raised here, in its turn.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        now = None
-        for item in items:
-            following = pool.submit(prepare, item)
-            if now is not None:
-                yield now.result()
-            now = following
-        if now is not None:
-            yield now.result()
 
 
 def make_accelerator(precision: str) -> Accelerator:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kdoct_utils.course.stretch import clock_steps, phantom_data, stretch_trainer
+from kdoct_utils.course.stretch import clock_steps, peak_memory, phantom_data, stretch_trainer
 from kdoct_utils.lab.stages import CourseData
-from kdoct_utils.learn.memory import peak_memory
-from kdoct_utils.learn.trainer import ScanImages
+from kdoct_utils.learn.inference import ScanImages
 from kdoct_utils.profiles import get_profile
 
 SCANS = (1000, 2000, 4000, 8000)

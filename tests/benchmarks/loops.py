@@ -22,22 +22,19 @@ from reference_loop import PilScans, jpeg_frames, timm_network, train_reference
 from torch.utils.data import DataLoader
 
 from kdoct_utils.course.stretch import clock_steps, phantom_data, stretch_trainer
-from kdoct_utils.learn.augment import STUDENT, augment
+from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.inference import cache_teacher_logits
-from kdoct_utils.learn.memory import keep_freed_memory
 from kdoct_utils.learn.models import build_model, parameter_groups
-from kdoct_utils.learn.objectives import CachedDistillationObjective, DistillationObjective
+from kdoct_utils.learn.objectives import CachedLogits, DistillationObjective
+from kdoct_utils.learn.pipelines import STUDENT
 from kdoct_utils.profiles import ModelConfig, Profile, get_profile
 
-BATCH, WARM = 32, 8  # steps that warm up are not counted; compiling is over by then
+BATCH, WARM = 32, 8  # steps that warm up are not counted
 
 
-def bench_profile(compiled: bool = False, teacher_precision: str = "no") -> Profile:
+def bench_profile() -> Profile:
     quick = get_profile("quick")
-    training = replace(
-        quick.student_training, batch_size=BATCH, channels_last=True, compiled=compiled,
-        teacher_precision=teacher_precision,
-    )
+    training = replace(quick.student_training, batch_size=BATCH, fast=True, threads=None)
     return replace(
         quick, name="bench", image_size=96, channels=3, start_weights="none", student_training=training,
         teacher=ModelConfig("convnextv2_atto", dropout=0.0), student=ModelConfig("mobilenetv3_small_050", dropout=0.2),
@@ -85,7 +82,7 @@ def write_frames(folder: Path) -> list[str]:
     return paths
 
 
-def timm_task(steps: int, compiled: bool = False, workers: int = 2) -> float:
+def timm_task(steps: int, workers: int = 2) -> float:
     """timm's LogitDistillationTask in a loop without needless waits: channels last, fused AdamW, no loss read off."""
     from timm.task import LogitDistillationTask
 
@@ -96,12 +93,11 @@ def timm_task(steps: int, compiled: bool = False, workers: int = 2) -> float:
         student_model=student, teacher_model=teacher, criterion=torch.nn.CrossEntropyLoss(),
         task_loss_weight=1 - profile.alpha, temperature=profile.temperature, verbose=False,
     ).train()  # fmt: skip
-    call = torch.compile(task) if compiled else task
     optimizer = torch.optim.AdamW(parameter_groups(student, profile.student_training), fused=True)
     loader = DataLoader(PilScans(*scans(profile, steps), profile, "student"), BATCH, shuffle=True, num_workers=workers)
     seconds, before = [], time.perf_counter()
     for images, target in loader:
-        call(images.contiguous(memory_format=torch.channels_last), target)["loss"].backward()
+        task(images.contiguous(memory_format=torch.channels_last), target)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), profile.student_training.gradient_clip)
         optimizer.step()
         optimizer.zero_grad()
@@ -109,35 +105,32 @@ def timm_task(steps: int, compiled: bool = False, workers: int = 2) -> float:
     return BATCH * len(seconds[WARM:]) / sum(seconds[WARM:])  # workers come in bursts: no median here
 
 
-def package(steps: int, kept: bool = False, **settings: object) -> float:
-    """The course's trainer. kept: with the teacher's answers to these very views, computed beforehand."""
-    profile = bench_profile(**settings)
+def package(steps: int, cached: bool = False) -> float:
+    """The course's trainer. cached: with the teacher's logits for these very views, computed beforehand."""
+    profile = bench_profile()
     trainer = stretch_trainer(profile, "student", steps, None, None, 0)
-    if kept:
-        teacher = trainer.objective.teacher
-        answers = cache_teacher_logits(
-            teacher, trainer.train_set, STUDENT, 0, 1, profile.image_size, profile.channels, progress=False
-        )
-        trainer.objective = CachedDistillationObjective(answers, profile.temperature, profile.alpha)
+    if cached:
+        logits = cache_teacher_logits(
+            trainer.objective.teacher, trainer.train_set, STUDENT, 0, 1, profile.image_size, profile.channels,
+            progress=False,
+        )  # fmt: skip
+        trainer.objective = DistillationObjective(CachedLogits(logits), profile.temperature, profile.alpha)
     seconds = clock_steps(trainer)
     trainer.fit()
     return rate(seconds())
 
 
-def floor(steps: int, kept: bool = False, **settings: object) -> float:
+def floor(steps: int) -> float:
     """The same step on tensors that are in memory already: what no data path can beat."""
-    keep_freed_memory()  # as the course's trainer does
-    profile = bench_profile(**settings)
+    profile = bench_profile()
     teacher, student = networks(profile)
-    student = student.to(memory_format=torch.channels_last)
     training = profile.student_training
     objective = DistillationObjective(teacher, profile.temperature, profile.alpha)
-    objective.quicken(training.teacher_precision, training.channels_last, training.compiled)
-    network = torch.compile(student, dynamic=False) if training.compiled else student
+    objective.use_fast_teacher(compiled=False)
     optimizer = torch.optim.AdamW(parameter_groups(student, training), fused=True)
     seconds, before = [], time.perf_counter()
     for images, target, indices in ready_batches(profile, steps):
-        objective(network, images, target, indices, 0)[0].mean().backward()
+        objective(student, images, target, indices, 0)[0].mean().backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), training.gradient_clip)
         optimizer.step()
         optimizer.zero_grad()
@@ -155,20 +148,13 @@ def ready_batches(profile: Profile, steps: int, different: int = 4) -> Iterator[
     return (batches[step % different] for step in range(steps))
 
 
-QUICKER = {"compiled": True, "teacher_precision": "bf16"}
 LOOPS: dict[str, Callable[[int], float]] = {
     "reference": reference,
     "reference, in memory": reference_in_memory,
     "timm": timm_task,
-    "timm, compiled": lambda steps: timm_task(steps, compiled=True),
     "package": package,
-    "package, bf16 teacher": lambda steps: package(steps, teacher_precision="bf16"),
-    "package, compiled": lambda steps: package(steps, **QUICKER),
-    "package, kept answers": lambda steps: package(steps, kept=True),
-    "package, kept answers, compiled": lambda steps: package(steps, kept=True, **QUICKER),
+    "package, cached logits": lambda steps: package(steps, cached=True),
     "floor": floor,
-    "floor, bf16 teacher": lambda steps: floor(steps, teacher_precision="bf16"),
-    "floor, compiled": lambda steps: floor(steps, **QUICKER),
 }
 
 if __name__ == "__main__":
