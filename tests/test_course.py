@@ -18,6 +18,7 @@ from kdoct_utils.course import notebooks as course
 from kdoct_utils.course.execute import execute_notebook
 from kdoct_utils.course.notebooks import TIMEOUTS, find_notebooks_folder, run_course, select_notebooks
 from kdoct_utils.course.parameters import cast, declared_parameters, parse_assignments
+from kdoct_utils.course.progress import CourseBar, Forecast
 from kdoct_utils.course.report import figures_of, report, results_table, results_text
 from kdoct_utils.profiles import PARAMETERS, PROFILES
 from kdoct_utils.runs import RunError, open_run
@@ -160,12 +161,69 @@ def test_a_dead_kernel_is_named(folder):
         execute_notebook(source, folder.parent / "out.ipynb", {}, cwd=folder, timeout=60)
 
 
+def test_what_is_left_follows_from_what_was_published_and_from_this_machine():
+    forecast = Forecast({"02": 60.0, "05": 180.0, "06": 30.0})
+    assert forecast.left(["02", "05", "06"], 0.0) == 270.0
+    assert forecast.left(["02", "05", "06"], 40.0) == 230.0
+    forecast.finished("02", 150.0)  # a machine of 0.4 times the speed; 30 s of trust make it half
+    assert forecast.left(["05", "06"], 0.0) == pytest.approx(420.0)
+    assert forecast.left(["05", "06"], 60.0) == pytest.approx(360.0)
+    assert forecast.left(["05", "06"], 900.0) == pytest.approx(150.0)  # five times as long as usual: so will 06
+    assert forecast.left(["05", "07"], 0.0) is None and forecast.left([], 0.0) == 0.0
+
+
+def test_the_bar_names_what_runs_and_makes_no_time_up(capsys):
+    now = [0.0]
+    with CourseBar(["02_focal", "05_kd"], Forecast({"02_focal": 60.0, "05_kd": 240.0}), clock=lambda: now[0]) as bar:
+        bar.start()
+        now[0] = 60.0
+        bar.show("cell 7 of 40")
+        assert bar.bar.desc == "02 · cell 7 of 40" and (bar.bar.n, bar.bar.total) == (60.0, 300.0)
+        bar.finish("60 s, 900 MB")
+        bar.start()
+        now[0] = 180.0
+        bar.show("student KD, seed 2, epoch 4/10")
+        assert str(bar.bar).startswith("05 · student KD, seed 2, epoch 4/10 |") and str(bar.bar).endswith(" left")
+        assert (bar.bar.n, bar.bar.total) == (180.0, 300.0)
+        bar.finish("120 s, 900 MB")
+    assert "02_focal: 60 s, 900 MB" in capsys.readouterr().err
+    with CourseBar(["03_teacher"], Forecast({}), clock=lambda: now[0]) as bar:
+        bar.start()
+        bar.show("teacher, epoch 3/150")
+        assert str(bar.bar) == "03 · teacher, epoch 3/150 00:00" and bar.bar.total is None
+
+
+def test_times_are_those_of_the_published_run_or_of_the_runs_own_folder(folder):
+    sources = [write_notebook(folder / name) for name in ("00_a.ipynb", "01_b.ipynb")]
+    for source in sources:
+        notebook = nbformat.read(source, as_version=4)
+        notebook.metadata["kdoct"] = {"seconds": 40.0, "peak_mb": 900.0}
+        nbformat.write(notebook, source)
+    quick = open_run(folder.parent / "quick", profile="quick", dataset="phantom")
+    smoke = open_run(folder.parent / "smoke", profile="smoke", dataset="phantom")
+    for run in (quick, smoke):
+        run.update_metrics("notebooks", {"00": {"seconds": 80.0, "peak_mb": 1.0}})
+    assert course.make_forecast(quick, sources, sources[:1]).left(["01_b"], 0.0) == pytest.approx(40 * 110 / 70)
+    assert course.make_forecast(smoke, sources, []).left(["00_a"], 0.0) == 80.0
+    assert course.make_forecast(smoke, sources, []).left(["01_b"], 0.0) is None
+
+
+def test_what_a_notebook_tells_reaches_the_one_who_waits(folder):
+    tell = "import os, time\nfrom kdoct_utils.runs import report_status\nreport_status('student KD, epoch 4/10')"
+    code = [f"{tell}\ntime.sleep(1)", "print(os.environ['OMP_NUM_THREADS'])\ntime.sleep(1)"]
+    source = write_notebook(folder / "00_tells.ipynb", *code)
+    seen = []
+    execute_notebook(source, folder / "out.ipynb", {}, cwd=folder, timeout=60, on_poll=seen.append, threads=1)
+    assert list(dict.fromkeys(seen))[-2:] == ["student KD, epoch 4/10", "cell 3 of 3"]
+    assert stream(folder / "out.ipynb") == "1\n"
+
+
 def test_nothing_starts_when_a_value_is_not_valid(folder, monkeypatch):
     monkeypatch.setattr(course, "execute_notebook", lambda *_, **__: pytest.fail("a notebook was started"))
     parameters = COMMON + "alpha: float = 0.7\ntemperature: float = None\nseeds: int = 3\n"
     write_notebook(folder / "00_a.ipynb", parameters=parameters)
     cases = [
-        ({"parameters": {"alhpa": "0.5"}}, "parameter 'alhpa'; valid names: alpha, data_root"),
+        ({"parameters": {"alhpa": "0.5"}}, "parameter 'alhpa'; valid names: alpha, seeds, temperature; of the dataset"),
         ({"parameters": {"alpha": "much"}}, "'alpha' takes float, at least 0 and at most 1 .*, not 'much'"),
         ({"parameters": {"alpha": "2"}}, "'alpha' takes float, at least 0 and at most 1 .*, not '2'"),
         ({"parameters": {"temperature": "-1"}}, "'temperature' takes float, above 0 .* or none, not '-1'"),

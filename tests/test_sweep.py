@@ -116,7 +116,7 @@ def test_what_is_not_valid_is_refused_before_anything_is_made(home):
     write_notebook(home / "notebooks" / "05_fake.ipynb", parameters=PARAMETERS)
     cases = [
         ({"temprature": "1"}, r"parameter 'temprature'; valid names: alpha, kind, .*; of the dataset: .*split.*fold"),
-        ({"seed": "1,2"}, "seed is set by --seed and --seeds, not by -p"),
+        ({"seed": "1,2"}, "seed is set by --seed, not by -p"),
         ({"data_root": "x"}, "data_root is set by --data-root"),
         ({"views": "1,2"}, r"'views' is a list, .* give one value in brackets, such as views=\[1,2\]"),
         ({"temperature": "1,hot"}, "'temperature' takes float, above 0 .*, not 'hot'"),

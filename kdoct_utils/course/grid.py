@@ -12,16 +12,13 @@ from itertools import product
 from pathlib import Path
 
 from kdoct_utils.course.notebooks import (
-    COMMON_PARAMETERS,
     check_dataset,
     find_notebooks_folder,
     fingerprint,
     notebook_number,
-    plan_parameters,
     select_notebooks,
-    split_off_options,
 )
-from kdoct_utils.course.parameters import cast, declared_parameters
+from kdoct_utils.course.parameters import COMMON_PARAMETERS, cast, plan_parameters, settable_parameters
 from kdoct_utils.datasets import DataOptions
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import RunError
@@ -132,18 +129,7 @@ def plan_sweep(
 
 def read_grid(notebook: Path, grid: Mapping[str, object]) -> dict[str, tuple]:
     """The values of each parameter, cast. Raises RunError for an unknown name or a value that does not fit."""
-    options = DataOptions.types()
-    declared = {name: kind for name, kind in declared_parameters(notebook).items() if name not in COMMON_PARAMETERS}
-    types = declared | options
-    for name in grid:
-        if name in COMMON_PARAMETERS:
-            option = "--seed and --seeds" if name == "seed" else f"--{name.replace('_', '-')}"
-            raise RunError(f"{name} is set by {option}, not by -p")
-        if name not in types:
-            raise RunError(
-                f"no notebook of this run has a parameter {name!r}; valid names: {', '.join(sorted(declared))}; "
-                f"of the dataset: {', '.join(options)}"
-            )
+    types = settable_parameters([notebook], grid)
     return {name: _values(name, given, types[name]) for name, given in grid.items()}
 
 
@@ -191,9 +177,9 @@ def _plan_run(
     if len(name) > LONGEST_NAME:
         raise RunError(f"{name[:40]}...: {len(name)} characters are too many for the name of a folder")
     profile, dataset, root = common
-    for_notebook, options = split_off_options(given, [notebook])
     values = (profile, dataset, root, str(folder / name), seed)
-    plan = plan_parameters([notebook], dict(zip(COMMON_PARAMETERS, values, strict=True)), for_notebook)[notebook.name]
+    plans, options = plan_parameters([notebook], dict(zip(COMMON_PARAMETERS, values, strict=True)), given)
+    plan = plans[notebook.name]
     decides = {key: value for key, value in plan.items() if key != "run_dir"}  # a moved sweep keeps its results
     mark = fingerprint(notebook, {"parameters": decides, "options": options, "common": [profile, dataset, seed]})
     return SweepRun(name, notebook, dict(given), plan, options, seed, folder / name, mark)

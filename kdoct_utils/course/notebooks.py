@@ -1,4 +1,4 @@
-"""The notebooks in order: each is executed by papermill into the run folder, in a process of its own.
+"""The notebooks in order: each is executed into the run folder, in a process of its own.
 
 A run that was stopped goes on where it was: a notebook that is already done with the same source, parameters and
 package version is skipped.
@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from kdoct_utils import __version__
 from kdoct_utils.course.check import check_memory
-from kdoct_utils.course.execute import execute_notebook
-from kdoct_utils.course.parameters import cast, declared_parameters, share_parameters
-from kdoct_utils.datasets import DataOptions
+from kdoct_utils.course.execute import Execution, execute_notebook
+from kdoct_utils.course.parameters import COMMON_PARAMETERS, plan_parameters
+from kdoct_utils.course.progress import CourseBar, Forecast
+from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
 from kdoct_utils.profiles import Profile, get_profile
-from kdoct_utils.runs import RunError, RunFolder, atomic_path, open_run
+from kdoct_utils.runs import RunError, RunFolder, atomic_path, open_run, read_json
 
 NOTEBOOKS = (
     "00_start_here.ipynb",
@@ -31,9 +32,9 @@ NOTEBOOKS = (
     "05_realtime_distillation.ipynb",
     "06_edge_export.ipynb",
 )
-# Seconds that one notebook may take. A limit on mistakes, not a promise: papermill's own is forever.
+PUBLISHED_RUN = ("quick", "phantom")  # profile and dataset whose times the notebooks' metadata hold (tools.publish)
+# Seconds that one notebook may take. A limit on mistakes, not a promise.
 TIMEOUTS = {"smoke": 600.0, "quick": 3600.0, "colab": 12 * 3600.0, "paper": 14 * 24 * 3600.0}
-COMMON_PARAMETERS = ("profile", "dataset", "data_root", "run_dir", "seed")  # set by options of their own
 
 
 def find_notebooks_folder() -> Path:
@@ -73,12 +74,19 @@ def select_notebooks(only: Sequence[str] | None, folder: Path) -> list[Path]:
     return [folder / name for name in sorted(chosen)]
 
 
+def read_notebook(path: Path) -> dict:
+    """A notebook file as JSON. Raises RunError if it is none."""
+    notebook = read_json(path)
+    if not isinstance(notebook.get("cells"), list):
+        raise RunError(f"{path} is not a notebook: it has no cells")
+    return notebook
+
+
 def fingerprint(notebook: Path, parameters: dict[str, object]) -> str:
     """Hash of what decides a notebook's result: cell sources and tags, parameters, package version. Not its outputs."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = [
         [cell["cell_type"], "".join(cell["source"]), sorted(cell["metadata"].get("tags", []))]
-        for cell in cells
+        for cell in read_notebook(notebook)["cells"]
         if cell["cell_type"] == "code"
     ]
     text = json.dumps([code, parameters, __version__], sort_keys=True)
@@ -87,13 +95,9 @@ def fingerprint(notebook: Path, parameters: dict[str, object]) -> str:
 
 def finished_fingerprint(executed: Path) -> str | None:
     """The hash that a completed execution left in the executed notebook; None if it was never completed."""
-    if not executed.exists():
-        return None
-    try:
-        metadata = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
-    except json.JSONDecodeError:  # the run was killed while papermill was writing
-        return None
-    return metadata.get("kdoct", {}).get("fingerprint")
+    with suppress(RunError):  # not there, or killed while it was written
+        return read_notebook(executed)["metadata"].get("kdoct", {}).get("fingerprint")
+    return None
 
 
 def default_run_dir(profile: str, dataset: str, seed: int) -> Path:
@@ -107,8 +111,6 @@ def check_dataset(profile: Profile, dataset: str | None, data_root: str | Path |
 
     Raises RunError for an unknown dataset, one that needs a data_root, or a data_root that is not there.
     """
-    from kdoct_utils.datasets import DATASETS, PHANTOMS
-
     if dataset is None:
         if "phantom" not in profile.datasets:
             raise RunError(f"profile {profile.name!r} needs --dataset: {' or '.join(profile.datasets)}")
@@ -122,48 +124,24 @@ def check_dataset(profile: Profile, dataset: str | None, data_root: str | Path |
     return dataset
 
 
-def plan_parameters(
-    notebooks: Sequence[Path], common: dict[str, object], given: dict[str, object]
-) -> dict[str, dict[str, object]]:
-    """What each notebook is given: those of the common and the given parameters that it declares.
-
-    Raises RunError for a given parameter that none declares, or that has an option of its own.
-    """
-    for name in given:
-        if name in COMMON_PARAMETERS:
-            raise RunError(f"{name} is set by --{name.replace('_', '-')}, not by -p")
-    declared = {path.name: declared_parameters(path) for path in notebooks}
-    shared = share_parameters(given, declared)
-    known = {name for types in declared.values() for name in types}
-    of_run = share_parameters({name: value for name, value in common.items() if name in known}, declared)
-    return {name: of_run[name] | shared[name] for name in declared}
+def _common_values(
+    profile: Profile, dataset: str, data_root: str | Path | None, run_dir: Path, seed: int
+) -> dict[str, object]:
+    root = str(Path(data_root).expanduser().resolve()) if data_root else ""
+    return dict(zip(COMMON_PARAMETERS, (profile.name, dataset, root, str(run_dir), seed), strict=True))
 
 
-def split_off_options(
-    parameters: dict[str, object], notebooks: Sequence[Path]
-) -> tuple[dict[str, object], dict[str, object]]:
-    """The parameters for notebooks, and those of them that are dataset options, cast to their types.
-
-    An option that no notebook declares is left out of the first.
-    """
-    types = DataOptions.types()
-    options = {name: cast(name, value, types[name]) for name, value in parameters.items() if name in types}
-    declared = {name for path in notebooks for name in declared_parameters(path)}
-    return {name: value for name, value in parameters.items() if name in declared or name not in types}, options
-
-
-def changed_options(run: RunFolder) -> dict[str, object]:
-    """The dataset options of a run that are not the defaults, so that a notebook run later is given them again."""
-    defaults = DataOptions()
-    return {name: value for name, value in asdict(run.options).items() if value != getattr(defaults, name)}
+def _plan_of_run(run: RunFolder, notebooks: Sequence[Path], given: Mapping[str, object]) -> dict[str, dict]:
+    """What each notebook of a run is given. The dataset options of the run that are not the defaults are among it, so
+    that a notebook run later is given them again."""
+    common = _common_values(run.profile, run.dataset, run.data_root, run.path, run.seed)
+    options = {name: value for name, value in asdict(run.options).items() if value != getattr(DataOptions(), name)}
+    return plan_parameters(notebooks, common, options | dict(given))[0]
 
 
 def unfinished(run: RunFolder, notebooks: Sequence[Path]) -> list[str]:
     """Names of those of the notebooks that this run folder does not hold executed, as they are now."""
-    root = str(run.data_root) if run.data_root else ""
-    values = (run.profile.name, run.dataset, root, str(run.path), run.seed)
-    common = dict(zip(COMMON_PARAMETERS, values, strict=True))
-    plan = plan_parameters(notebooks, common, split_off_options(changed_options(run), notebooks)[0])
+    plan = _plan_of_run(run, notebooks, {})
     return [
         path.name
         for path in notebooks
@@ -197,88 +175,70 @@ def run_course(
     """
     profile = get_profile(profile) if isinstance(profile, str) else profile
     dataset = check_dataset(profile, dataset, data_root)
-    folder = notebooks_folder or find_notebooks_folder()
-    notebooks = select_notebooks(only, folder)
+    notebooks = select_notebooks(only, notebooks_folder or find_notebooks_folder())
     path = Path(run_dir or default_run_dir(profile.name, dataset, seed)).expanduser().resolve()
-    root = str(Path(data_root).expanduser().resolve()) if data_root else ""
-    values = (profile.name, dataset, root, str(path), seed)
-    common = dict(zip(COMMON_PARAMETERS, values, strict=True))
-    given, options = split_off_options(parameters or {}, notebooks)
-    plan_parameters(notebooks, common, given)  # refuses wrong names before a folder is made
+    given, common = parameters or {}, _common_values(profile, dataset, data_root, path, seed)
+    _, options = plan_parameters(notebooks, common, given)  # refuses what is not valid before a folder is made
     memory = check_memory(profile)
     if not memory.ok:
         raise RunError(f"{memory.found}. {memory.remedy}")
     run = open_run(path, profile=profile, dataset=dataset, data_root=data_root, seed=seed, options=options)
-    plan = plan_parameters(notebooks, common, split_off_options(changed_options(run), notebooks)[0] | given)
+    plan = _plan_of_run(run, notebooks, given)
+    marks = {path: fingerprint(path, plan[path.name]) for path in notebooks}
+    done = {path for path in notebooks if finished_fingerprint(run.notebooks_dir / path.name) == marks[path]}
+    todo = [path for path in notebooks if again or path not in done]
     limit = TIMEOUTS[profile.name] if timeout is None else timeout
-    _run_notebooks(run, notebooks, plan, again=again, timeout=limit, progress=progress)
+    with CourseBar([path.stem for path in todo], make_forecast(run, notebooks, done - set(todo)), progress) as bar:
+        for path in notebooks:
+            if path not in todo:
+                bar.write(f"{path.stem}: already done")
+                continue
+            bar.start()
+            cost = _run_notebook(run, path, plan[path.name], marks[path], limit, bar.show)
+            bar.finish(f"{cost.seconds:.0f} s, {cost.peak_mb:.0f} MB")
     return run
 
 
-def _run_notebooks(
-    run: RunFolder,
-    notebooks: Sequence[Path],
-    plan: dict[str, dict[str, object]],
-    *,
-    again: bool,
-    timeout: float,
-    progress: bool,
-) -> None:
-    from tqdm.auto import tqdm
-
-    sizes = {path.name: count_code_cells(path) for path in notebooks}
-    with tqdm(total=sum(sizes.values()), unit="cell", disable=not progress) as bar:
-        before = 0
-        for path in notebooks:
-            bar.set_description(path.stem)
-            executed = run.notebooks_dir / path.name
-            mark = fingerprint(path, plan[path.name])
-            if not again and finished_fingerprint(executed) == mark:
-                said = "already done"
-            else:
-                said = _run_one(run, path, executed, plan[path.name], mark, timeout, bar, before)
-            before += sizes[path.name]
-            bar.update(before - bar.n)
-            if progress:
-                bar.write(f"{path.stem}: {said}", file=sys.stderr)  # standard output is for results
-
-
-def _run_one(run, path, executed, parameters, mark, timeout, bar, before) -> str:
-    def show(finished: int) -> None:
-        bar.update(before + finished - bar.n)
-
+def _run_notebook(
+    run: RunFolder, source: Path, parameters: dict[str, object], mark: str, timeout: float, show: Callable[[str], None]
+) -> Execution:
+    """Execute one notebook, and record in the run folder what it cost and that it is done."""
+    executed = run.notebooks_dir / source.name
     try:
-        cost = execute_notebook(path, executed, parameters, cwd=path.parent, timeout=timeout, on_cells=show)
+        cost = execute_notebook(
+            source, executed, parameters, cwd=source.parent, timeout=timeout, on_poll=show,
+            threads=run.profile.student_training.threads,
+        )  # fmt: skip
     except RunError as error:
         raise RunError(
             f"{error}\nWhat was executed is in {executed}. Once the cause is mended, run the same command again: "
             "notebooks that are done are skipped."
         ) from None
-    number = notebook_number(path.name)
-    run.update_metrics("notebooks", {number: {"seconds": cost.seconds, "peak_mb": cost.peak_mb}})
-    _mark_finished(executed, mark)
-    return f"{cost.seconds:.0f} s, {cost.peak_mb:.0f} MB"
-
-
-def _mark_finished(executed: Path, mark: str) -> None:
-    notebook = json.loads(executed.read_text(encoding="utf-8"))
+    run.update_metrics("notebooks", {notebook_number(source.name): {"seconds": cost.seconds, "peak_mb": cost.peak_mb}})
+    notebook = read_notebook(executed)
     notebook["metadata"]["kdoct"] = {"fingerprint": mark}
     with atomic_path(executed) as temporary:
         temporary.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return cost
 
 
-def count_code_cells(notebook: Path) -> int:
-    """Code cells of a notebook file. Raises RunError if it does not parse."""
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise RunError(f"{notebook} is not a notebook ({error})") from None
-    return sum(cell["cell_type"] == "code" for cell in cells)
+def make_forecast(run: RunFolder, notebooks: Sequence[Path], done: Collection[Path]) -> Forecast:
+    """What the notebooks will take: the times that were published, for the run that they were published of; for any
+    other run the times that its own folder holds, since they follow from no other profile's. done: took their time."""
+    costs = run.read_metrics().get("notebooks", {})
+    recorded = {path.stem: costs.get(notebook_number(path.name), {}).get("seconds") for path in notebooks}
+    published = {path.stem: read_notebook(path)["metadata"].get("kdoct", {}).get("seconds") for path in notebooks}
+    expected = published if (run.profile.name, run.dataset) == PUBLISHED_RUN else recorded
+    forecast = Forecast({name: seconds for name, seconds in expected.items() if seconds})
+    for path in done:
+        if recorded[path.stem]:
+            forecast.finished(path.stem, recorded[path.stem])
+    return forecast
 
 
 def notebook_title(notebook: Path) -> str:
     """Text of the first level-one heading, without mark-up; the file's name where there is none."""
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+    for cell in read_notebook(notebook)["cells"]:
         heading = re.search(r"^# +(.+)$", "".join(cell["source"]), re.MULTILINE)
         if cell["cell_type"] == "markdown" and heading:
             return heading[1].strip().replace("*", "").replace("`", "")

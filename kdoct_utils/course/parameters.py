@@ -1,4 +1,4 @@
-"""The parameters that a notebook declares, and values checked against them.
+"""The parameters that notebooks declare: read from their cells, and values checked against them.
 
 papermill only logs a parameter that a notebook does not know; here it is refused, with the valid names.
 """
@@ -6,13 +6,19 @@ papermill only logs a parameter that a notebook does not know; here it is refuse
 from __future__ import annotations
 
 import ast
+import functools
+import json
 import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from kdoct_utils.datasets import DataOptions
 from kdoct_utils.profiles import PARAMETERS, check_parameter
 from kdoct_utils.runs import RunError
 
 TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict}
+COMMON_PARAMETERS = ("profile", "dataset", "data_root", "run_dir", "seed")  # set by options of their own
 
 
 def declared_parameters(notebook: Path) -> dict[str, object]:
@@ -21,24 +27,31 @@ def declared_parameters(notebook: Path) -> dict[str, object]:
     A parameter of ``PARAMETERS`` has its range with its type; one whose default is None may be None.
     Raises RunError where the cell has a parameter that papermill would overlook, or one without a plain type.
     """
-    import nbformat
+    return _declared_parameters(notebook, notebook.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=32)
+def _declared_parameters(notebook: Path, written: int) -> dict[str, object]:
+    """written: when, since a file that changed is read again."""
     import papermill
 
     logger = logging.getLogger("papermill")
-    before, level = logger.level, logging.ERROR  # its warnings become the error below
-    logger.setLevel(level)
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # its warnings become the error below
     try:
         found = papermill.inspect_notebook(str(notebook))
     finally:
-        logger.setLevel(before)
-    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
-    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    for name in _assigned_names(tagged[0] if tagged else ""):
-        if name not in found:
-            raise RunError(
-                f"{notebook.name}: papermill cannot read the parameter {name!r}; write "
-                f"`{name}: type = value  # comment` with a plain type and no second = in the line"
-            )
+        logger.setLevel(level)
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    for statement in ast.parse(tagged[0] if tagged else "").body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        for name in (target.id for target in targets if isinstance(target, ast.Name)):
+            if name not in found:
+                raise RunError(
+                    f"{notebook.name}: papermill cannot read the parameter {name!r}; write "
+                    f"`{name}: type = value  # comment` with a plain type and no second = in the line"
+                )
     types = {}
     for name, parameter in found.items():
         type_name = parameter["inferred_type_name"].split("[")[0].strip()
@@ -50,24 +63,16 @@ def declared_parameters(notebook: Path) -> dict[str, object]:
     return types
 
 
-def _assigned_names(source: str) -> list[str]:
-    names = []
-    for statement in ast.parse(source).body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return names
-
-
-def parse_assignments(assignments: list[str]) -> dict[str, str]:
+def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
     """["alpha=0.5", "temperature=2"] as a dict of strings. Raises RunError for other forms and repeated names."""
     values: dict[str, str] = {}
     for assignment in assignments:
-        name, sign, value = assignment.partition("=")
-        if not sign or not name.strip().isidentifier():
+        name, sign, value = (part.strip() for part in assignment.partition("="))
+        if not sign or not name.isidentifier():
             raise RunError(f"-p takes name=value, not {assignment!r}")
-        if name.strip() in values:
-            raise RunError(f"parameter {name.strip()!r} is given twice")
-        values[name.strip()] = value.strip()
+        if name in values:
+            raise RunError(f"parameter {name!r} is given twice")
+        values[name] = value
     return values
 
 
@@ -77,30 +82,51 @@ def cast(name: str, value: object, kind: object) -> object:
     Raises RunError if it does not fit: 1.5 is no int, "maybe" is no bool, 2 is no alpha.
     """
     if kind in (list, tuple, dict):
-        try:
-            value = ast.literal_eval(value) if isinstance(value, str) else value
-        except (ValueError, SyntaxError):
-            pass  # refused below
-        value = kind(value) if isinstance(value, (list, tuple)) and kind is not dict else value
         if isinstance(value, str):
+            with suppress(ValueError, SyntaxError):  # text that spells no value is refused below
+                value = ast.literal_eval(value)
+        if isinstance(value, (list, tuple)) and kind is not dict:
+            value = kind(value)
+        if not isinstance(value, kind):
             raise RunError(f"parameter {name!r} takes {kind.__name__}, not {value!r}")
+        return value
     try:
         return check_parameter(name, value, kind)
     except ValueError as error:
         raise RunError(str(error)) from None
 
 
-def share_parameters(given: dict[str, object], declared: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
-    """For each notebook, those of ``given`` that it declares, cast to its types.
+def settable_parameters(notebooks: Sequence[Path], given: Iterable[str]) -> dict[str, object]:
+    """Name and type of all that -p can set: what the notebooks declare, and the fields of DataOptions.
 
-    declared: notebook name -> {parameter: type}. Raises RunError for a parameter that no notebook declares.
+    Raises RunError if ``given`` names another one, or one that has an option of its own.
     """
-    valid = sorted({name for types in declared.values() for name in types})
+    declared = {name: kind for path in notebooks for name, kind in declared_parameters(path).items()}
+    own = {name: kind for name, kind in declared.items() if name not in COMMON_PARAMETERS}
+    options = DataOptions.types()
     for name in given:
-        if name not in valid:
-            names = ", ".join(valid) or "none"
-            raise RunError(f"no notebook of this run has a parameter {name!r}; valid names: {names}")
-    return {
-        notebook: {name: cast(name, value, types[name]) for name, value in given.items() if name in types}
-        for notebook, types in declared.items()
-    }
+        if name in COMMON_PARAMETERS:
+            raise RunError(f"{name} is set by --{name.replace('_', '-')}, not by -p")
+        if name not in own | options:
+            raise RunError(
+                f"no notebook of this run has a parameter {name!r}; valid names: {', '.join(sorted(own)) or 'none'}; "
+                f"of the dataset: {', '.join(options)}"
+            )
+    return own | options
+
+
+def plan_parameters(
+    notebooks: Sequence[Path], common: Mapping[str, object], given: Mapping[str, object]
+) -> tuple[dict[str, dict[str, object]], dict[str, object]]:
+    """What each notebook is given, by its name, and the dataset options among the given parameters.
+
+    A notebook gets those of the common and the given parameters that it declares, cast to its types.
+    Raises RunError for a parameter that none declares, that has an option of its own, or whose value does not fit.
+    """
+    settable_parameters(notebooks, given)
+    values, plan = {**common, **given}, {}
+    for path in notebooks:
+        declared = declared_parameters(path)
+        plan[path.name] = {name: cast(name, values[name], kind) for name, kind in declared.items() if name in values}
+    kinds = DataOptions.types()
+    return plan, {name: cast(name, value, kinds[name]) for name, value in given.items() if name in kinds}

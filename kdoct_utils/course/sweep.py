@@ -243,7 +243,7 @@ def _execute(run: SweepRun, timeout: float, threads: int | None, check: Callable
     started = time.monotonic()
     try:
         cost = execute_notebook(
-            run.notebook, executed, run.parameters, cwd=run.notebook.parent, timeout=timeout, on_poll=check,
+            run.notebook, executed, run.parameters, cwd=run.notebook.parent, timeout=timeout, on_poll=lambda _: check(),
             threads=threads,
         )  # fmt: skip
     except (RunError, OSError) as error:
