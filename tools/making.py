@@ -7,7 +7,9 @@ the exercise as the picture to expect. Outputs of all other cells are dropped.
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
@@ -17,6 +19,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from kdoct_utils.course.execute import execute_notebook
+from kdoct_utils.course.notebooks import find_notebooks_folder
+from kdoct_utils.profiles import PROFILES
 from kdoct_utils.runs import RunError, atomic_path
 from tools.publish import carry_outputs
 
@@ -31,21 +35,32 @@ def exercise_from(solution: NotebookNode, name: str = "the notebook") -> Noteboo
 
     Raises RunError where there is no answer to leave out, or an answer has no starter in the cell before it.
     """
-    exercise = deepcopy(solution)
-    exercise.cells = []
-    before: NotebookNode | None = None
-    for cell in solution.cells:
-        if SOLUTION in _tags(cell):
-            if before is None or not {STARTER, SOLUTION} & set(_tags(before)):
-                raise RunError(f"{name}: the solution cell {cell.get('id', '?')} has no starter cell before it")
-            exercise.cells += [_expected(picture, alt, cell) for picture, alt in _pictures(cell)]
-        else:
-            exercise.cells.append(_without_outputs(cell))
-        before = cell
-    if not any(SOLUTION in _tags(cell) for cell in solution.cells):
+    tags = [cell.metadata.get("tags", []) for cell in solution.cells]
+    if not any(SOLUTION in own for own in tags):
         raise RunError(f"{name} has no cell tagged {SOLUTION!r}")
+    exercise = deepcopy(solution)
     exercise.metadata.pop("widgets", None)
+    exercise.cells = []
+    for cell, own, before in zip(deepcopy(solution.cells), tags, [[], *tags], strict=False):
+        if SOLUTION not in own:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+            exercise.cells.append(cell)
+        elif {STARTER, SOLUTION} & set(before):
+            drawn = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+            exercise.cells += [_expected(output, cell) for output in drawn]
+        else:
+            raise RunError(f"{name}: the solution cell {cell.get('id', '?')} has no starter cell before it")
     return exercise
+
+
+def _expected(output: NotebookNode, cell: NotebookNode) -> NotebookNode:
+    """A Markdown cell that shows what the answer should draw."""
+    words = output.metadata.get("image/png", {}).get("alt", "").replace("[", "(").replace("]", ")")
+    made = nbformat.v4.new_markdown_cell(f"{EXPECTED_WORDS}\n\n![{words}](attachment:{EXPECTED})")
+    made["id"] = f"{cell['id']}-expected"
+    made["attachments"] = {EXPECTED: {"image/png": "".join(output.data["image/png"].split())}}
+    return made
 
 
 def make_exercises(notebooks: Path) -> list[Path]:
@@ -53,20 +68,18 @@ def make_exercises(notebooks: Path) -> list[Path]:
 
     Raises RunError as `exercise_from` does, and where there are no solutions.
     """
-    solutions = sorted((notebooks / "solutions").glob("[0-9][0-9]_*.ipynb"))
+    solutions = _solutions(notebooks)
     if not solutions:
         raise RunError(f"there are no solutions in {notebooks / 'solutions'}")
     folder = notebooks / "exercises"
     folder.mkdir(exist_ok=True)
     for stale in {path.name for path in folder.glob("*.ipynb")} - {path.name for path in solutions}:
         (folder / stale).unlink()
-    made = []
     for path in solutions:
         exercise = exercise_from(nbformat.read(path, as_version=4), path.name)
-        made.append(folder / path.name)
-        with atomic_path(made[-1]) as temporary:
+        with atomic_path(folder / path.name) as temporary:
             temporary.write_text(nbformat.writes(exercise) + "\n", encoding="utf-8")
-    return made
+    return [folder / path.name for path in solutions]
 
 
 def run_solutions(notebooks: Path, run_dir: Path, profile: str, only: Sequence[str] = ()) -> list[Path]:
@@ -75,10 +88,8 @@ def run_solutions(notebooks: Path, run_dir: Path, profile: str, only: Sequence[s
     run_dir: the course's run folder, from which they take networks. only: numbers such as "04"; none means all.
     Raises RunError, with notebook, cell and error, where one fails; that one is left as it was.
     """
-    done = []
-    for path in sorted((notebooks / "solutions").glob("[0-9][0-9]_*.ipynb")):
-        if only and path.name[:2] not in only:
-            continue
+    chosen = [path for path in _solutions(notebooks) if not only or path.name[:2] in only]
+    for path in chosen:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / path.name
             parameters = {"profile": profile, "run_dir": str(run_dir.resolve())}
@@ -88,34 +99,33 @@ def run_solutions(notebooks: Path, run_dir: Path, profile: str, only: Sequence[s
         carry_outputs(notebook, executed, path.name)
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        done.append(path)
-    return done
+    return chosen
 
 
-def _tags(cell: NotebookNode) -> list[str]:
-    return cell.get("metadata", {}).get("tags", [])
+def _solutions(notebooks: Path) -> list[Path]:
+    return sorted((notebooks / "solutions").glob("[0-9][0-9]_*.ipynb"))
 
 
-def _pictures(cell: NotebookNode) -> list[tuple[str, str]]:
-    """Base64 PNGs that a cell drew, with their alternative text."""
-    outputs = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
-    return [
-        (output["data"]["image/png"], output.get("metadata", {}).get("image/png", {}).get("alt", ""))
-        for output in outputs
-    ]
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Returns 1, with the reason on stderr, where the exercises cannot be made."""
+    parser = argparse.ArgumentParser(prog="python -m tools.making", description=__doc__.splitlines()[0])
+    parser.add_argument("--run", action="store_true", help="execute the solutions first; their pictures are kept")
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/quick"), help="the run that solutions take from")
+    parser.add_argument("--profile", choices=list(PROFILES), default="quick")
+    parser.add_argument("--only", default="", help="solutions to execute, such as 03,05; all where none is named")
+    given = parser.parse_args(arguments)
+    notebooks = find_notebooks_folder()
+    try:
+        if given.run:
+            for path in run_solutions(notebooks, given.run_dir, given.profile, [*filter(None, given.only.split(","))]):
+                print(f"executed {path.name}")
+        for path in make_exercises(notebooks):
+            print(f"wrote exercises/{path.name}")
+    except RunError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
-def _expected(picture: str, alt: str, cell: NotebookNode) -> NotebookNode:
-    """A Markdown cell that shows what the answer should draw."""
-    words = alt.replace("[", "(").replace("]", ")")
-    made = nbformat.v4.new_markdown_cell(f"{EXPECTED_WORDS}\n\n![{words}](attachment:{EXPECTED})")
-    made["id"] = f"{cell['id']}-expected"
-    made["attachments"] = {EXPECTED: {"image/png": "".join(picture.split())}}
-    return made
-
-
-def _without_outputs(cell: NotebookNode) -> NotebookNode:
-    cell = deepcopy(cell)
-    if cell.cell_type == "code":
-        cell.outputs, cell.execution_count = [], None
-    return cell
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ class NotYet(AssertionError):
         return [f"Not yet. {self}"]
 
 
-@dataclass(frozen=True)
 class Check:
     """Call it with an answer: it prints `passed`, or raises NotYet with a hint.
 
@@ -38,12 +36,12 @@ class Check:
       give the same for the same answer, so whatever is drawn in it is drawn from a fixed seed.
     """
 
-    right: Any
-    mistakes: Sequence[tuple[Any, str]]
-    passed: str
-    otherwise: str
-    cases: Sequence[tuple] = ()
-    observe: Callable[[Any], Any] = lambda answer: answer
+    def __init__(
+        self, right: Any, *mistakes: tuple[Any, str], passed: str, otherwise: str, cases: Sequence[tuple] = (),
+        observe: Callable[[Any], Any] = lambda answer: answer,
+    ) -> None:  # fmt: skip
+        self.right, self.mistakes, self.passed, self.otherwise = right, mistakes, passed, otherwise
+        self.cases, self.observe = cases, observe
 
     def __call__(self, answer: Any) -> None:
         try:

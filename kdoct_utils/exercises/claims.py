@@ -13,8 +13,6 @@ from kdoct_utils.judge import sample_size
 from kdoct_utils.judge.crossval import SEEN_ROLES
 from kdoct_utils.judge.metrics import confusion_scores, patient_bootstrap, percentile_interval
 
-# 1. How many patients
-
 
 def _needed(difference: float = 0.02, disagreement: float = 0.10, correlation: float = 0.3, scans: int = 12) -> float:
     return sample_size.closed_form(difference, sample_size.Agreement(disagreement, correlation, (scans,)))
@@ -23,21 +21,15 @@ def _needed(difference: float = 0.02, disagreement: float = 0.10, correlation: f
 _PATIENTS = math.floor(_needed())  # 702.28: whoever rounds it up, since a patient is whole, is right as well
 
 check_patients_needed = Check(
-    right=_PATIENTS,
+    _PATIENTS,
+    (_needed(correlation=0.0),
+     "So many would do if the scans of a patient had nothing to do with one another. What do you know of them?"),
+    (_needed(scans=1), "So many would be needed with one scan each. You take twelve."),
+    (12 * _needed(), "That is the number of scans. Asked are patients."),
     observe=lambda answer: _PATIENTS if answer in (_PATIENTS, _PATIENTS + 1) else round(float(answer)),
-    mistakes=[
-        (_needed(correlation=0.0),
-         "So many would do if the scans of a patient had nothing to do with one another. What do you know of them?"),
-        (_needed(scans=1), "So many would be needed with one scan each. You take twelve."),
-        (sample_size.closed_form(0.02),
-         "These are the package's assumptions for NEH. Give your own: disagreement, correlation, scans."),
-        (12 * _needed(), "That is the number of scans. Asked are patients."),
-    ],
     passed="Halve the scans of each patient and try again: the number of patients does not double.",
     otherwise="You have {got}. Two points are 0.02: the package counts in fractions of 1.",
 )  # fmt: skip
-
-# 2. Scores from counts
 
 
 def _scores(counts: np.ndarray) -> list[float]:
@@ -56,27 +48,17 @@ def _pooled(counts: np.ndarray) -> list[float]:
 
 
 check_three_scores = Check(
-    right=_scores,
+    _scores,
+    (lambda counts: _scores(counts.T),
+     "The accuracy is right, the others are of the transposed matrix. Rows are what is true."),
+    (_of_those_not_called,
+     "You divided by the scans not called the class. Specificity is of those that are not the class."),
+    (_pooled, "You added up the classes first and divided once. “Macro” means: one number a class, then their mean."),
     cases=[(np.array([[800, 150, 50], [40, 300, 60], [5, 15, 80]]),),
            (np.array([[90, 5, 3, 2], [10, 180, 5, 5], [0, 1, 20, 9], [2, 2, 2, 44]]),)],
-    mistakes=[
-        (lambda counts: _scores(counts.T),
-         "The accuracy is right, the others are those of the transposed matrix. Rows are what is true: which axis has to "
-         "be added up to count the true scans of a class?"),
-        (lambda counts: [_scores(counts)[1], *_scores(counts)[1:]],
-         "Your accuracy is the mean of the sensitivities. Accuracy is the share of all scans named rightly: a large class "
-         "counts for more."),
-        (_of_those_not_called,
-         "Your specificity is off: of all scans that are truly not the class, how many were not called it? You divided "
-         "by the scans that were not called it."),
-        (_pooled,
-         "You added up the classes first and divided once. “Macro” means: one number a class, then their mean."),
-    ],
     passed="Three scores of one matrix, as the paper has them.",
     otherwise="You have {got}. Return accuracy, sensitivity, specificity, in this order; try two classes by hand.",
 )  # fmt: skip
-
-# 3. A paired interval over patients
 
 
 def two_classifiers(
@@ -106,44 +88,26 @@ def _farthest_ends(a: np.ndarray, b: np.ndarray, patients: np.ndarray) -> list[f
 
 
 check_paired_interval = Check(
-    right=_paired,
+    _paired,
+    (lambda a, b, patients: _paired(a, b, np.arange(len(patients))),
+     "Too narrow: you resample scans. What was drawn at random when the data were collected?"),
+    (_farthest_ends, "Far too wide: you subtracted the ends of two intervals. Both were tested on the same scans."),
+    (lambda a, b, patients: _paired(b, a, patients), "This is B minus A. Asked was A minus B."),
     cases=[two_classifiers(seed=1), two_classifiers(25, 8, 0.1, seed=2)],
-    mistakes=[
-        (lambda a, b, patients: _paired(a, b, np.arange(len(patients))),
-         "Too narrow: you resample scans. The scans of a patient are alike. What is it that was drawn at random when "
-         "the data were collected?"),
-        (_farthest_ends,
-         "Far too wide: you made one interval a classifier and subtracted their ends. Both were tested on the same "
-         "scans. What could be subtracted earlier?"),
-        (lambda a, b, patients:
-            percentile_interval(patient_bootstrap(a, patients) - patient_bootstrap(b, patients, seed=1)),
-         "Too wide: two separate draws of patients, though both classifiers saw the same ones."),
-        (lambda a, b, patients: _paired(b, a, patients), "This is B minus A. Asked was A minus B."),
-    ],
     passed="Paired scan by scan, resampled patient by patient.",
-    otherwise="You have {got}. Use patient_bootstrap as it comes (2000 resamples, seed 0), and percentile_interval at "
-    "95 %.",
+    otherwise="You have {got}. Call patient_bootstrap and percentile_interval as they come, with seed 0 and 95 %.",
 )  # fmt: skip
-
-# 4. A fair winner
 
 _random = np.random.default_rng(7)
 
 check_fair_winner = Check(
-    right=lambda validation, test: test[validation.argmax()],
+    lambda validation, test: test[validation.argmax()],
+    (lambda validation, test: test.max(),
+     "You report the highest test score: the test patients chose the network. Who is left to judge it?"),
+    (lambda validation, test: validation.max(),
+     "Chosen rightly. But luck has raised the winner's validation score. Who has not chosen yet?"),
+    (lambda validation, test: validation.argmax(), "That is the place of the winner in the list. Report its score."),
     cases=[tuple(np.round(0.8 + 0.03 * _random.normal(size=(2, n)), 4)) for n in (8, 20)],
-    mistakes=[
-        (lambda validation, test: test.max(),
-         "You report the highest test score. Then the test patients have chosen the network, and there is no one left "
-         "to judge it."),
-        (lambda validation, test: validation.max(),
-         "The network is chosen rightly. But its validation score is the one that luck has raised. Who has not chosen "
-         "yet?"),
-        (lambda validation, test: validation.argmax(),
-         "That is the place of the winner in the list. Report its score."),
-        (lambda validation, test: test.mean(),
-         "A fair number, of another thing: what a network has on average. Asked is the score of the winner."),
-    ],
     passed="Chosen by some patients, judged by others.",
     otherwise="You have {got}. Return one number: the score that you may publish.",
 )  # fmt: skip
@@ -156,9 +120,6 @@ def optimism(best_of: Callable[[np.ndarray, np.ndarray], float], networks: int, 
     """
     scores = 0.8 + 0.02 * np.random.default_rng(seed).normal(size=(draws, 2, networks))
     return float(np.mean([best_of(validation, test) for validation, test in scores]) - 0.8)
-
-
-# 5. What the teacher has seen
 
 
 def dealt_patients(order: list[str] | np.ndarray, seed: int = 0) -> pd.DataFrame:
@@ -185,19 +146,14 @@ def _share(teacher: pd.DataFrame, student: pd.DataFrame, seen: tuple[str, ...] =
 
 
 check_share_seen = Check(
-    right=_share,
+    _share,
+    (lambda teacher, student: _share(teacher, student, ("train",)),
+     "You count the patients that the teacher trained on. Its weights were chosen on others: also seen."),
+    (lambda teacher, student: _share(teacher, student, ("test",)),
+     "You count those who are new to the teacher. Asked are the others."),
+    (lambda teacher, student: teacher["role"][student["role"] == "test"].isin(SEEN_ROLES).mean(),
+     "You compared the two tables row by row. They list the patients in two orders: that was the bug."),
     cases=[_two_orders(200, 3), _two_orders(441, 4)],
-    mistakes=[
-        (lambda teacher, student: _share(teacher, student, ("train",)),
-         "You count the patients that the teacher trained on. Its weights were also chosen on some patients: they are "
-         "not new to it either."),
-        (lambda teacher, student: _share(teacher, student, ("test",)),
-         "You count those who are new to the teacher. Asked are the others."),
-        (lambda teacher, student: teacher["role"].isin(SEEN_ROLES).mean(),
-         "This is the teacher's share of all patients. Look only at those who test the student."),
-        (lambda teacher, student: teacher["role"][student["role"] == "test"].isin(SEEN_ROLES).mean(),
-         "You compared the two tables row by row. They list the patients in two orders: that was the bug."),
-    ],
     passed="One split file for all networks brings it to zero.",
-    otherwise="You have {got}. Return a share between 0 and 1: of the student's test patients, those the teacher knows.",
+    otherwise="You have {got}. Return a share between 0 and 1: of whom, and who counts?",
 )  # fmt: skip

@@ -20,9 +20,6 @@ def _partition(names: Sequence) -> np.ndarray:
     return pd.factorize(np.array([str(name) for name in names], dtype=object))[0]
 
 
-# 1. Who is a patient?
-
-
 def neh_table() -> pd.DataFrame:
     """Thirteen rows as NEH's table has them: patients are numbered from 1 in each class folder."""
     rows = [
@@ -40,24 +37,18 @@ def _joined(*columns: str) -> Callable:
 
 
 check_patient_key = Check(
-    right=_joined("Class", "Patient ID"),
+    _joined("Class", "Patient ID"),
+    (_joined("Patient ID"),
+     "NORMAL/1 and CNV/1 are one patient for you. The numbers start at 1 in every class folder."),
+    (_joined("Label", "Patient ID"),
+     "You took the Label. It says what one B-scan shows: a patient with two labels is torn in two."),
+    (_joined("Class", "Patient ID", "Eye"),
+     "DRUSEN/1 has two eyes, and they are two patients for you. Their scans could be dealt to train and to test."),
     cases=[(neh_table(),)],
     observe=_partition,
-    mistakes=[
-        (_joined("Patient ID"),
-         "NORMAL/1 and CNV/1 are one patient for you. The numbers start at 1 in every class folder."),
-        (_joined("Label", "Patient ID"),
-         "You took the Label. It says what one B-scan shows: a patient with two labels is torn in two."),
-        (_joined("Class", "Patient ID", "Eye"),
-         "DRUSEN/1 has two eyes, and they are two patients for you. Their scans could be dealt to train and to test."),
-        (_joined("Class", "Patient ID", "B-scan"),
-         "Every slice is a patient of its own for you. That is a split by scan."),
-    ],
     passed="Folder and number: unique over the whole dataset, and no patient torn.",
     otherwise="Numbered by first appearance, your patients are {got}. Which of these rows lie in one folder on disk?",
 )  # fmt: skip
-
-# 2. One eye under two names
 
 
 def case_table() -> tuple[pd.DataFrame, dict[str, str]]:
@@ -73,23 +64,17 @@ def _first_owner(table: pd.DataFrame, hashes: dict[str, str]) -> pd.Series:
 
 
 check_groups = Check(
-    right=link_patients,
+    link_patients,
+    (lambda table, hashes: table["patient"], "A and B hold the same file, and are two groups for you. Use the hashes."),
+    (_first_owner,
+     "You move the shared scan only. The other scans of that patient show the same eye: they must follow."),
+    (lambda table, hashes: _first_owner(table, hashes).groupby(table["patient"]).transform("first"),
+     "A is linked to B and B to C, but C is not with A for you. When may you stop?"),
     cases=[case_table()],
     observe=_partition,
-    mistakes=[
-        (lambda table, hashes: table["patient"], "A and B hold the same file, and are two groups for you. Use the hashes."),
-        (lambda table, hashes: table["scan_id"].map(hashes),
-         "You group by file. A patient's different files belong together as well."),
-        (_first_owner,
-         "You move the shared scan only. The other scans of that patient show the same eye: they must follow."),
-        (lambda table, hashes: _first_owner(table, hashes).groupby(table["patient"]).transform("first"),
-         "A is linked to B and B to C, but C is not with A for you. When may you stop?"),
-    ],
     passed="Who shares a file shares a group, and so does who shares one with them.",
     otherwise="Numbered by first appearance, your groups are {got}. Go through the files: who holds each of them?",
 )  # fmt: skip
-
-# 3. Folds over patients
 
 
 def small_cohort(scans_each: int = 4) -> pd.DataFrame:
@@ -123,8 +108,8 @@ def _fold_conditions(deal: Callable, first: np.ndarray) -> Iterator[tuple[str, b
     yield "most patients whole", torn < 5
     yield "all patients whole", torn == 0
     groups = _LISTED.assign(fold=first).drop_duplicates("group")
-    counts = pd.crosstab(groups["patient_class"], groups["fold"])
-    yield "no fold with more than one patient of a class more than another", (counts.T.max() - counts.T.min()).max() <= 1
+    counts = pd.crosstab(groups["patient_class"], groups["fold"])  # (classes, folds)
+    yield "each class evenly dealt", (counts.max(axis=1) - counts.min(axis=1)).max() <= 1
     yield "the same folds for the same seed", (np.asarray(deal(_LISTED.copy(), 0, 5)) == first).all()
     yield "other folds for another seed", (np.asarray(deal(_LISTED.copy(), 1, 5)) != first).any()
     mixed = dict(zip(_MIXED["group"], deal(_MIXED.copy(), 0, 5), strict=True))
@@ -147,25 +132,18 @@ def _as_listed(table: pd.DataFrame, seed: int, folds: int) -> pd.Series:
 
 
 check_folds = Check(
-    right=_package_folds,
+    _package_folds,
+    (lambda table, seed, folds: table["scan_id"].map(_like_cards(sorted(table["scan_id"]), seed, folds)),
+     "Nearly every patient lies in several folds: you deal scans. Deal patients, and let scans follow."),
+    (lambda table, seed, folds: table["group"].map(_like_cards(sorted(set(table["group"])), seed, folds)),
+     "No patient is torn. But some fold tests far more patients of one class than another does."),
+    (lambda table, seed, folds: _package_folds(table, 0, folds),
+     "No patient is torn, but every seed gives the same folds. Where does your function use the seed?"),
+    (_as_listed, "The same rows in another order get other folds, as in the public code. When do you sort?"),
     observe=_what_fails,
-    mistakes=[
-        (lambda table, seed, folds: table["scan_id"].map(_like_cards(sorted(table["scan_id"]), seed, folds)),
-         "Nearly every patient lies in several folds: you deal scans. Deal patients, and let scans follow."),
-        (lambda table, seed, folds: table["group"].map(_like_cards(sorted(set(table["group"])), seed, folds)),
-         "No patient is torn. But some fold tests far more patients of one class than another does. Deal each class by "
-         "itself."),
-        (lambda table, seed, folds: _package_folds(table, 0, folds),
-         "No patient is torn, but every seed gives the same folds. Where does your function use the seed?"),
-        (_as_listed,
-         "No patient is torn. But the same rows in another order get other folds: this is how teacher and student of the "
-         "public code came to differ. In which order are patients when you shuffle them?"),
-    ],
     passed="Whole patients, each class evenly dealt, and the same folds whatever the order of rows.",
     otherwise="This does not hold: {got}.",
 )  # fmt: skip
-
-# 4. An audit
 
 _OWNERS = pd.Series(["p1", "p1", "p2", "p2", "p3", "p3", "p4", "p4", "p5", "p6"])  # p5 and p6 share a file
 _AUDITED = pd.DataFrame({"scan_id": _OWNERS + "/" + _OWNERS.index.astype(str), "patient": _OWNERS,
@@ -182,61 +160,43 @@ def _by_package(table: pd.DataFrame, roles: pd.Series) -> list[str]:
 
 
 check_audit = Check(
-    right=_by_package,
-    cases=[
-        (_AUDITED, pd.Series(["train", "test", "train", "validation", "test", "test", "unused", "test", "train", "test"])),
-        (_AUDITED, pd.Series(["train"] * 2 + ["test"] * 2 + ["validation", "test", "train", "unused"] + ["test"] * 2)),
-    ],
+    _by_package,
+    (lambda table, roles: _leaking(table, roles, "patient"),
+     "You ask patient by patient. p5 and p6 share an image: one group, in train and in test."),
+    (lambda table, roles: _leaking(table, roles, counted=("train", "test")),
+     "You compare train with test. Which of the other roles is one to leak from as well?"),
+    (lambda table, roles: _leaking(table, roles, counted=(*ROLES, "unused")),
+     "You name a group whose other scans are `unused`. What is in no part cannot leak."),
+    cases=[(_AUDITED, pd.Series(roles.split())) for roles in (
+        "train test train validation test test unused test train test",
+        "train train test test validation test train unused test test")],
     observe=lambda names: {str(name) for name in names},
-    mistakes=[
-        (lambda table, roles: _leaking(table, roles, "scan_id"),
-         "You find nothing in any split. No scan ever has two roles: what is it that may?"),
-        (lambda table, roles: _leaking(table, roles, "patient"),
-         "You ask patient by patient. p5 and p6 share an image: one group, in train and in test."),
-        (lambda table, roles: _leaking(table, roles, counted=("train", "test")),
-         "You compare train with test. Which of the other roles is one to leak from as well?"),
-        (lambda table, roles: _leaking(table, roles, counted=(*ROLES, "unused")),
-         "You name a group whose other scans are `unused`. What is in no part cannot leak."),
-    ],
     passed="Every group with two roles is named, and nobody else.",
     otherwise="In one of the splits you name {got}. Write the roles of each group side by side: who has two?",
 )  # fmt: skip
 
-# 5. A buffer around the test slice
-
 _random = np.random.default_rng(0)
 _PATIENT, _SLICE = np.repeat(np.arange(4), 6), np.tile(np.arange(6), 4)
-_features = _random.standard_normal((24, 8)) + 3 * _random.standard_normal((4, 8))[_PATIENT]  # patients differ, slices little
-_ALIKE = np.corrcoef(_features)
+# Patients differ much, their slices little.
+_ALIKE = np.corrcoef(_random.standard_normal((24, 8)) + 3 * _random.standard_normal((4, 8))[_PATIENT])
 
 
-def _nearest(alike: np.ndarray, close: np.ndarray, masked: float = -np.inf) -> np.ndarray:
-    """Row of the most similar scan that is not close. alike, close: (n, n)."""
-    return np.where(close, masked, alike).argmax(axis=1)
-
-
-def _same(group: np.ndarray) -> np.ndarray:
-    return group[:, None] == group
-
-
-def _apart(number: np.ndarray) -> np.ndarray:
-    return number[:, None] - number
+def _nearest(close: Callable, masked: float = -np.inf) -> Callable:
+    """Row of the most similar scan that is not close. close: of same patient, slices apart (n, n) and the width."""
+    return lambda alike, group, number, width: np.where(
+        close(group[:, None] == group, number[:, None] - number, width), masked, alike).argmax(axis=1)
 
 
 check_buffer = Check(
-    right=lambda alike, group, number, width: _nearest(alike, _same(group) & (abs(_apart(number)) <= width)),
+    _nearest(lambda same, apart, width: same & (abs(apart) <= width)),
+    (_nearest(lambda same, apart, width: abs(apart) <= width),
+     "You also remove slices of other patients whose number is near. Only the same patient's leak."),
+    (_nearest(lambda same, apart, width: same & (abs(apart) < width)),
+     "A buffer of 0 should remove the tested scan itself, one of 1 the very next slices too. Yours begins later."),
+    (_nearest(lambda same, apart, width: same & (abs(apart) <= width), masked=0.0),
+     "Right on some inputs. What if all similarities are below zero: which value can never be the largest?"),
     # With all similarities below 0, whoever masks with 0 keeps what he wanted to mask.
     cases=[(alike, _PATIENT, _SLICE, width) for alike in (_ALIKE, _ALIKE - 1) for width in (0, 1, 3)],
-    mistakes=[
-        (lambda alike, group, number, width: _nearest(alike, abs(_apart(number)) <= width),
-         "You also remove slices of other patients whose number is near. Only the same patient's leak."),
-        (lambda alike, group, number, width: _nearest(alike, _same(group) & (abs(_apart(number)) < width)),
-         "A buffer of 0 should remove the tested scan itself, one of 1 the very next slices too. Yours begins later."),
-        (lambda alike, group, number, width: _nearest(alike, _same(group) & (_apart(number) <= width)),
-         "A slice has neighbors on two sides. On one of them you remove too many."),
-        (lambda alike, group, number, width: _nearest(alike, _same(group) & (abs(_apart(number)) <= width), 0.0),
-         "Right on some inputs. What if all similarities are below zero: which value can never be the largest?"),
-    ],
     passed="Its own neighbors are out of reach, everybody else's stay.",
     otherwise="Your nearest rows are {got}. Take one scan: which slices of its patient are out, and which stay?",
 )  # fmt: skip

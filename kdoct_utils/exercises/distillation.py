@@ -31,9 +31,6 @@ def _scans(seed: int) -> Tensor:
     return torch.randn(8, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
 
 
-# 1. Ask the teacher
-
-
 def _two_answers(answer: Callable) -> list | None:
     """Two answers to one view, whether they carry a gradient, whether the teacher's statistics moved."""
     teacher, view = small_network(1), _scans(2)
@@ -49,27 +46,17 @@ def _two_answers(answer: Callable) -> list | None:
 _without_gradient = torch.no_grad()
 
 check_ask_teacher = Check(
-    right=_without_gradient(lambda teacher, view: teacher.eval()(view)),
+    _without_gradient(lambda teacher, view: teacher.eval()(view)),
+    (_without_gradient(lambda teacher, view: teacher(view)),
+     "Two answers to one view differ, and BatchNorm's statistics moved. In which mode is a new network?"),
+    (lambda teacher, view: teacher.eval()(view),
+     "Right numbers, but they carry a gradient: the whole teacher stays in memory. What stops recording?"),
+    (_without_gradient(lambda teacher, view: teacher.eval()(view).softmax(dim=1)),
+     "These rows add up to 1. The loss divides by T before its softmax, so it wants the logits."),
     observe=_two_answers,
-    mistakes=[
-        (_without_gradient(lambda teacher, view: teacher(view)),
-         "Two answers to the same view differ, and asking moved the teacher's BatchNorm statistics. In which mode is a "
-         "network that torch has just made?"),
-        (lambda teacher, view: teacher(view),
-         "The teacher answers as if it were being trained: with dropout, with moving statistics, with a gradient. Two "
-         "different things have to be switched off."),
-        (lambda teacher, view: teacher.eval()(view),
-         "The numbers are right, but they carry a gradient: the whole teacher stays in memory, and an optimizer could "
-         "move it. What switches the recording off?"),
-        (_without_gradient(lambda teacher, view: teacher.eval()(view).softmax(dim=1)),
-         "These rows add up to 1. The loss divides by T before its softmax, so it wants the logits."),
-    ],
     passed="The same answer twice, no gradient, and the teacher is as it was.",
-    otherwise="You have {got}. Compared are two answers to one view, whether they carry a gradient, and whether the "
-    "teacher changed.",
+    otherwise="You have {got}. Compared: two answers to one view, their gradient, the teacher's statistics.",
 )  # fmt: skip
-
-# 2. One step
 
 
 def _step(
@@ -89,13 +76,6 @@ def _step(
             getattr(loss if call == "backward" else optimizer, call)()
 
     return step
-
-
-def _labels_only(student, teacher, optimizer, scans, target, augment) -> None:
-    loss = nn.functional.cross_entropy(student(augment(scans)), target)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
 
 
 def _three_steps(answer: Callable) -> Tensor | str:
@@ -153,35 +133,24 @@ def _what_was_asked_wrongly(said: list, told: list, scans: Tensor) -> str:
 
 
 check_step = Check(
-    right=_step(),
+    _step(),
+    (_step(teacher_sees=lambda view, scans, augment: scans),
+     "Your teacher answers to the stored scan, the student sees a view: a kept answer, not real time."),
+    (_step(teacher_sees=lambda view, scans, augment: augment(scans)),
+     "Teacher and student see different views. Count how often you call `augment` in a step."),
+    (_step(ready=nn.Module.train),
+     "The teacher answers in training mode, as it was left. Exercise 1 looked after that."),
+    (_step(recorded=True),
+     "The teacher's pass is recorded: every step keeps it in memory. To cut it off afterwards is too late."),
+    (_step(swapped=True),
+     "Your loss carries no gradient: it cuts off its second argument, the teacher. Whom did you put there?"),
+    (_step(calls=("zero_grad", "backward")), "The gradients are there, and the weights stay. Who uses the gradients?"),
+    (_step(calls=("backward", "step")),
+     "The first step is right, the later ones are not. What is still in `.grad` from the step before?"),
     observe=_three_steps,
-    mistakes=[
-        (_labels_only, "The teacher was never asked. Your student learns from the labels alone."),
-        (_step(teacher_sees=lambda view, scans, augment: scans),
-         "Your teacher answers to the stored scan, the student sees a view of it. That is a kept answer, not real-time "
-         "distillation."),
-        (_step(teacher_sees=lambda view, scans, augment: augment(scans)),
-         "Teacher and student see different views. Count how often you call `augment` in a step."),
-        (_step(ready=nn.Module.train),
-         "The teacher answers in training mode, with dropout. It comes as it was left, and it was left in training "
-         "mode. Exercise 1 looked after that."),
-        (_step(recorded=True),
-         "The teacher answers without a gradient, and here its pass is recorded. The numbers would be right, but every "
-         "step keeps the whole teacher in memory. To cut the answer off afterwards is too late."),
-        (_step(swapped=True),
-         "Your loss carries no gradient, though the student's answer does. The loss cuts off its second argument, the "
-         "teacher's logits. In which order did you hand the two over?"),
-        (_step(calls=("zero_grad", "backward")), "The gradients are there, and the weights stay. Who uses the gradients?"),
-        (_step(calls=("backward", "zero_grad", "step")),
-         "The new gradients are thrown away before the optimizer can use them. Which gradients should go?"),
-        (_step(calls=("backward", "step")),
-         "The first step is right, the later ones are not. What is still in `.grad` from the step before?"),
-    ],
     passed="Three steps end where the package's steps end.",
-    otherwise="Something goes wrong, or else the numbers do after three steps: {got}. Compare with the step of the text.",
+    otherwise="Something is wrong in a step, or else in the numbers after three: {got}.",
 )  # fmt: skip
-
-# 3. Kept answers
 
 
 def _kept_answer(kept: Tensor, numbers: Tensor, asked: Tensor, epoch: int) -> Tensor:
@@ -191,26 +160,18 @@ def _kept_answer(kept: Tensor, numbers: Tensor, asked: Tensor, epoch: int) -> Te
 _KEPT = torch.randn(4, 5, CLASSES, generator=torch.Generator().manual_seed(7)), torch.tensor([1, 3, 0, 4, 2])
 
 check_kept_answer = Check(
-    right=_kept_answer,
+    _kept_answer,
+    (lambda kept, numbers, asked, epoch: _kept_answer(kept, numbers, asked, 0),
+     "Right in epoch 0 alone. Later the student sees another view: what does the answer's key lack?"),
+    (lambda kept, numbers, asked, epoch: kept[epoch % len(kept), asked],
+     "You took the scan's number for its column. `numbers` says which scan each column holds."),
+    (lambda kept, numbers, asked, epoch: _kept_answer(kept, numbers, asked, min(epoch, len(kept) - 1)),
+     "Right while the views last. After the last one they are shown again from the first on."),
     cases=[(*_KEPT, torch.tensor(asked), epoch)
            for asked, epoch in (([3, 0], 0), ([2, 4, 1], 1), ([0, 3], 3), ([1, 2], 6))],
-    mistakes=[
-        (lambda kept, numbers, asked, epoch: _kept_answer(kept, numbers, asked, 0),
-         "In epoch 0 you are right. Later the student sees another view, and you still give the answer to the first. "
-         "What does the key of an answer lack?"),
-        (lambda kept, numbers, asked, epoch: kept[epoch % len(kept), asked],
-         "You took the scan's number for its column. `numbers` says which scan each column holds, and they are not in "
-         "order."),
-        (lambda kept, numbers, asked, epoch: kept[epoch % len(kept), : len(asked)],
-         "You give the first answers, whatever is asked. `asked` says which scans the batch holds."),
-        (lambda kept, numbers, asked, epoch: _kept_answer(kept, numbers, asked, min(epoch, len(kept) - 1)),
-         "Right while the views last. After the last one they are shown again from the first on."),
-    ],
     passed="Every scan gets the answer to the view that the student sees.",
     otherwise="You have {got}. An answer belongs to a scan and to a view: which row and column is it?",
 )  # fmt: skip
-
-# 4. One list of patients
 
 _SHARES = {"test": 0.20, "validation": 0.16, "train": 0.64}
 _PATIENTS = [f"{name}/{number}" for name in ("NORMAL", "CNV", "DRUSEN") for number in range(1, 34)]  # not sorted
@@ -221,11 +182,6 @@ def _dealt(names: list[str], seed: int) -> dict[str, str]:
     shuffled = np.random.default_rng(seed).permutation(names)
     parts = np.split(shuffled, [round(0.20 * len(names)), round(0.36 * len(names))])
     return {str(name): role for role, part in zip(_SHARES, parts, strict=True) for name in part}
-
-
-def _drawn_one_by_one(patients: list[str], seed: int) -> dict[str, str]:
-    random = np.random.default_rng(seed)
-    return {name: str(random.choice(list(_SHARES), p=list(_SHARES.values()))) for name in sorted(set(patients))}
 
 
 def _what_fails(answer: Callable) -> str | None:
@@ -248,24 +204,17 @@ def _what_fails(answer: Callable) -> str | None:
 
 
 check_roles = Check(
-    right=lambda patients, seed: _dealt(sorted(set(patients)), seed),
+    lambda patients, seed: _dealt(sorted(set(patients)), seed),
+    (lambda patients, seed: _dealt(list(dict.fromkeys(patients)), seed),
+     "Turn the table round and the same seed gives other roles: a shuffle moves positions, not patients."),
+    (lambda patients, seed: _dealt(sorted(set(patients)), 0),
+     "Every seed gives the same roles. Where does `seed` go in?"),
+    (lambda patients, seed: _dealt([f"{name}, scan {k}" for k, name in enumerate(patients)], seed),
+     "Your keys are scans. A patient's scans would land in training and in test."),
     observe=_what_fails,
-    mistakes=[
-        (lambda patients, seed: _dealt(list(dict.fromkeys(patients)), seed),
-         "Turn the table round and the same seed gives other roles: a shuffle moves positions, not patients. Two "
-         "scripts that list the patients differently would not agree."),
-        (lambda patients, seed: _dealt(sorted(set(patients)), 0), "Every seed gives the same roles. Where does `seed` go in?"),
-        (lambda patients, seed: _dealt([f"{name}, scan {k}" for k, name in enumerate(patients)], seed),
-         "Your keys are scans. A patient's scans would land in training and in test."),
-        (_drawn_one_by_one,
-         "You draw a role for each patient. On average the shares are right; in a single split they are off, and with "
-         "another seed by another amount. Deal a shuffled list out instead."),
-    ],
     passed="One list, one seed, one split: teacher and student cannot disagree.",
     otherwise="This does not hold: {got}.",
 )  # fmt: skip
-
-# 5. Does it point at the lesion?
 
 
 def _hand_made() -> tuple[np.ndarray, np.ndarray]:
@@ -284,25 +233,15 @@ def _pointing_by(distance: Callable[[np.ndarray], np.ndarray]) -> Callable:
         [distance(mask).flat[one.argmax()] <= tolerance for one, mask in zip(maps, masks, strict=True)])
 
 
-def _to_the_center(mask: np.ndarray) -> np.ndarray:
-    row, column = np.argwhere(mask).mean(axis=0)
-    return np.hypot(*(np.indices(mask.shape) - np.array([row, column])[:, None, None]))
-
-
 check_points = Check(
-    right=pointing_game,
+    pointing_game,
+    (_pointing_by(lambda mask: np.where(mask, 0, np.inf)),
+     "Right at tolerance 0. A pixel next to the lesion should count once the tolerance allows it."),
+    (_pointing_by(lambda mask: distance_transform_edt(~mask).T),
+     "A map whose largest pixel mirrors the lesion counts as a hit. Which of the two numbers is the row?"),
+    (_pointing_by(lambda mask: distance_transform_cdt(~mask, "chessboard")),
+     "You take the larger of steps down and across. One down and one across is farther than 1."),
     cases=[(*_hand_made(), tolerance) for tolerance in (0.0, 1.0, 1.5, 2.0)],
-    mistakes=[
-        (_pointing_by(lambda mask: np.where(mask, 0, np.inf)),
-         "Right at tolerance 0. A pixel next to the lesion should count once the tolerance allows it."),
-        (_pointing_by(lambda mask: distance_transform_edt(~mask).T),
-         "A map whose largest pixel mirrors the lesion counts as a hit. Which of the two numbers is the row?"),
-        (_pointing_by(_to_the_center),
-         "You measure to the middle of the lesion. A map that points at its edge points at the lesion too."),
-        (_pointing_by(lambda mask: distance_transform_cdt(~mask, "chessboard")),
-         "You take the larger of steps down and steps across. A pixel one down and one across is farther than 1. A mask "
-         "grown by a square does the same."),
-    ],
     passed="Hits, near misses and misses are told apart.",
-    otherwise="You have {got}. Draw a 12 × 12 grid and measure from the largest pixel to the nearest one of the lesion.",
+    otherwise="You have {got}. Draw a 12 × 12 grid and measure from its largest pixel to the lesion.",
 )  # fmt: skip

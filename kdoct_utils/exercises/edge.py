@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.metrics import precision_score, recall_score
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kdoct_utils.exercises.checking import Check
 
-# 1. A latency
-
 _CALLS = [0.0500, 0.0120, 0.0011, 0.0010, 0.0012, 0.0300, 0.0013]  # seconds: two slow ones to warm up, a busy moment
 
 check_latency = Check(
-    right=lambda seconds, warmup: 1000 * np.median(seconds[warmup:]),
+    lambda seconds, warmup: 1000 * np.median(seconds[warmup:]),
+    (lambda seconds, warmup: 1000 * np.mean(seconds[warmup:]),
+     "One busy moment of the machine pulls your number up. Which average hardly notices a single outlier?"),
+    (lambda seconds, warmup: 1000 * np.median(seconds),
+     "The first calls are still in your number. They pay for what later calls find ready."),
+    (lambda seconds, warmup: np.median(seconds[warmup:]),
+     "The number is right, its unit is not: milliseconds were asked for."),
     cases=[(_CALLS, 2), (_CALLS[:3] + _CALLS[5:], 1)],
-    mistakes=[
-        (lambda seconds, warmup: 1000 * np.mean(seconds[warmup:]),
-         "One busy moment of the machine pulls your number up. Which average hardly notices a single outlier?"),
-        (lambda seconds, warmup: 1000 * np.median(seconds),
-         "The first calls are still in your number. They pay for what later calls find ready."),
-        (lambda seconds, warmup: np.median(seconds[warmup:]),
-         "The number is right, its unit is not: milliseconds were asked for."),
-    ],
     passed="A median after a warm-up: neither the first calls nor a busy moment decide.",
     otherwise="You get {got}. Sort the calls that count by hand: which one stands in the middle?",
 )  # fmt: skip
-
-# 2. Folding a batch norm
 
 
 def _norm(seed: int) -> tuple:
@@ -54,25 +47,17 @@ def _along_the_columns(weight, bias, gamma, beta, mean, variance, eps) -> tuple[
 
 
 check_fold = Check(
-    right=_folded,
+    _folded,
+    (lambda *given: _folded(*given[:-1], 0.0),
+     "Look at the channel with the smallest variance: what stands beside it in a batch norm?"),
+    (lambda weight, bias, *norm: _folded(weight, torch.zeros_like(bias), *norm),
+     "Weights right, bias not. The convolution had a bias of its own: what does the batch norm do to it?"),
+    (_along_the_columns,
+     "The factor lies along the kernel's columns, as many as channels here. Which axis holds outputs?"),
     cases=[_norm(0), _norm(1)],
-    mistakes=[
-        (lambda *given: _folded(*given[:-1], 0.0),
-         "Look at the channel with the smallest variance. Something small stands beside it in a batch norm, and is not "
-         "small there."),
-        (lambda weight, bias, *norm: _folded(weight, torch.zeros_like(bias), *norm),
-         "Weights right, bias not. The convolution had a bias of its own: what does the batch norm do to it?"),
-        (lambda *given: _folded(*given[:-2], (given[-2] + given[-1]) ** 2, 0.0),
-         "A batch norm divides by a standard deviation. You divided by a variance."),
-        (_along_the_columns,
-         "Without a view the factor lies along the last axis, the columns of the kernel. It runs because there are as "
-         "many columns as channels. Which axis holds the output channels?"),
-    ],
     passed="The batch norm is gone, and nothing else has changed.",
     otherwise="In weight or bias you get {got}. Try numbers: a kernel of one weight, a norm of one channel.",
 )  # fmt: skip
-
-# 3. Eight bits
 
 
 def _kernel(seed: int) -> Tensor:
@@ -90,23 +75,17 @@ def _rounded(weight: Tensor, step: Tensor) -> Tensor:
 
 
 check_round_trip = Check(
-    right=lambda weight: _rounded(weight, _step(weight)),
+    lambda weight: _rounded(weight, _step(weight)),
+    (lambda weight: _rounded(weight, weight.abs().max() / 127),
+     "Your largest channel is right, the small ones are coarse. How many scales does your tensor have?"),
+    (lambda weight: _rounded(weight, weight.amax(dim=(1, 2, 3), keepdim=True) / 127),
+     "Some weights are cut off. In those channels the largest weight in size is negative."),
+    (lambda weight: (weight / _step(weight)).to(torch.int8) * _step(weight),
+     "Your error reaches a whole step and always points to 0. Turning into an integer is not rounding."),
     cases=[(_kernel(0),), (-_kernel(1),)],
-    mistakes=[
-        (lambda weight: _rounded(weight, weight.abs().max() / 127),
-         "Your largest channel is right, the small ones are coarse. How many scales does your tensor have?"),
-        (lambda weight: _rounded(weight, weight.amax(dim=(1, 2, 3), keepdim=True) / 127),
-         "Some weights are cut off. In those channels the largest weight in size is negative."),
-        (lambda weight: (weight / _step(weight)).to(torch.int8) * _step(weight),
-         "Your error reaches a whole step and always points to 0. Turning into an integer is not rounding."),
-        (lambda weight: (weight / _step(weight)).round(),
-         "These are the numbers of the levels. What is read again is the level itself."),
-    ],
     passed="Each channel uses all its levels, and no weight is off by more than half its channel's step.",
-    otherwise="For some weight you get {got}. In each channel the largest weight in size comes back as it was: in yours?",
+    otherwise="For some weight you get {got}. Does each channel's largest weight in size come back as it was?",
 )  # fmt: skip
-
-# 4. An operating point
 
 # Scores for disease of patients who are ill (True) and healthy (False). The test patients are the harder ones.
 _VALIDATION = (np.array([0.95, 0.90, 0.80, 0.75, 0.60, 0.55, 0.35, 0.50, 0.40, 0.30, 0.20, 0.10, 0.05]),
@@ -115,28 +94,23 @@ _TEST = (np.array([0.92, 0.70, 0.45, 0.38, 0.25, 0.65, 0.42, 0.36, 0.33, 0.28, 0
          np.array([True] * 5 + [False] * 7))  # fmt: skip
 
 
-def _of_both_groups(score, ill: np.ndarray, called: np.ndarray) -> tuple[float, float]:
-    """A score of sklearn's for the ill and for the healthy."""
-    return score(ill, called), score(~ill, ~called)
+def _recalls(ill: np.ndarray, called: np.ndarray) -> tuple[float, float]:
+    return called[ill].mean(), (~called)[~ill].mean()
 
 
 def _rates(score: np.ndarray, ill: np.ndarray, threshold: float) -> tuple[float, float]:
-    return _of_both_groups(recall_score, ill, score >= threshold)
+    return _recalls(ill, score >= threshold)
 
 
 check_rates = Check(
-    right=_rates,
+    _rates,
+    (lambda *given: _rates(*given)[::-1],
+     "Both numbers are there, in the wrong order. Sensitivity is about patients who are ill."),
+    (lambda score, ill, threshold: _recalls(score >= threshold, ill),
+     "You divide by those who were called ill or healthy. Divide by those who are."),
+    (lambda score, ill, threshold: _recalls(ill, score > threshold),
+     "A score equal to the threshold counts as ill here. Yours does not."),
     cases=[(*_TEST, 0.36), (*_VALIDATION, 0.58)],
-    mistakes=[
-        (lambda *given: _rates(*given)[::-1],
-         "Both numbers are there, in the wrong order. Sensitivity is about patients who are ill."),
-        (lambda score, ill, threshold: _of_both_groups(precision_score, ill, score >= threshold),
-         "You divide by those who were called ill or healthy. Divide by those who are."),
-        (lambda score, ill, threshold: _of_both_groups(recall_score, ill, score > threshold),
-         "A score equal to the threshold counts as ill here. Yours does not."),
-        (lambda *given: (_rates(*given)[0], 1 - _rates(*given)[1]),
-         "Your second number is the share of the healthy who were called ill. Specificity is the others."),
-    ],
     passed="Each rate has its own group of patients to divide by.",
     otherwise="You get {got}. For each rate: who is counted, and out of whom?",
 )  # fmt: skip
@@ -150,23 +124,15 @@ def _point(validation: tuple, test: tuple, wanted: float) -> tuple[float, float,
 
 
 check_operating_point = Check(
-    right=lambda v, v_ill, t, t_ill, wanted: _point((v, v_ill), (t, t_ill), wanted),
+    lambda v, v_ill, t, t_ill, wanted: _point((v, v_ill), (t, t_ill), wanted),
+    (lambda v, v_ill, t, t_ill, wanted: _point((t, t_ill), (t, t_ill), wanted),
+     "Your sensitivity is what was asked for by construction: the test patients chose the threshold."),
+    (lambda v, v_ill, t, t_ill, wanted: _point((v, v_ill), (v, v_ill), wanted),
+     "The threshold is right. The two rates are of the patients who chose it, and those flatter it."),
     cases=[(*_VALIDATION, *_TEST, 0.95), (*_VALIDATION, *_TEST, 0.55)],
-    mistakes=[
-        (lambda v, v_ill, t, t_ill, wanted: _point((t, t_ill), (t, t_ill), wanted),
-         "Your threshold was chosen on the test patients, so the sensitivity there is what you asked for, by "
-         "construction. On whom may it be chosen?"),
-        (lambda v, v_ill, t, t_ill, wanted: _point((v, v_ill), (v, v_ill), wanted),
-         "The threshold is right. The two rates are of the patients who chose it, and those flatter it."),
-        (lambda v, v_ill, t, t_ill, wanted: (min(v), *_rates(t, t_ill, min(v))),
-         "It finds all the ill, and calls nearly all the healthy ill too. Of the thresholds that find enough, which "
-         "costs the fewest false alarms?"),
-    ],
     passed="Chosen on validation, measured once on test. The test sensitivity may well miss what was asked for.",
     otherwise="You get {got}. The three numbers are threshold, sensitivity, specificity: who chooses, and who judges?",
 )  # fmt: skip
-
-# 5. Files that cannot be read
 
 _KNOWN = {"normal": 0, "drusen": 1, "cnv": 2}
 _ROWS = [("a.png", "cnv"), ("b.png", "drusen"), ("c.png", "CNV?"), ("d.png", "normal"), ("e.png", "cnv"),
@@ -196,23 +162,22 @@ def _read(rows, read, known, black: bool = False, class_0: bool = False) -> tupl
     return pictures, targets, refused
 
 
+def _out_of_step(rows, read, known) -> tuple[list, list, list]:
+    pictures, _, refused = _read(rows, read, known)
+    return pictures, [known[label] for _, label in rows if label in known], refused
+
+
 check_read = Check(
-    right=_read,
+    _read,
+    (lambda *given: _read(*given, black=True),
+     "A file that cannot be read is still among your pictures. A network will answer to it, and be scored."),
+    (lambda *given: _read(*given, class_0=True),
+     "A label that nobody knows is among your targets, as a class that it may not be. Which one is 0?"),
+    (lambda *given: (*_read(*given)[:2], []),
+     "Pictures and targets are right. But who will know that some are missing? Name them."),
+    (_out_of_step,
+     "More targets than pictures: a refused file's label stayed, and later labels are another scan's."),
     cases=[(_ROWS, _read_or_stop, _KNOWN), (_ROWS[3:4] + _ROWS[:2], _read_or_stop, _KNOWN)],
-    mistakes=[
-        (lambda *given: _read(*given, black=True),
-         "A file that cannot be read is still among your pictures. A network will answer to it, and be scored."),
-        (lambda *given: _read(*given, class_0=True),
-         "A label that nobody knows is among your targets, as a class that it may not be. Which one is 0?"),
-        (lambda *given: (*_read(*given)[:2], []),
-         "Pictures and targets are right. But who will know that some are missing? Name them."),
-        (lambda rows, read, known: (
-            _read(rows, read, known)[0], [known[label] for _, label in rows if label in known],
-            _read(rows, read, known)[2]),
-         "You have more targets than pictures: the label of a refused file stayed. Every later label is now another "
-         "scan's."),
-    ],
     passed="What cannot be read is refused and named, and every picture has its own label.",
-    otherwise="Among pictures, targets or refused names you get {got}. Go through the rows with a pencil: what does each "
-    "add to which list?",
+    otherwise="Among pictures, targets or names you get {got}. What does each row add to which list?",
 )  # fmt: skip

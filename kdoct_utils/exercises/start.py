@@ -11,37 +11,31 @@ from kdoct_utils.exercises.checking import Check
 _LEADING, _EVEN = np.array([0.85, 0.10, 0.05]), np.array([0.2, 0.5, 0.2, 0.1])
 
 check_soften = Check(
-    right=lambda p, t: softmax(np.log(p) / t),
+    lambda p, t: softmax(np.log(p) / t),
+    (lambda p, t: p ** (1 / t), "Add up what your function returns. Are these still probabilities?"),
+    (lambda p, t: p / t / (p / t).sum(),
+     "At T = 4 your answer is the one at T = 1. What does scaling to sum 1 do to a plain division?"),
+    (lambda p, t: p**t / (p**t).sum(),
+     "Your answer gets sharper as T grows. It should get flatter: look at the exponent again."),
+    (lambda p, t: softmax(p / t),
+     "Softmax expects logits, and these are probabilities already. At T = 1 nothing may change: does it?"),
     cases=[(_LEADING, 4.0), (_LEADING, 1.0), (_EVEN, 2.0)],
-    mistakes=[
-        (lambda p, t: p ** (1 / t), "Add up what your function returns. Are these still probabilities?"),
-        (lambda p, t: p / t / (p / t).sum(),
-         "At T = 4 your answer is the one at T = 1. What does scaling to sum 1 do to a plain division?"),
-        (lambda p, t: p**t / (p**t).sum(),
-         "Your answer gets sharper as T grows. It should get flatter: look at the exponent again."),
-        (lambda p, t: softmax(p / t),
-         "Softmax expects logits, and these are probabilities already. At T = 1 nothing may change: does it?"),
-    ],
     passed="The order stays, the differences shrink.",
-    otherwise="For one of the answers your function gives {got}. At T = 1 nothing may change. What happens to the "
-    "largest and to the smallest probability as T grows?",
+    otherwise="For one of the answers you get {got}. What may not change at T = 1, and what becomes flatter?",
 )  # fmt: skip
 
 _SPLITTABLE = set(DATASETS) - {"octmnist"}
 
 check_splittable = Check(
-    right=_SPLITTABLE,
+    _SPLITTABLE,
+    (set(DATASETS), "One of your datasets is a file of pictures and labels, and no more. Who was scanned?"),
+    (_SPLITTABLE - {"phantom", "phantom_b"},
+     "Phantoms are no people, but several scans are drawn of each. Is it known which belong together?"),
+    (_SPLITTABLE - {"ucsd"},
+     "One of those you left out keeps the patient in the name of each file: CLASS-patient-index.jpeg."),
+    (_SPLITTABLE - {"neh"},
+     "One you left out counts patients anew in each class folder; folder and number still name one."),
     observe=lambda names: {names} if isinstance(names, str) else set(names),
-    mistakes=[
-        (set(DATASETS), "One of your datasets is a file of pictures and labels, and no more. Who was scanned?"),
-        (_SPLITTABLE - {"phantom", "phantom_b"},
-         "Phantoms are no people, but several scans are drawn of each. Is it known which belong together?"),
-        (_SPLITTABLE - {"ucsd"},
-         "One of those you left out keeps the patient in the name of each file: CLASS-patient-index.jpeg."),
-        (_SPLITTABLE - {"neh"},
-         "One of those you left out counts its patients anew in each class folder. Folder and number together "
-         "still name a patient."),
-    ],
     passed="Only where it is known who was scanned can patients be kept apart.",
     otherwise="You named {got}. Read `layout` and `caveats` of each dataset: is a patient given, or not?",
 )  # fmt: skip
@@ -49,18 +43,14 @@ check_splittable = Check(
 _ENDS = [(0.04, 0.01, 0.07), (0.02, -0.01, 0.05), (-0.03, -0.05, -0.01), (-0.01, -0.04, 0.02), (0.05, 0.01, 0.20)]
 
 check_verdict = Check(
-    right=lambda change: "gain" if change["low"] > 0 else "loss" if change["high"] < 0 else "open",
+    lambda change: "gain" if change["low"] > 0 else "loss" if change["high"] < 0 else "open",
+    (lambda change: "gain" if change["estimate"] > 0 else "loss",
+     "You look at the estimate alone. The interval says how far it may be off."),
+    (lambda change: "gain" if change["low"] > 0 else "loss",
+     "An interval from -0.01 to 0.05 shows no gain. Does it show a loss?"),
+    (lambda change: "gain" if change["low"] > 0 else "open",
+     "An interval can lie below zero as a whole, too. What do you return then?"),
     cases=[(dict(zip(("estimate", "low", "high"), ends, strict=True)),) for ends in _ENDS],
-    mistakes=[
-        (lambda change: "gain" if change["estimate"] > 0 else "loss",
-         "You look at the estimate alone. The interval says how far it may be off."),
-        (lambda change: "gain" if change["low"] > 0 else "loss",
-         "An interval from -0.01 to 0.05 shows no gain. Does it show a loss?"),
-        (lambda change: "gain" if change["low"] > 0 else "open",
-         "An interval can lie below zero as a whole, too. What do you return then?"),
-        (lambda change: "gain" if change["high"] > 0 else "loss",
-         "An interval from -0.01 to 0.05 has one end above zero. For a gain, which end has to be?"),
-    ],
     passed="Gain, loss or open: the interval decides, not the estimate.",
     otherwise="For one of the changes you return {got}. Draw its interval and mark zero: where does it lie?",
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -16,8 +15,6 @@ from kdoct_utils.learn.models import build_model
 from kdoct_utils.learn.schedules import learning_rate_factor
 from kdoct_utils.profiles import PROFILES
 
-# --- 1. weight decay -------------------------------------------------------------------------------------------------
-
 
 def _decided(answer: Callable[[str, Tensor], bool]) -> dict[str, str] | None:
     """What an answer says of every parameter of a small ConvNeXt V2, by name."""
@@ -29,24 +26,17 @@ def _decided(answer: Callable[[str, Tensor], bool]) -> dict[str, str] | None:
 
 
 check_decays = Check(
-    right=lambda name, parameter: parameter.ndim > 1,
+    lambda name, parameter: parameter.ndim > 1,
+    (lambda name, parameter: True,
+     "Now everything decays, the gains of the norms too. Which parameters should be left alone?"),
+    (lambda name, parameter: "bias" not in name,
+     "The biases are spared. But a norm has a gain as well, and its name ends in weight."),
+    (lambda name, parameter: "bias" not in name and "norm" not in name,
+     "Names mislead: grn.weight is a gain, stem.1.weight too. What do all gains and biases have in common?"),
     observe=_decided,
-    mistakes=[
-        (lambda name, parameter: True,
-         "Now everything decays, the gains of the norms too. Which parameters should be left alone?"),
-        (lambda name, parameter: "bias" not in name,
-         "The biases are spared. But a norm has a gain as well, and its name ends in weight."),
-        (lambda name, parameter: "bias" not in name and "norm" not in name,
-         "Names mislead: grn.weight is a gain, and so is stem.1.weight, the gain of a LayerNorm without a name of its "
-         "own. What do all gains and biases have in common, whatever they are called?"),
-        (lambda name, parameter: parameter.ndim <= 1,
-         "The right property, the wrong way round: now the vectors decay and the matrices do not."),
-    ],
     passed="Matrices and kernels decay; gains and biases do not.",
     otherwise="Look at {where}: for you it {got}. What is it, the weight of a layer, a gain or a bias?",
 )  # fmt: skip
-
-# --- 2. global response normalization --------------------------------------------------------------------------------
 
 
 def _timm_grn(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
@@ -54,13 +44,13 @@ def _timm_grn(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     return torch.func.functional_call(layer, {"weight": gain, "bias": offset}, x)
 
 
-def _grn(places: tuple[int, int], maps: int | None, gain_along: tuple[int, ...], keep: float = 1.0) -> Callable:
+def _grn(places: tuple[int, int], maps: int | None, gain_along: tuple[int, ...]) -> Callable:
     """GRN with lengths over these axes, their mean over that one (None: all), the gain laid out like this."""
 
     def answer(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
         length = x.norm(dim=places, keepdim=True)
         share = length / ((length.mean() if maps is None else length.mean(dim=maps, keepdim=True)) + 1e-6)
-        return keep * x + gain.view(gain_along) * share * x + offset.view(gain_along)
+        return x + gain.view(gain_along) * share * x + offset.view(gain_along)
 
     return answer
 
@@ -70,41 +60,24 @@ _maps = torch.randn(2, 5, 4, 5, generator=_numbers)  # as many maps as columns: 
 _gain, _offset = torch.randn(2, 5, generator=_numbers)
 
 check_grn = Check(
-    right=_timm_grn,
+    _timm_grn,
+    (_grn((1, 2), 3, (1, 1, 1, -1)),
+     "Right for (batch, height, width, maps). Here the maps stand on axis 1. Which axes are places?"),
+    (_grn((2, 3), 1, (1, 1, 1, -1)),
+     "Lengths and shares are right. But (maps,) is stretched along the last axis, and that is the width."),
+    (_grn((2, 3), None, (1, -1, 1, 1)),
+     "Your mean mixes the scans of a batch: a scan's answer would depend on its neighbors."),
     cases=[(_maps, _gain, _offset), (10 * _maps, _gain, _offset)],
-    mistakes=[
-        (_grn((1, 2), 3, (1, 1, 1, -1)),
-         "Right for (batch, height, width, maps). Here the maps stand on axis 1. Which axes are places?"),
-        (_grn((2, 3), 1, (1, 1, 1, -1)),
-         "Lengths and shares are right. But a gain of shape (maps,) is stretched along the last axis, and the last axis "
-         "is the width. On which axis do the maps stand?"),
-        (_grn((2, 3), 1, (1, -1, 1, 1), keep=0.0),
-         "Something is lost: with gain and offset at zero GRN must pass its input on."),
-        (_grn((2, 3), None, (1, -1, 1, 1)),
-         "Your mean mixes the scans of the batch, so a scan's answer would depend on its neighbors. Over what should it "
-         "be taken?"),
-    ],
     passed="Equal to timm's, with the maps on axis 1.",
-    otherwise="The first numbers are {got}, and they differ from timm's. Check length, share, gain and offset one by one.",
+    otherwise="The first numbers are {got}, not timm's. Check length, share, gain and offset one by one.",
 )  # fmt: skip
-
-# --- 3. learning rate ------------------------------------------------------------------------------------------------
-
-_Factor = Callable[[int, int, int, int, int], float]
-
-
-def _whole_schedules(answer: _Factor) -> list:
-    """The factor at every step of two short trainings; the second has no warm-up."""
-    trainings = ((6, 5, 2), (4, 3, 0))  # epochs, steps an epoch, epochs of warm-up
-    return [answer(epoch, step, steps, epochs, warmup)
-            for epochs, steps, warmup in trainings for epoch in range(epochs) for step in range(steps)]  # fmt: skip
 
 
 def _right_factor(epoch: int, step: int, steps: int, epochs: int, warmup_epochs: int) -> float:
     return learning_rate_factor(epoch * steps + step, epochs * steps, warmup_epochs * steps, 0.0)
 
 
-def _with_warm_up(warm_up: Callable[[int, int], float]) -> _Factor:
+def _with_warm_up(warm_up: Callable[[int, int], float]) -> Callable:
     """The schedule with another warm-up, from step and number of warm-up steps."""
 
     def factor(epoch: int, step: int, steps: int, epochs: int, warmup_epochs: int) -> float:
@@ -114,32 +87,19 @@ def _with_warm_up(warm_up: Callable[[int, int], float]) -> _Factor:
     return factor
 
 
-def _cosine_from_the_first_step(epoch: int, step: int, steps: int, epochs: int, warmup_epochs: int) -> float:
-    cosine = 0.5 * (1 + math.cos(math.pi * (epoch * steps + step) / (epochs * steps)))
-    return _right_factor(epoch, step, steps, epochs, warmup_epochs) if epoch < warmup_epochs else cosine
-
-
 check_factor = Check(
-    right=_right_factor,
-    observe=_whole_schedules,
-    mistakes=[
-        (_with_warm_up(lambda now, warm: now / warm),
-         "Your first step has a learning rate of zero: a batch is spent and nothing is learned."),
-        (_with_warm_up(lambda now, warm: (now + 1) / warm),
-         "Your last warm-up step already has the full rate. The first step after the warm-up should be the first to "
-         "have it."),
-        (_cosine_from_the_first_step,
-         "There is a jump where the warm-up ends. The cosine has been running since step 0; it should start when the "
-         "warm-up is over."),
-        (lambda epoch, step, steps, epochs, warmup: _right_factor(epoch, 0, 1, epochs, warmup),
-         "Your rate stands still for an epoch and then jumps. Count steps, not epochs, throughout."),
-    ],
+    _right_factor,
+    (_with_warm_up(lambda now, warm: now / warm),
+     "Your first step has a learning rate of zero: a batch is spent and nothing is learned."),
+    (_with_warm_up(lambda now, warm: (now + 1) / warm),
+     "Your last warm-up step already has the full rate. Which step should be the first to have it?"),
+    (lambda epoch, step, steps, epochs, warmup: _right_factor(epoch, 0, 1, epochs, warmup),
+     "Your rate stands still for an epoch and then jumps. Count steps, not epochs, throughout."),
+    cases=[(epoch, step, steps, epochs, warmup)  # two short trainings; the second has no warm-up
+           for epochs, steps, warmup in ((6, 5, 2), (4, 3, 0)) for epoch in range(epochs) for step in range(steps)],
     passed="Up in equal steps, and down along half a cosine. Equal to the package's schedule.",
-    otherwise="At the first step that differs you have {got}. Write down the shares of 4 steps, of which 2 warm up, by "
-    "hand.",
+    otherwise="At the first step that differs you have {got}. Take 4 steps, of which 2 warm up, by hand.",
 )  # fmt: skip
-
-# --- 4. averaged weights ---------------------------------------------------------------------------------------------
 
 _Weights = dict[str, Tensor]
 
@@ -153,40 +113,33 @@ def _averaged(answer: Callable[[list[_Weights]], _Weights]) -> object:
 
 
 def _mean_of(snapshots: list[_Weights], counters: bool = False) -> _Weights:
+    """Mean of state_dicts, counters from the last. counters: theirs too."""
     return {name: torch.stack([1.0 * snapshot[name] for snapshot in snapshots]).mean(dim=0)
             if value.is_floating_point() or counters else value for name, value in snapshots[-1].items()}  # fmt: skip
 
 
-def _running(weight: Callable[[int], float], in_place: bool = False) -> Callable:
-    """A running average that moves by weight(number of the snapshot, from 1) towards each snapshot."""
+def _moving_average(snapshots: list[_Weights]) -> _Weights:
+    mean = snapshots[0]
+    for snapshot in snapshots[1:]:
+        mean = _mean_of([mean, snapshot])
+    return mean
 
-    def mean_of(snapshots: list[_Weights]) -> _Weights:
-        mean = snapshots[0] if in_place else {name: value.clone() for name, value in snapshots[0].items()}
-        for number, snapshot in enumerate(snapshots[1:], start=2):
-            for name, value in snapshot.items():
-                new = torch.lerp(mean[name], value, weight(number)) if value.is_floating_point() else value
-                mean[name].copy_(new)
-        return mean
 
-    return mean_of
+def _written_over(snapshots: list[_Weights]) -> _Weights:
+    for name, value in _mean_of(snapshots).items():
+        snapshots[0][name].copy_(value)
+    return snapshots[0]
 
 
 check_mean_of = Check(
-    right=_mean_of,
+    _mean_of,
+    (_moving_average,
+     "A moving average: the newest snapshot counts half. All should count the same: how far to move?"),
+    (_written_over,
+     "The mean is right, but the first snapshot has changed: you added to it in place. Copy first."),
+    (lambda snapshots: _mean_of(snapshots, counters=True),
+     "The weights are right. But num_batches_tracked counts batches, and must stay a whole number."),
     observe=_averaged,
-    mistakes=[
-        (_running(lambda number: 0.5),
-         "This is a moving average: the newest snapshot counts half, whatever came before. All should count the same, "
-         "so the step must shrink as more snapshots come."),
-        (_running(lambda number: 1 / (number - 1)),
-         "The first snapshot has vanished from your mean. Which number has the second snapshot, and how large is its "
-         "share?"),
-        (_running(lambda number: 1 / number, in_place=True),
-         "The mean is right, but the first snapshot has changed: you added to it in place. Copy first."),
-        (lambda snapshots: _mean_of(snapshots, counters=True),
-         "The weights are right. But num_batches_tracked counts batches; a count is not a weight, and it must stay a "
-         "whole number."),
-    ],
     passed="Every snapshot counts the same, counters stay counters, and no snapshot was changed.",
     otherwise="The first part that differs is {where}: {got}. Try it with two snapshots, one of zeros and one of ones.",
 )  # fmt: skip
@@ -210,35 +163,23 @@ def _refreshed(model: nn.Module, batches: list[Tensor]) -> nn.Module:
     return model
 
 
-def _passed_through(model: nn.Module, batches: list[Tensor], reset: bool = False) -> nn.Module:
+def _passed_through(model: nn.Module, batches: list[Tensor]) -> nn.Module:
     """Statistics by ordinary passes in train mode, BatchNorm's momentum as it is."""
-    if reset:
-        model[1].reset_running_stats()
     for batch in batches:
         model(batch)
     return model.eval()
 
 
 check_ready_to_test = Check(
-    right=lambda model, batches: _refreshed(model, batches).eval(),
+    lambda model, batches: _refreshed(model, batches).eval(),
+    (lambda model, batches: model.eval(),
+     "The statistics are still the old ones. BatchNorm gathers them only in train mode."),
+    (_refreshed, "The statistics are right. But at the test each batch's own would be used: in which mode is it?"),
+    (_passed_through, "A share of the old statistics is left: at momentum 0.1 they fade slowly. Forget them first."),
     observe=_tested,
-    mistakes=[
-        (lambda model, batches: model.eval(),
-         "The statistics are still the old ones. BatchNorm gathers them only in train mode."),
-        (_refreshed,
-         "The statistics are right. But the network is handed back in train mode: at the test it would use each batch's "
-         "own statistics."),
-        (_passed_through,
-         "A share of the old statistics is left: at momentum 0.1 they fade slowly. Forget them first."),
-        (lambda model, batches: _passed_through(model, batches, reset=True),
-         "Forgotten first, good. But at momentum 0.1 part of the reset value is left, and late batches count more than "
-         "early ones. All batches should count the same: look at what momentum=None does."),
-    ],
     passed="The statistics are those of the averaged weights, and the network is in eval mode.",
     otherwise="BatchNorm's statistics or the mode differ. {where}: {got}.",
 )  # fmt: skip
-
-# --- 5. accumulated gradients ----------------------------------------------------------------------------------------
 
 
 def _trained(answer: Callable) -> list[Tensor] | None:
@@ -255,14 +196,14 @@ def _trained(answer: Callable) -> list[Tensor] | None:
     return None if torch.equal(before, model.weight) else [model.weight, model.bias]
 
 
-def _epoch(share: Callable[[Tensor, list, int], Tensor], drop_last: bool = False) -> Callable:
-    """An epoch of training. share: what a batch's losses (scans,) give, from its group and a full group's size."""
+def _epoch(share: Callable[[Tensor, list], Tensor], drop_last: bool = False) -> Callable:
+    """An epoch of training. share: what a batch's losses (scans,) give, and the batches of its group."""
 
     def train_one_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list, accumulation: int) -> None:
         for start in range(0, len(batches), accumulation):
             group = batches[start : start + accumulation]
             for images, target in group:
-                share(cross_entropy(model(images), target, reduction="none"), group, accumulation).backward()
+                share(cross_entropy(model(images), target, reduction="none"), group).backward()
             if len(group) == accumulation or not drop_last:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -270,24 +211,19 @@ def _epoch(share: Callable[[Tensor, list, int], Tensor], drop_last: bool = False
     return train_one_epoch
 
 
-def _of_the_scans(losses: Tensor, group: list, accumulation: int) -> Tensor:
+def _of_the_scans(losses: Tensor, group: list) -> Tensor:
     return losses.sum() / sum(len(target) for _, target in group)
 
 
 check_accumulation = Check(
-    right=_epoch(_of_the_scans),
+    _epoch(_of_the_scans),
+    (_epoch(lambda losses, group: losses.mean()),
+     "Your steps are too long: backward() adds, so three batches give three times the gradient of one."),
+    (_epoch(_of_the_scans, drop_last=True),
+     "The last batches never reach the weights: their group is not full. The public code does the same."),
+    (_epoch(lambda losses, group: losses.mean() / len(group)),
+     "You average over batches. In the last group one batch is smaller, and each of its scans counts too much."),
     observe=_trained,
-    mistakes=[
-        (_epoch(lambda losses, group, full: losses.mean()),
-         "Your steps are too long: backward() adds, so three batches give three times the gradient of one."),
-        (_epoch(_of_the_scans, drop_last=True),
-         "The first groups are right, but the last batches never reach the weights: their group is not full, and no "
-         "step is made for it. The public code does the same."),
-        (_epoch(lambda losses, group, full: losses.mean() / full),
-         "The last group's step is too short. It has fewer batches than the others."),
-        (_epoch(lambda losses, group, full: losses.mean() / len(group)),
-         "You average over batches. In the last group one batch is smaller, and each of its scans counts too much."),
-    ],
     passed="Every scan counts once, in every step: the same weights as with batches three times as large.",
     otherwise="After one epoch the weights differ: {got}. Try it by hand with a single group.",
 )  # fmt: skip

@@ -20,59 +20,43 @@ _TARGET = torch.tensor([0, 2, 1, 1, 0, 2])
 _LARGE = torch.tensor([[1000.0, 0.0, -1000.0], [0.0, 400.0, 500.0]])
 _OPPOSED = torch.tensor([[0.0, 300.0, 0.0]]), torch.tensor([[300.0, 0.0, 0.0]])
 
-# 1. Soft labels
-
 check_soft_labels = Check(
-    right=losses.soften,
+    losses.soften,
+    (lambda z, t: torch.softmax(z / t, dim=0),
+     "Your columns add up to 1, not your rows. Which axis holds the classes?"),
+    (lambda z, t: torch.softmax(z, dim=1) / t,
+     "At T = 4 your rows do not add up to 1. What is it that T divides, and when?"),
+    (lambda z, t: torch.softmax(z * t, dim=1), "Your labels get sharper as T grows. They should get softer."),
+    (lambda z, t: (z / t).exp() / (z / t).exp().sum(dim=1, keepdim=True),
+     "Right for small logits. At 1000 exp overflows: what may be taken from all logits of a row?"),
     cases=[(_TEACHER, 4.0), (_TEACHER, 1.0), (_LARGE, 4.0)],
-    mistakes=[
-        (lambda z, t: torch.softmax(z / t, dim=0),
-         "Your columns add up to 1, not your rows. Which axis holds the classes?"),
-        (lambda z, t: torch.softmax(z, dim=1) / t,
-         "At T = 4 your rows do not add up to 1. What is it that T divides, and when?"),
-        (lambda z, t: torch.softmax(z * t, dim=1), "Your labels get sharper as T grows. They should get softer."),
-        (lambda z, t: (z / t).exp() / (z / t).exp().sum(dim=1, keepdim=True),
-         "Right for small logits, but with a logit of 1000 the result is not a number: exp overflows. What may be "
-         "subtracted from all logits of a row without changing its softmax?"),
-    ],
     passed="Rows add up to 1, and large logits do no harm.",
     otherwise="You have {got}. Try it by hand for two classes with logits 0 and 4, at T = 4.",
 )  # fmt: skip
 
 check_louder_temperature = Check(
-    right=lambda temperature, times: temperature * times,
+    lambda temperature, times: temperature * times,
+    (lambda t, times: t / times, "You went the wrong way: larger logits are sharper already. What undoes that?"),
+    (lambda t, times: t,
+     "At the same T the louder teacher gives sharper labels. T divides logits, so their size counts."),
+    (lambda t, times: t + times, "T divides. So factors of it multiply; they do not add."),
     cases=[(t, times) for t in (1.0, 2.0, 4.0) for times in (4.0, 0.5)],
-    mistakes=[
-        (lambda t, times: t / times, "You went the wrong way: larger logits are sharper already. What undoes that?"),
-        (lambda t, times: t,
-         "At the same T the louder teacher gives sharper labels. T divides logits, so their size counts."),
-        (lambda t, times: t + times, "T divides. So factors of it multiply; they do not add."),
-    ],
     passed="T means nothing without the size of the logits it divides.",
     otherwise="You have {got}. Write softmax(c z / T') = softmax(z / T), and compare what is in the brackets.",
 )  # fmt: skip
 
-# 2. Entropy
-
 check_entropy = Check(
-    right=lambda p: entropy(p, axis=1),
+    lambda p: entropy(p, axis=1),
+    (lambda p: -(p * p.log()).sum(dim=1),
+     "Right between 0 and 1. For a probability of exactly 0 you get nan: 0 times minus infinity."),
+    (lambda p: entropy(p, axis=0),
+     "You have one number a class. Entropy is one number a scan: over which axis do you add?"),
+    (lambda p: torch.special.entr(p).mean(dim=1),
+     "Your values are too small by the number of classes. Entropy adds over classes; it does not average."),
     cases=[(torch.softmax(_TEACHER, dim=1),), (torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]),)],
-    mistakes=[
-        (lambda p: -(p * p.log()).sum(dim=1),
-         "Right for answers between 0 and 1. For a probability of exactly 0 you get nan: 0 times minus infinity. "
-         "torch.special has functions that know the limit."),
-        (lambda p: entropy(p, axis=0),
-         "You have one number a class. Entropy is one number a scan: over which axis do you add?"),
-        (lambda p: torch.special.entr(p).mean(dim=1),
-         "Your values are too small by the number of classes. Entropy adds over classes; it does not average."),
-        (lambda p: -entropy(p, axis=1),
-         "Entropy is never below 0. Look at the sign: the logarithm of a probability is negative."),
-    ],
     passed="0 for a certain answer, log 2 for a choice between two.",
     otherwise="You have {got}. A certain answer has 0; two equal ones have log 2.",
 )  # fmt: skip
-
-# 3. The soft part of the loss
 
 
 def _soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -88,30 +72,21 @@ def _logarithm_as_target(s: Tensor, z: Tensor, t: float) -> Tensor:
 
 
 check_soft_loss = Check(
-    right=_soft_loss,
+    _soft_loss,
+    (lambda s, z, t: _soft_loss(s, z, t) / t**2,
+     "Right at T = 1, too small at T = 4. Which factor keeps the gradient's size as T grows?"),
+    (lambda s, z, t: _soft_loss(s, z, t) / s.shape[1],
+     "Too small by the number of classes. Look up what reduction='mean' of kl_div averages over."),
+    (lambda s, z, t: _soft_loss(z, s, t),
+     "This is KL(student || teacher). The order of the arguments of kl_div is not that of the formula."),
+    (_log_of_softmax,
+     "Right for small logits. For logits 300 apart softmax gives 0, and its logarithm minus infinity."),
+    (_logarithm_as_target, "You get nan: unless told otherwise, kl_div takes its second argument as probabilities."),
     cases=[(_STUDENT, _TEACHER, 4.0), (_STUDENT, _TEACHER, 1.0), (*_OPPOSED, 1.0)],
-    observe=lambda loss: loss if torch.as_tensor(loss).isfinite().all() else math.nan,  # inf or nan is all the same
-    mistakes=[
-        (lambda s, z, t: _soft_loss(s, z, t) / t**2,
-         "Right at T = 1, too small at T = 4. Which factor keeps the gradient's size as T grows?"),
-        (lambda s, z, t: _soft_loss(s, z, t) / s.shape[1],
-         "Too small by the number of classes. Look up what reduction='mean' of kl_div averages over."),
-        (lambda s, z, t: _soft_loss(s, z, t) * len(s),
-         "Your loss grows with the batch: twice the scans, twice the loss. Over what should it be averaged?"),
-        (lambda s, z, t: _soft_loss(z, s, t),
-         "This is KL(student || teacher). The order of the arguments of kl_div is not that of the formula."),
-        (_log_of_softmax,
-         "Right for small logits. For logits 300 apart softmax gives exactly 0, and its logarithm is minus infinity. "
-         "One function does both steps safely."),
-        (_logarithm_as_target,
-         "You get nan. kl_div takes its second argument as probabilities unless it is told otherwise, and the "
-         "logarithm of a negative number is none."),
-    ],
+    observe=lambda loss: loss if torch.as_tensor(loss).isfinite().all() else math.nan,  # inf and nan are the same
     passed="Teacher first, summed over classes, averaged over scans, with T², and finite for sure networks.",
     otherwise="You have {got}. Try two equal inputs first: the loss must be 0.",
 )  # fmt: skip
-
-# 4. The whole loss
 
 
 def _loss_and_gradients(loss: Callable) -> dict | None:
@@ -140,26 +115,19 @@ def _sum_of(soft: Callable, hard: Callable = cross_entropy) -> Callable:
 
 
 check_distillation_loss = Check(
-    right=losses.distillation_loss,
+    losses.distillation_loss,
+    (lambda s, z, y, t, a: losses.distillation_loss(s, z, y, t, 1 - a),
+     "Your alpha weighs the labels. In this course, as in the paper, it weighs the teacher."),
+    (lambda s, z, y, t, a: a * _soft_loss(s, z, t) + (1 - a) * cross_entropy(s / t, y),
+     "The labels are compared with a softened student. T belongs to the teacher's part alone."),
+    (_sum_of(_soft_loss, lambda s, y: cross_entropy(s.softmax(dim=1), y)),
+     "The labels' part: cross_entropy takes logits. It applies log_softmax itself."),
+    (_sum_of(_with_gradient_for_both),
+     "The value is right. But a gradient reaches the teacher's logits: it would be trained to please."),
     observe=_loss_and_gradients,
-    mistakes=[
-        (lambda s, z, y, t, a: losses.distillation_loss(s, z, y, t, 1 - a),
-         "Your alpha weighs the labels. In this course, as in the paper, it weighs the teacher."),
-        (lambda s, z, y, t, a: a * _soft_loss(s, z, t) + (1 - a) * cross_entropy(s / t, y),
-         "The labels are compared with a softened student. T belongs to the teacher's part alone."),
-        (_sum_of(_soft_loss, lambda s, y: cross_entropy(s.softmax(dim=1), y)),
-         "The labels' part: cross_entropy takes logits. It applies log_softmax itself."),
-        (_sum_of(_with_gradient_for_both),
-         "The value is right. But a gradient reaches the teacher's logits: it would be trained to please."),
-        (_sum_of(torch.no_grad()(_soft_loss)),
-         "The value is right. But the student gets a gradient from the labels only: nothing of the teacher's part is "
-         "recorded. Cut off the teacher, not the whole part."),
-    ],
     passed="The two parts, their weights, and a teacher that only teaches.",
     otherwise="Looked at: {where}. You have {got}. Look at alpha = 0 and alpha = 1: one part must remain.",
 )  # fmt: skip
-
-# 5. Temperature scaling
 
 
 def scans_of_a_loud_teacher(
@@ -183,15 +151,11 @@ def _nll(logits: np.ndarray, target: np.ndarray, temperature: float) -> float:
     return float(cross_entropy(torch.from_numpy(logits) / temperature, torch.from_numpy(target)))
 
 
-def _errors(logits: np.ndarray, target: np.ndarray, _temperature: float) -> float:
-    return float((logits.argmax(axis=1) != target).mean())
-
-
 def _calibrated(fit: str = "validation", judge: str = "test", measure: Callable = _nll) -> Callable:
     """Takes the T of the grid that is best on the scans with role `fit`; its NLL on those with role `judge`."""
 
     def calibrate(logits: np.ndarray, target: np.ndarray, role: np.ndarray, grid: np.ndarray) -> tuple[float, float]:
-        chosen, judged = ((role == name) | (name == "all") for name in (fit, judge))
+        chosen, judged = role == fit, role == judge
         best = min(grid, key=lambda t: measure(logits[chosen], target[chosen], t))
         return best, _nll(logits[judged], target[judged], best)
 
@@ -201,17 +165,14 @@ def _calibrated(fit: str = "validation", judge: str = "test", measure: Callable 
 _GRID = np.geomspace(0.2, 10, 81)
 
 check_calibrate = Check(
-    right=_calibrated(),
+    _calibrated(),
+    (_calibrated(fit="test"),
+     "Your T was chosen on the scans that judge it. What would you tell a reader who has other patients?"),
+    (_calibrated(judge="validation"),
+     "The T is right. Its NLL is that of the scans it was chosen on. Which scans can judge it?"),
+    (_calibrated(measure=lambda logits, target, t: (logits.argmax(axis=1) != target).mean()),
+     "T never changes which class comes first, so accuracy is the same at every T. Choose by NLL."),
     cases=[(*scans_of_a_loud_teacher(seed=2), _GRID), (*scans_of_a_loud_teacher(loudness=0.3, seed=4), _GRID)],
-    mistakes=[
-        (_calibrated(fit="test"),
-         "Your T was chosen on the scans that judge it. What would you tell a reader who has other patients?"),
-        (_calibrated(fit="all"), "Your T has seen the test scans too. Who may choose it?"),
-        (_calibrated(judge="validation"),
-         "The T is right. Its NLL is that of the scans it was chosen on. Which scans can judge it?"),
-        (_calibrated(measure=_errors),
-         "T never changes which class comes first, so accuracy is the same at every T. Choose by NLL."),
-    ],
     passed="Chosen on validation patients, judged on test patients.",
     otherwise="You have {got}. Return two numbers: the T of the grid, then the test scans' NLL.",
 )  # fmt: skip
