@@ -17,12 +17,21 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 
 from kdoct_utils.data import duplicates
-from kdoct_utils.data.audits import audit, identical_images, near_identical, same_patient, shortcuts, values_by_class
-from kdoct_utils.data.duplicates import details, perceptual_hash, similarity
+from kdoct_utils.data.audits import (
+    NO_PATIENTS,
+    NO_SIGN,
+    PREDICTS,
+    TOGETHER,
+    TOO_FEW,
+    audit,
+    same_patient,
+    shortcuts,
+    values_by_class,
+)
+from kdoct_utils.data.duplicates import details, identical_images, near_identical, perceptual_hash, similarity
 from kdoct_utils.data.frames import clean_frame, make_thumbnail
 from kdoct_utils.data.images import read_image
 from kdoct_utils.data.scans import read_scans
-from kdoct_utils.data.shortcuts import NO_PATIENTS, NO_SIGN, PREDICTS, TOGETHER, TOO_FEW
 from kdoct_utils.data.splits import UNUSED, SplitError, make_splits, scan_level_splits
 from kdoct_utils.phantom.anatomy import draw_patient
 from kdoct_utils.phantom.render import phantom_cohort, render_frames

@@ -2,29 +2,50 @@
 
 ``audit`` runs everything on a ScanSet; ``kdoct data NAME --data-root ...`` and notebook 01 show what it finds. The
 audits look at the scans that a run would use, after the reader's filters.
+
+A shortcut is what a network could learn instead of the disease, such as the file format or the size of the picture.
+If one such property tells the classes apart in patients that were not used to learn the rule, a network can use it
+too, and its score says less about retinas than it seems to. DeGrave et al. (Nat. Mach. Intell. 3:610, 2021) show how
+far that goes in chest radiographs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.tree import DecisionTreeClassifier
 
 from kdoct_utils.data.duplicates import identical_images, near_identical
 from kdoct_utils.data.scans import ScanSet
-from kdoct_utils.data.shortcuts import NO_PATIENTS, PREDICTS, TOO_FEW, shortcuts, values_by_class
 from kdoct_utils.data.splits import PART, ROLES, audit_leakage
+from kdoct_utils.judge.metrics import paired_difference
+from kdoct_utils.profiles import CLASS_NAMES
+from kdoct_utils.runs import plain
 
-__all__ = ["AuditReport", "audit", "identical_images", "near_identical", "same_patient", "shortcuts", "values_by_class"]
+# Property -> columns of ScanSet.measured that say it.
+PROPERTIES = {
+    "file format": ["format", "color"],
+    "picture size": ["width", "height"],
+    "white border": ["border"],
+    "scale bar": ["scale_bar"],
+    "black canvas": ["canvas"],
+    "mean brightness": ["brightness"],
+}
+TOGETHER = "all together"
+MAY_BE_DISEASE = ("mean brightness",)  # of the properties: the disease itself changes them too
+SHORTCUT_COLUMNS = ["property", "balanced_accuracy", "low", "high", "chance", "verdict"]
+PREDICTS, NO_SIGN = "predicts the class", "no sign"
+TOO_FEW, NO_PATIENTS = "cannot be told: too few patients", "cannot be told: no patient numbers"
+
+FEWEST_PATIENTS = 5  # of each class; with fewer, an interval that resamples patients says nothing
+MATTERS = 0.1  # a gain over guessing that would matter; an interval that reaches beyond it does not exclude it
+TREE_DEPTH = 4  # at most 16 cases: enough for "small, or wide and bright", too few to know every patient by heart
+SMALLEST_LEAF = 0.005  # of the scans
 
 PATIENT_COLUMNS = ["kind", "where", "key", "lies_in", "n", "scan_ids"]
-MAY_BE_DISEASE = ("mean brightness",)  # of the properties: the disease itself changes them too
-PLACES = {
-    "patient": "different patients:",
-    "label": "different labels:",
-    "part": "different official parts:",
-    "role": "different roles:",
-}
 
 
 @dataclass(frozen=True)
@@ -47,18 +68,10 @@ class AuditReport:
 
     def as_dict(self) -> dict:
         """Plain JSON types. Scans are named by scan_id."""
-        from kdoct_utils.runs import plain
-
-        return plain(
-            {
-                "findings": self.findings,
-                "same_patient": self.patients.to_dict("records"),
-                "identical_images": self.identical.to_dict("records"),
-                "near_identical": self.near.to_dict("records"),
-                "shortcuts": self.shortcuts.to_dict("records"),
-                "values_by_class": self.values.to_dict("index"),
-            }
-        )
+        tables = {"same_patient": self.patients, "identical_images": self.identical, "near_identical": self.near,
+                  "shortcuts": self.shortcuts}  # fmt: skip
+        rows = {name: table.to_dict("records") for name, table in tables.items()}
+        return plain({"findings": self.findings, **rows, "values_by_class": self.values.to_dict("index")})
 
 
 def audit(scans: ScanSet, split: pd.DataFrame | None = None, fold: int = 0, progress: bool = True) -> AuditReport:
@@ -77,8 +90,8 @@ def audit(scans: ScanSet, split: pd.DataFrame | None = None, fold: int = 0, prog
     known = bool((table["patient"] != "").any())
     findings = [
         *_patient_findings(patients, table, split, fold),
-        _copy_finding("byte-identical", identical, _others(identical, "set", known)),
-        _copy_finding("near-identical", near, _others(near, "pair", known)),
+        _copy_finding("byte-identical", identical, "set", known),
+        _copy_finding("near-identical", near, "pair", known),
         *_shortcut_findings(scores, values, table["group"].nunique()),
     ]
     return AuditReport(patients, identical, near, scores, values, findings)
@@ -93,19 +106,114 @@ def same_patient(table: pd.DataFrame, split: pd.DataFrame | None = None, fold: i
     Unknown patients are nobody. Raises SplitError as splits.audit_leakage does.
     """
     known = table[table["patient"] != ""]
-    found = []
-    if split is not None:
-        found.append(audit_leakage(known, split, fold).assign(where="role"))
-    if PART in table:
-        # The parts are a split too, with the publishers' names for the roles.
-        parts = known[["scan_id", "group"]].assign(fold=0, role=known[PART])
-        found.append(audit_leakage(known, parts, 0).assign(where="part") if len(known) else pd.DataFrame())
-    rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-    if rows.empty:
-        return pd.DataFrame(columns=PATIENT_COLUMNS)
-    members = known.groupby("group")["patient"].nunique()
-    rows = rows[(rows["kind"] == "patient") | (rows["key"].map(members) > 1)].rename(columns={"roles": "lies_in"})
+    splits = {} if split is None else {"role": (split, fold)}
+    if PART in table and len(known):  # the parts are a split too, with the publishers' names for the roles
+        splits["part"] = (known.assign(fold=0, role=known[PART]), 0)
+    found = [audit_leakage(known, *one).assign(where=where) for where, one in splits.items()]
+    rows = pd.concat([pd.DataFrame(columns=["kind", "key", "roles", "scan_ids", "where"]), *found], ignore_index=True)
+    several = rows["key"].map(known.groupby("group")["patient"].nunique()) > 1
+    rows = rows[(rows["kind"] == "patient") | several].rename(columns={"roles": "lies_in"})
     return rows.assign(n=rows["scan_ids"].map(len).astype(int))[PATIENT_COLUMNS].reset_index(drop=True)
+
+
+def shortcuts(
+    table: pd.DataFrame, measured: pd.DataFrame, seed: int = 0, folds: int = 5, resamples: int = 1000
+) -> pd.DataFrame:
+    """How well each of PROPERTIES alone, and all together, predict the class of scans of unseen patients.
+
+    table: scan table with scan_id, patient, group and label. measured: indexed by scan_id, with the columns that
+    PROPERTIES names (ScanSet.measured).
+
+    A decision tree (depth TREE_DEPTH, classes weighted to count the same) learns on the scans of some patients and
+    predicts those of the others, in ``folds`` folds over groups of patients. The score is the balanced accuracy: the
+    mean over classes of the share of scans that are predicted right; where the tree is undecided between classes,
+    each counts in equal parts, so that a property that is the same in all scans gets exactly what guessing gets,
+    1 / classes. Few patients whose values are evenly dealt over the classes can score below it: what is frequent in
+    some patients of a class is then rare in the others. The interval (95 %) resamples groups of patients.
+
+    Returns a DataFrame of SHORTCUT_COLUMNS, one row a property. verdict: PREDICTS if the whole interval is above
+    chance; NO_SIGN if it reaches no more than MATTERS above it; else TOO_FEW. Where a class has fewer than
+    FEWEST_PATIENTS groups the verdict on a property that varies is TOO_FEW, and without patient numbers, so that no
+    rule can be tried on other patients, NO_PATIENTS; both without a score (NaN). The same for a seed, whatever the
+    order of rows.
+    Raises ValueError if a scan was not measured or there are fewer than two classes.
+    """
+    table = table.sort_values("scan_id", ignore_index=True)
+    missing = set(table["scan_id"]) - set(measured.index)
+    if missing:
+        raise ValueError(f"{len(missing)} scans were not measured, such as {min(missing)}")
+    measured = measured.loc[table["scan_id"]].reset_index(drop=True)
+    classes = [name for name in CLASS_NAMES if (table["label"] == name).any()]
+    if len(classes) < 2:
+        raise ValueError(f"two classes are needed, found {', '.join(classes) or 'none'}")
+    chance, fewest = 1 / len(classes), int(table.groupby("label")["group"].nunique().min())
+    rows = []
+    for name, columns in {**PROPERTIES, TOGETHER: sum(PROPERTIES.values(), [])}.items():
+        values, score = measured[columns], (np.nan, np.nan, np.nan)  # balanced accuracy, low, high
+        if (values.nunique(dropna=False) <= 1).all():
+            score, verdict = (chance, chance, chance), NO_SIGN
+        elif (table["patient"] == "").any():
+            verdict = NO_PATIENTS
+        elif fewest < FEWEST_PATIENTS:
+            verdict = TOO_FEW
+        else:
+            right = _right_out_of_fold(values, table["label"], table["group"], min(folds, fewest), seed)
+            group, label = table["group"].to_numpy(object), table["label"].to_numpy(object)
+            found = paired_difference(right, np.zeros(len(right)), group, resamples, seed, classes=label)
+            score = found["estimate"], found["low"], found["high"]
+            no_gain = NO_SIGN if found["high"] <= chance + MATTERS else TOO_FEW
+            verdict = PREDICTS if found["low"] > chance else no_gain
+        rows.append((name, *score, chance, verdict))
+    return pd.DataFrame(rows, columns=SHORTCUT_COLUMNS)
+
+
+def _right_out_of_fold(values: pd.DataFrame, label: pd.Series, group: pd.Series, folds: int, seed: int) -> np.ndarray:
+    """How right the prediction for each scan is, (n,) in 0..1: 1 over the number of classes tied for the first place
+    if its own is among them, else 0. The tree has never seen a scan of its group."""
+    tree = DecisionTreeClassifier(
+        max_depth=TREE_DEPTH, min_samples_leaf=SMALLEST_LEAF, class_weight="balanced", random_state=seed
+    )
+    features = pd.get_dummies(values, dtype=float).to_numpy(float)  # text as one column a value
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    names = label.to_numpy(object)
+    probability = cross_val_predict(
+        tree, features, names, groups=group.to_numpy(object), cv=splitter, method="predict_proba"
+    )  # (n, classes), classes in alphabetical order
+    first = np.isclose(probability, probability.max(axis=1, keepdims=True))
+    own = first & (np.unique(names) == names[:, None])
+    return own.any(axis=1) / first.sum(axis=1)
+
+
+def values_by_class(table: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """What each of PROPERTIES is in each class, as short text: rows are properties, columns the classes.
+
+    Categories and yes or no as shares of the scans, the most frequent first; numbers as median and range of the
+    middle 90 %.
+    """
+    label = table.set_index("scan_id")["label"].reindex(measured.index)
+    of_class = {name: measured[label == name] for name in CLASS_NAMES if (label == name).any()}
+    return pd.DataFrame({name: _described(values) for name, values in of_class.items()}, index=list(PROPERTIES))
+
+
+def _described(values: pd.DataFrame) -> list[str]:
+    """Each of PROPERTIES in some scans, in words."""
+    low, middle, high = values["brightness"].quantile([0.05, 0.5, 0.95])
+    return [
+        _shares(values["format"] + np.where(values["color"], " in color", "")),
+        _shares(values["width"].astype(str) + " x " + values["height"].astype(str)),
+        f"{(values['border'] > 0).mean():.0%} of scans, {values['border'].mean():.1%} of the area",
+        f"{values['scale_bar'].mean():.0%}",
+        f"{values['canvas'].mean():.0%}",
+        f"{middle:.0f} ({low:.0f} to {high:.0f})",
+    ]
+
+
+def _shares(kinds: pd.Series) -> str:
+    shares = kinds.value_counts(normalize=True)
+    if len(shares) == 1:
+        return str(shares.index[0])
+    shown = [f"{share:.0%} {kind}" for kind, share in shares.head(3).items()]
+    return ", ".join(shown + ([f"{len(shares) - 3} more"] if len(shares) > 3 else []))
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------
@@ -136,26 +244,21 @@ def _patient_findings(patients: pd.DataFrame, table: pd.DataFrame, split: pd.Dat
     return sentences
 
 
-def _copy_finding(what: str, sets: pd.DataFrame, ends: str) -> str:
-    """A sentence on the sets of identical_images or near_identical; ends: what it says last, if anything."""
-    end = f"; {ends}" if ends else ""
+def _copy_finding(what: str, sets: pd.DataFrame, unit: str, patients_known: bool) -> str:
+    """A sentence on the sets of identical_images or near_identical. unit: what their ``harmless`` counts."""
+    harmless, end = sets.attrs["harmless"], ""
+    if harmless:
+        no_harm = f"within one patient {'does' if harmless == 1 else 'do'} no harm"
+        end = f"; {_count(harmless, unit, unit + 's')} {no_harm if patients_known else 'with one label in one part'}"
     if sets.empty:
         return f"no {what} images in two patients, labels, official parts or roles{end}"
-    crossed = {name: sum(name in crosses for crosses in sets["crosses"]) for name in PLACES}
-    across = ", ".join(f"{PLACES[name]} {count:,}" for name, count in crossed.items() if count)
-    example = " and ".join(sets["scan_ids"].iloc[0][:2])
-    many = f"{_count(len(sets), 'set', 'sets')} of {what} images ({sets['n'].sum():,} scans)"
+    places = {"patient": "patients", "label": "labels", "part": "official parts", "role": "roles"}
+    crossed = {name: sum(name in crosses for crosses in sets["crosses"]) for name in places}
+    across = ", ".join(f"different {places[name]}: {count:,}" for name, count in crossed.items() if count)
+    lie = f"{_count(len(sets), 'set', 'sets')} of {what} images ({sets['n'].sum():,} scans) "
+    lie += "lies" if len(sets) == 1 else "lie"
     leaks = " (a leak)" if crossed["role"] else ""
-    return f"{many} {'lies' if len(sets) == 1 else 'lie'} in {across}{leaks}; such as {example}{end}"
-
-
-def _others(sets: pd.DataFrame, what: str, patients_known: bool) -> str:
-    count = sets.attrs["harmless"]
-    if not count:
-        return ""
-    if not patients_known:
-        return f"{_count(count, what, what + 's')} with one label in one part"
-    return f"{_count(count, what, what + 's')} within one patient {'does' if count == 1 else 'do'} no harm"
+    return f"{lie} in {across}{leaks}; such as {' and '.join(sets['scan_ids'].iloc[0][:2])}{end}"
 
 
 def _count(number: int, one: str, many: str) -> str:
@@ -166,23 +269,18 @@ def _shortcut_findings(scores: pd.DataFrame, values: pd.DataFrame, patients: int
     sentences = []
     for row in scores[scores["verdict"] == PREDICTS].itertuples():
         text = (
-            f"{row.property} {'predict' if row.property not in values.index else 'alone predicts'} the class of unseen "
+            f"{row.property} {'predict' if row.property == TOGETHER else 'alone predicts'} the class of unseen "
             f"patients: balanced accuracy {row.balanced_accuracy:.2f} [{row.low:.2f}, {row.high:.2f}], guessing gives "
             f"{row.chance:.2f}"
         )
-        if row.property in values.index:
-            held = "; ".join(f"{name}: {value}" for name, value in values.loc[row.property].items())
-            text += f" ({held})"
-        if row.property in MAY_BE_DISEASE:
-            text += "; the disease itself may change it"
-        sentences.append(text)
+        if row.property != TOGETHER:
+            text += f" ({'; '.join(f'{name}: {value}' for name, value in values.loc[row.property].items())})"
+        sentences.append(text + ("; the disease itself may change it" if row.property in MAY_BE_DISEASE else ""))
     for verdict, why in ((TOO_FEW, f"too few patients ({patients})"), (NO_PATIENTS, "no patient numbers")):
-        open_ones = scores.loc[scores["verdict"] == verdict, "property"].tolist()
-        if open_ones:
-            sentences.append(f"whether {', '.join(open_ones)} predict the class cannot be told: {why}")
-    if not sentences:
-        sentences.append("neither file format, size, border, scale bar, canvas nor brightness predicts the class")
-    return sentences
+        untold = scores.loc[scores["verdict"] == verdict, "property"].tolist()
+        if untold:
+            sentences.append(f"whether {', '.join(untold)} predict the class cannot be told: {why}")
+    return sentences or ["neither file format, size, border, scale bar, canvas nor brightness predicts the class"]
 
 
 def shortcut_lines(scores: pd.DataFrame) -> list[str]:

@@ -7,7 +7,7 @@ one part and has one role, copies do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from kdoct_utils.data.splits import PART, ROLES, roles_in
+from kdoct_utils.data.splits import PART, UNUSED, roles_in
 
 COPY_COLUMNS = ["key", "n", "crosses", "patients", "labels", "parts", "roles", "scan_ids"]
 CROSSED = {"patient": "patients", "label": "labels", "part": "parts", "role": "roles"}  # of a scan -> of a set
@@ -78,14 +78,20 @@ def near_identical(
     patients with the same label, part and role. Time grows with the square of n: half a minute for 108,000 images on
     one core, in memory of a few kB an image. Raises ValueError for thumbnails of another shape.
     """
-    thumbnails = np.asarray(thumbnails)
     if thumbnails.ndim != 3 or len(thumbnails) != len(table):
         raise ValueError(f"expected {len(table)} thumbnails (n, height, width), got shape {thumbnails.shape}")
     places = _places(table, split, fold)
-    places["unit"] = table["group"].where(places["patient"].notna()).to_numpy()
-    content = pd.factorize(table["scan_id"].map(hashes))[0]
-    first, second, likeness = _near_pairs(thumbnails, content, progress)
-    matters = _differ(places, first, second)
+    first, second, likeness = _near_pairs(thumbnails, pd.factorize(table["scan_id"].map(hashes))[0], progress)
+
+    def differ(values: pd.Series) -> np.ndarray:
+        """Which pairs (pairs,) have two values, both known."""
+        codes = pd.factorize(values)[0]  # -1: unknown
+        a, b = codes[first], codes[second]
+        return (a != b) & (a >= 0) & (b >= 0)
+
+    unknown = places["patient"].isna().to_numpy()
+    by_place = differ(places["label"]) | differ(places["part"]) | differ(places["role"])
+    matters = differ(table["group"].mask(unknown)) | ((unknown[first] | unknown[second]) & by_place)
     joined = coo_array((np.ones(int(matters.sum()), bool), (first[matters], second[matters])), shape=(len(table),) * 2)
     component = connected_components(joined, directed=False)[1]  # (n,); an image without a copy is alone in its own
     found = _crossing_sets(places, pd.Series(component, index=table.index))
@@ -103,22 +109,28 @@ def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
     perceptual image hash functions (2010), of 16 x 16 cosine coefficients instead of 8 x 8: with those, one pair of
     fifty phantom frames of different patients is within reach, with these one of 100,000.
     """
-    parts = []
-    for start in range(0, len(thumbnails), BLOCK):
-        images = thumbnails[start : start + BLOCK].astype(np.float32)
+
+    def signs(images: np.ndarray) -> np.ndarray:
         low = dctn(images, axes=(1, 2))[:, :HASH_SIDE, :HASH_SIDE].reshape(len(images), -1)[:, 1:]
-        parts.append(low > np.median(low, axis=1, keepdims=True))
-    return np.concatenate(parts) if parts else np.zeros((0, HASH_SIDE**2 - 1), bool)
+        return low > np.median(low, axis=1, keepdims=True)
+
+    return _by_blocks(signs, thumbnails)
 
 
 def details(thumbnails: np.ndarray) -> np.ndarray:
     """What is finer than DETAIL_SIGMA, float16 (n, height, width): the thumbnail less itself blurred."""
-    out = np.empty(thumbnails.shape, np.float16)
-    for start in range(0, len(thumbnails), BLOCK):
-        images = thumbnails[start : start + BLOCK].astype(np.float32)
-        fine = images - ndimage.gaussian_filter(images, (0, DETAIL_SIGMA, DETAIL_SIGMA))
-        out[start : start + BLOCK] = fine - fine.mean(axis=(1, 2), keepdims=True)
-    return out
+
+    def fine(images: np.ndarray) -> np.ndarray:
+        sharp = images - ndimage.gaussian_filter(images, (0, DETAIL_SIGMA, DETAIL_SIGMA))
+        return (sharp - sharp.mean(axis=(1, 2), keepdims=True)).astype(np.float16)
+
+    return _by_blocks(fine, thumbnails)
+
+
+def _by_blocks(work: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """work(images) in float32, BLOCK images at a time."""
+    starts = range(0, len(images), BLOCK)
+    return np.concatenate([work(images[start : start + BLOCK].astype(np.float32)) for start in starts])
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -176,42 +188,21 @@ def candidate_pairs(bits: np.ndarray, progress: bool = False) -> Iterator[tuple[
             yield first[first < second], second[first < second]
 
 
-# --- sets ------------------------------------------------------------------------------------------------------------
-
-
 def _places(table: pd.DataFrame, split: pd.DataFrame | None, fold: int) -> pd.DataFrame:
     """scan_id, patient, label, part and role of each scan; NaN where unknown or, for a role, where it has no use."""
-    places = pd.DataFrame({"scan_id": table["scan_id"], "patient": table["patient"], "label": table["label"]})
-    places["part"] = table[PART] if PART in table else np.nan
-    places["role"] = np.nan if split is None else roles_in(table, split, fold)
-    for column in ("patient", "part"):
-        places[column] = places[column].where(places[column] != "")
-    if split is not None and places["role"].isna().any():
-        raise ValueError(f"scan {places.loc[places['role'].isna(), 'scan_id'].iloc[0]} has no role in the split")
-    places["role"] = places["role"].where(places["role"].isin(ROLES))
-    return places
-
-
-def _differ(places: pd.DataFrame, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Which pairs (pairs,) are of different patients or, where a patient is unknown, differ in something else."""
-
-    def other(column: str) -> np.ndarray:
-        codes = pd.factorize(places[column])[0]  # -1: unknown
-        a, b = codes[first], codes[second]
-        return (a != b) & (a >= 0) & (b >= 0)
-
-    unit = pd.factorize(places["unit"])[0]
-    unknown = (unit[first] < 0) | (unit[second] < 0)
-    return other("unit") | (unknown & (other("label") | other("part") | other("role")))
+    places = table.reindex(columns=["scan_id", "patient", "label", PART])
+    role = pd.Series(np.nan, table.index) if split is None else roles_in(table, split, fold)
+    if split is not None and role.isna().any():
+        raise ValueError(f"scan {table.loc[role.isna(), 'scan_id'].iloc[0]} has no role in the split")
+    places["role"] = role.where(role != UNUSED)
+    return places.where(places != "")
 
 
 def _crossing_sets(places: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
     """The sets of equal key that hold several patients, labels, parts or roles, as COPY_COLUMNS."""
-    places, keys = places.reset_index(drop=True), keys.reset_index(drop=True)
     grouped = places.groupby(keys, sort=False)
     several = grouped[list(CROSSED)].nunique() > 1  # (sets, 4)
     crossing = keys.isin(several.index[several.any(axis=1)])
-    size = grouped.size()
     rows = []
     for key, members in places[crossing].groupby(keys[crossing], sort=False):
         held = {CROSSED[name]: tuple(sorted(members[name].dropna().unique())) for name in CROSSED}
@@ -219,5 +210,5 @@ def _crossing_sets(places: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
         rows.append({"key": key, "n": len(members), "crosses": crosses, **held,
                      "scan_ids": tuple(sorted(members["scan_id"]))})  # fmt: skip
     found = pd.DataFrame(rows, columns=COPY_COLUMNS)
-    found.attrs["harmless"] = int((size > 1).sum()) - len(found)
+    found.attrs["harmless"] = int((grouped.size() > 1).sum()) - len(found)
     return found
