@@ -84,6 +84,11 @@ class Profile:
         """Side that scans are stored at: the paper resizes to 416 and crops 384."""
         return round(self.image_size * 416 / 384)
 
+    @property
+    def needs_gpu(self) -> bool:
+        """What trains in mixed precision is meant for a GPU."""
+        return self.teacher_training.precision != "no"
+
 
 START_WEIGHTS = ("none", "phantom", "imagenet")
 

@@ -6,13 +6,13 @@ import json
 import shutil
 from dataclasses import fields, replace
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from test_training import same_weights
 
-from kdoct_utils.course.check import available_cores
 from kdoct_utils.judge.metrics import paired_difference
 from kdoct_utils.lab import arm_training, stages
 from kdoct_utils.lab.ablations import COMPARED, compare_arms, run_arms
@@ -224,7 +224,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
         return run_arms(other, copied, [ARMS[name] for name in names], [0], jobs=jobs, progress=False)
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, available_cores() // 2))  # as many as each of two processes has: sums in one order
+    torch.set_num_threads(max(1, joblib.cpu_count() // 2))  # as many as each of two processes has: sums in one order
     try:
         alone, together = trained(1), trained(2)
     finally:

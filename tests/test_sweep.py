@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import joblib
 import pandas as pd
 import psutil
 import pytest
@@ -20,7 +21,6 @@ from filelock import FileLock
 from test_course import COMMON, write_notebook
 
 from kdoct_utils.course import cli, sweep, sweep_report
-from kdoct_utils.course.check import available_cores
 from kdoct_utils.course.grid import plan_sweep
 from kdoct_utils.course.sweep import flat, one_line, read_results, run_sweep
 from kdoct_utils.course.sweep_report import cross_validation, differences, points, report, tables_text
@@ -160,7 +160,7 @@ def test_flat_names():
 
 def test_a_run_that_fails_is_recorded_and_tried_again_and_the_others_are_not(home, capsys, monkeypatch):
     threads = "import os\nassert os.environ['OMP_NUM_THREADS'] == os.environ['MKL_NUM_THREADS'] == str(%d)"
-    threads %= max(1, min(available_cores() // 2, int(os.environ.get("OMP_NUM_THREADS", 10**6))))
+    threads %= max(1, min(joblib.cpu_count() // 2, int(os.environ.get("OMP_NUM_THREADS", 10**6))))
     fails = f"import pathlib\nassert temperature != 2 or pathlib.Path({str(home / 'mended')!r}).exists(), 'too\\nhot'"
     notebook = home / "notebooks" / "05_fake.ipynb"
     write_notebook(notebook, MARK, threads, fails, SCORE, parameters=PARAMETERS)
@@ -307,7 +307,7 @@ def test_runs_on_a_cluster_share_the_cores_of_their_machine(home, cluster):
         "05", {"temperature": "1,2"}, scheduler=address, profile="smoke", run_dir=home / "sweep",
         notebooks_folder=home / "notebooks", progress=False,
     )  # fmt: skip
-    share = str(max(1, min(available_cores() // 2, int(os.environ.get("OMP_NUM_THREADS", 10**6)))))
+    share = str(max(1, min(joblib.cpu_count() // 2, int(os.environ.get("OMP_NUM_THREADS", 10**6)))))
     assert [(home / f"threads-{k}").read_text() for k in (1, 2)] == [share, share]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import psutil
 
 from kdoct_utils.profiles import Profile, get_profile
@@ -17,7 +17,6 @@ GB = 1e9
 PYTHON_NEEDED = (3, 11)
 DISK_PER_MEMORY = 2.0  # rule of thumb: the run folder takes less than twice the memory that a profile needs
 CGROUP = Path("/sys/fs/cgroup")
-UNLIMITED = 2**60  # cgroup v1 writes a huge number where there is no limit
 
 
 @dataclass(frozen=True)
@@ -34,32 +33,14 @@ class Check:
         return line if self.ok else f"{line}. {self.remedy}"
 
 
-def read_cgroup(*names: str) -> str | None:
-    """Text of the first of these control-group files that exists (version 2 or 1); None where there is none."""
-    for name in names:
-        file = CGROUP / name
-        if file.is_file():
-            return file.read_text(encoding="utf-8").strip()
-    return None
-
-
 def memory_limit() -> int:
     """Bytes that this process may use: the machine's memory, or its container's limit where that is less."""
     total = psutil.virtual_memory().total
-    limit = read_cgroup("memory.max", "memory/memory.limit_in_bytes")
-    if limit is None or limit == "max" or int(limit) > UNLIMITED:
-        return total
-    return min(total, int(limit))
-
-
-def available_cores() -> int:
-    """Cores that this process may use, at least 1: CPU affinity and the container's quota both count."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = read_cgroup("cpu.max")  # "200000 100000": microseconds of CPU in each period
-    if quota and not quota.startswith("max"):
-        allowed, period = quota.split()
-        cores = min(cores, max(1, int(allowed) // int(period)))
-    return cores
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups, version 2 or 1
+        if (CGROUP / name).is_file():
+            limit = (CGROUP / name).read_text(encoding="utf-8").strip()
+            return total if limit == "max" else min(total, int(limit))
+    return total
 
 
 def gpu_memory() -> tuple[str, int] | None:
@@ -72,11 +53,6 @@ def gpu_memory() -> tuple[str, int] | None:
         return None
     properties = torch.cuda.get_device_properties(0)
     return properties.name, properties.total_memory
-
-
-def needs_gpu(profile: Profile) -> bool:
-    """Profiles that train in mixed precision are meant for a GPU."""
-    return profile.teacher_training.precision != "no"
 
 
 def required_packages() -> list[str]:
@@ -143,7 +119,7 @@ def check_disk(profile: Profile, folder: str | Path = ".") -> Check:
 
 def check_cores() -> Check:
     """One core is enough, only slow."""
-    cores = available_cores()
+    cores = joblib.cpu_count()  # CPU affinity and the container's quota both count
     return Check("cores", True, f"{cores}" + (" (the times in the course are for 2)" if cores < 2 else ""))
 
 
@@ -151,7 +127,7 @@ def check_gpu(profile: Profile) -> Check:
     gpu = gpu_memory()
     if gpu:
         return Check("GPU", True, f"{gpu[0]}, {gpu[1] / GB:.0f} GB")
-    if not needs_gpu(profile):
+    if not profile.needs_gpu:
         return Check("GPU", True, f"none, and profile {profile.name} needs none")
     remedy = "Use --profile quick, or a machine with a CUDA GPU and torch's CUDA build"
     return Check("GPU", False, f"none, profile {profile.name} is meant for one", remedy)

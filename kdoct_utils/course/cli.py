@@ -6,15 +6,15 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kdoct_utils import __version__
-from kdoct_utils.profiles import PROFILES
+from kdoct_utils.profiles import PROFILES, get_profile
 
 app = typer.Typer(
     help="KD-OCT: run the course, read a run, check this machine.",
@@ -160,7 +160,6 @@ def sweep(
 def check(
     profile: ProfileName = "quick",
     run_dir: Annotated[Path, typer.Option(help="Where the run folder will be, for free disk space.")] = Path("."),
-    gpu: Annotated[str | None, typer.Option(help="Estimate memory and days on this card, such as H100.")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=200, help="True optimizer steps to take with teacher and student.")
     ] = None,
@@ -169,16 +168,23 @@ def check(
 ) -> None:
     """Tell whether this machine can run a profile; exit code 1 where it cannot.
 
-    With colab and paper, also count the networks, take a true training step of each, and estimate memory and days.
+    With colab and paper, also count the networks and take a true training step of each.
     """
     from kdoct_utils.course.check import run_checks
-    from kdoct_utils.course.paper_check import scale_checks
 
     found = []
-    for item in chain(run_checks(profile, run_dir), scale_checks(profile, 0 if no_step else steps, gpu)):
-        found.append(item)
-        if not as_json:
-            typer.echo(item)  # as it comes: a step may take minutes
+
+    def tell(checks: Iterable) -> None:
+        for item in checks:
+            found.append(item)
+            if not as_json:
+                typer.echo(item)  # as it comes: a step may take minutes
+
+    tell(run_checks(profile, run_dir))
+    if steps or get_profile(profile).needs_gpu:
+        from kdoct_utils.course.true_step import true_step_checks
+
+        tell(true_step_checks(get_profile(profile), 0 if no_step else steps))
     if as_json:
         print_json([asdict(item) for item in found])
     if not all(item.ok for item in found):
@@ -239,38 +245,6 @@ def data(
     typer.echo("\n\n".join(map(facts_text, chosen)))
     typer.echo("\nNothing is downloaded. To see what a folder holds:")
     typer.echo(f"  kdoct data {name or 'NAME'} --data-root FOLDER")
-
-
-@app.command()
-def publish(
-    run_dir: Annotated[Path, typer.Argument(help="The finished run folder.")] = Path("runs/quick"),
-) -> None:
-    """Write a run's outputs, badges, time and memory into the repository's notebooks and README."""
-    from kdoct_utils.course.notebooks import find_notebooks_folder
-    from kdoct_utils.runs import load_run
-    from tools.publish import publish as write
-
-    for path in write(load_run(run_dir), find_notebooks_folder().parent):
-        typer.echo(f"wrote {path.name}")
-
-
-@app.command()
-def exercises(
-    run: Annotated[bool, typer.Option("--run", help="Execute the solutions first; their pictures are kept.")] = False,
-    run_dir: Annotated[Path, typer.Option(help="The run folder that solutions take from.")] = Path("runs/quick"),
-    profile: ProfileName = "quick",
-    only: Annotated[str, typer.Option(help="Solutions to execute, such as 03,05; all where none is named.")] = "",
-) -> None:
-    """Make notebooks/exercises from notebooks/solutions: answers left out, expected pictures kept."""
-    from kdoct_utils.course.notebooks import find_notebooks_folder
-    from tools.making import make_exercises, run_solutions
-
-    notebooks = find_notebooks_folder()
-    if run:
-        for path in run_solutions(notebooks, run_dir, profile, [name for name in only.split(",") if name.strip()]):
-            typer.echo(f"executed {path.name}")
-    for path in make_exercises(notebooks):
-        typer.echo(f"wrote exercises/{path.name}")
 
 
 @app.command()

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kdoct_utils.course.check import available_cores, check_memory
+import joblib
+
+from kdoct_utils.course.check import check_memory
 from kdoct_utils.course.execute import execute_notebook
 from kdoct_utils.course.grid import Sweep, SweepRun, plan_sweep
 from kdoct_utils.course.notebooks import TIMEOUTS, notebook_number
@@ -80,7 +82,7 @@ def run_sweep(
         memory = check_memory(replace(settings, memory_gb=settings.memory_gb * jobs))
         if not memory.ok:
             raise RunError(f"{memory.found} with --jobs {jobs}. {memory.remedy}, or fewer --jobs")
-        threads = max(1, available_cores() // jobs)
+        threads = max(1, joblib.cpu_count() // jobs)
     for run in sweep.runs:
         open_run(
             run.folder, profile=profile, dataset=sweep.dataset, data_root=data_root, seed=run.seed,
@@ -196,7 +198,7 @@ def _on_worker(work: Work, slots: Mapping[str, int], run: SweepRun) -> dict:
 
     worker = get_worker()
     beside = slots.get(urlsplit(worker.address).hostname) or worker.state.nthreads  # 0: it has come since
-    return work(run, threads=max(1, available_cores() // beside))
+    return work(run, threads=max(1, joblib.cpu_count() // beside))
 
 
 def _outcome(future, run: SweepRun, address: str) -> dict:

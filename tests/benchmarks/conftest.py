@@ -7,11 +7,11 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
+import joblib
 import pytest
 import torch
 from clock import verdict
 
-from kdoct_utils.course.check import available_cores
 from kdoct_utils.runs import atomic_path
 from tools.publish import fill_block
 
@@ -26,7 +26,7 @@ def machine() -> str:
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {available_cores()} cores{gpu}; Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{name}, {joblib.cpu_count()} cores{gpu}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdoct_utils.course.stretch import clock_steps, peak_memory, phantom_data, stretch_trainer
-from kdoct_utils.lab.stages import CourseData
+from kdoct_utils.course.true_step import clock_steps, peak_memory, phantom_scans, step_trainer
 from kdoct_utils.learn.inference import ScanImages
 from kdoct_utils.profiles import get_profile
 
@@ -19,14 +18,14 @@ SCANS = (1000, 2000, 4000, 8000)
 PIXELS = (64, 96, 128, 192, 256, 384)
 
 
-def on_disk(data: CourseData, scans: int, folder: Path) -> ScanImages:
+def on_disk(drawn: ScanImages, scans: int, folder: Path) -> ScanImages:
     """So many scans in a memory map, as the cache keeps them."""
-    rows = np.resize(data.rows("train"), scans)
-    pictures = np.lib.format.open_memmap(folder / "pictures.npy", "w+", np.uint8, (scans, *data.images.shape[1:]))
+    rows = np.resize(np.arange(len(drawn)), scans)
+    pictures = np.lib.format.open_memmap(folder / "pictures.npy", "w+", np.uint8, (scans, *drawn.images.shape[1:]))
     for start in range(0, scans, 256):
-        pictures[start : start + 256] = data.images[rows[start : start + 256]]
+        pictures[start : start + 256] = drawn.images[rows[start : start + 256]]
     pictures.flush()
-    return ScanImages(np.load(folder / "pictures.npy", mmap_mode="r"), data.target[rows], np.arange(scans))
+    return ScanImages(np.load(folder / "pictures.npy", mmap_mode="r"), drawn.target[rows], np.arange(scans))
 
 
 def main(scans: int, pixels: int) -> dict:
@@ -34,8 +33,8 @@ def main(scans: int, pixels: int) -> dict:
     profile = replace(quick, image_size=pixels, start_weights="none")
     batch = quick.student_training.batch_size
     with tempfile.TemporaryDirectory() as folder:
-        train = on_disk(phantom_data(profile, 10 * batch, batch, 0), scans, Path(folder))
-        trainer = stretch_trainer(profile, "student", scans // batch, None, None, 0, train)
+        train = on_disk(phantom_scans(profile, 10 * batch), scans, Path(folder))
+        trainer = step_trainer(profile, "student", scans // batch, train=train)
         seconds = clock_steps(trainer)
         trainer.fit()
         steps = seconds()

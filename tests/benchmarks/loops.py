@@ -21,7 +21,7 @@ import torch
 from reference_loop import PilScans, jpeg_frames, timm_network, train_reference
 from torch.utils.data import DataLoader
 
-from kdoct_utils.course.stretch import clock_steps, phantom_data, stretch_trainer
+from kdoct_utils.course.true_step import clock_steps, phantom_scans, step_trainer
 from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.inference import cache_teacher_logits
 from kdoct_utils.learn.models import build_model, parameter_groups
@@ -47,9 +47,8 @@ def networks(profile: Profile, build: Callable = build_model) -> tuple[torch.nn.
 
 
 def scans(profile: Profile, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    data = phantom_data(profile, steps * BATCH, BATCH, 0)
-    rows = data.rows("train")
-    return data.images[rows], data.target[rows]
+    drawn = phantom_scans(profile, steps * BATCH)
+    return drawn.images, drawn.target.numpy()
 
 
 def rate(seconds: list[float]) -> float:
@@ -108,7 +107,7 @@ def timm_task(steps: int, workers: int = 2) -> float:
 def package(steps: int, cached: bool = False) -> float:
     """The course's trainer. cached: with the teacher's logits for these very views, computed beforehand."""
     profile = bench_profile()
-    trainer = stretch_trainer(profile, "student", steps, None, None, 0)
+    trainer = step_trainer(profile, "student", steps)
     if cached:
         logits = cache_teacher_logits(
             trainer.objective.teacher, trainer.train_set, STUDENT, 0, 1, profile.image_size, profile.channels,

@@ -18,7 +18,6 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from kdoct_utils.course.costs import training_of
 from kdoct_utils.learn.augment import IMAGENET_MEAN, IMAGENET_STD, STUDENT, TEACHER
 from kdoct_utils.learn.losses import distillation_loss, focal_loss
 from kdoct_utils.learn.models import parameter_groups
@@ -94,7 +93,7 @@ def train_reference(profile, role, images, target, *, device, precision, workers
     images (n, R, R) uint8, or n paths, and target (n,): one pass over them. precision: "no", "bf16" or "fp16", for the
     student and for a teacher in training.
     """
-    training = training_of(profile, role)
+    training = getattr(profile, f"{role}_training")
     model = timm_network(profile.teacher if role == "teacher" else profile.student, classes, profile.channels)
     model = model.to(device).train()
     teacher = None
