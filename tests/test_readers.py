@@ -21,10 +21,9 @@ from PIL import Image
 
 from kdoct_utils.data import archives
 from kdoct_utils.data.images import ScanError
-from kdoct_utils.data.links import link_patients, linked_pairs
 from kdoct_utils.data.readers import READERS
 from kdoct_utils.data.readers.common import parse_table, places, unexpected_layout
-from kdoct_utils.data.scans import SCAN_COLUMNS, read_scans
+from kdoct_utils.data.scans import SCAN_COLUMNS, link_patients, linked_pairs, read_scans
 from kdoct_utils.data.sources import FolderSource, Source, ZipSource, open_source
 from kdoct_utils.data.splits import audit_leakage, make_splits
 from kdoct_utils.datasets import DATASETS, DataOptions
@@ -139,7 +138,7 @@ def test_every_published_count_of_neh_is_counted_and_the_differences_are_said(qu
     assert "rows: 35 found, 16,822 published" in record["differences"]
     assert "NORMAL folder, cnv label: 0 found, 0 published" not in record["differences"]
     assert len(record["differences"]) == sum(n != record["published"][what] for what, n in recount(folder).items())
-    assert "groups 9 (437)" in str(scans)
+    assert "groups: 9 found, 437 published" in scans.provenance["differences"]
 
 
 def test_nothing_is_said_of_counts_that_are_as_published(quirky, monkeypatch):
@@ -148,7 +147,7 @@ def test_nothing_is_said_of_counts_that_are_as_published(quirky, monkeypatch):
         "neh": type(DATASETS["neh"])(**{**vars(DATASETS["neh"]), "published_counts": counts})
     })  # fmt: skip
     scans = read("neh", quirky[0])
-    assert scans.provenance["differences"] == [] and "(published)" not in str(scans)
+    assert scans.provenance["differences"] == []
 
 
 def test_every_refused_row_of_neh_is_counted_and_named(quirky):
@@ -190,7 +189,7 @@ def test_twin_cases_are_one_group_and_contradictory_patients_are_named(quirky):
         "patients share images and contradict each other in their class: "
         "neh/DRUSEN/3 (drusen) = neh/NORMAL/3 (normal), images shared: 3"
     ]
-    assert "neh/CNV/2 (cnv) = neh/CNV/4 (cnv)" in str(scans)
+    assert "neh/CNV/2 (cnv) = neh/CNV/4 (cnv)" in str(scans.provenance)
 
 
 def test_neh_notes_count_what_rows_and_files_disagree_on(quirky, tmp_path):
@@ -573,7 +572,7 @@ def test_ucsd_tells_what_train_and_test_share(ucsd):
     assert "1 of 9 images of the test part (11.1%) are in train or validation too" in notes
     for train, test in planted["identical across parts"]:
         assert scans.hashes[f"ucsd/{train}"] == scans.hashes[f"ucsd/{test}"]
-    assert "1 sets carry contradictory labels" in str(scans)
+    assert "1 sets carry contradictory labels" in str(scans.provenance)
     (a, b), = planted["contradictory"]
     patients = sorted(f"ucsd/{name.split('-')[1]}" for name in (a, b))
     assert any(note.startswith("patients share images and contradict") and all(p in note for p in patients)

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kdoct_utils.data.images import ScanError
-from kdoct_utils.data.links import link_patients
 from kdoct_utils.data.readers import READERS
-from kdoct_utils.data.scans import SCAN_COLUMNS, read_scans
+from kdoct_utils.data.scans import SCAN_COLUMNS, link_patients, read_scans
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
 from kdoct_utils.phantom.miniature import write_neh_folder
 from kdoct_utils.profiles import CLASS_NAMES, PROFILES
@@ -113,7 +112,6 @@ def test_every_reader_leaves_a_provenance_record(any_scans):
     assert (record["title"], record["license"], record["citation"]) == (info.title, info.license, info.citation)
     assert record["found"]["scans"] == len(any_scans) == sum(record["found"]["labels"].values())
     assert record["found"]["patients"] == any_scans.table["patient"].nunique()
-    assert info.title in str(any_scans)
     if any_scans.source is not None:
         assert str(any_scans.source) not in json.dumps(record)
 

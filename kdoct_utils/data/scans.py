@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from kdoct_utils.data import cache
 from kdoct_utils.data.frames import THUMBNAIL
 from kdoct_utils.data.images import ScanError, resize
-from kdoct_utils.data.links import link_patients, note_links
 from kdoct_utils.data.readers import READERS, Found
-from kdoct_utils.data.readers.common import UNKNOWN_PATIENT
+from kdoct_utils.data.readers.common import OFFICIAL_PART, UNKNOWN_PATIENT
 from kdoct_utils.data.sources import Source
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions, DatasetInfo
 from kdoct_utils.profiles import CLASS_NAMES, Profile
@@ -29,6 +30,7 @@ SCAN_COLUMNS = [
 ]
 DEFAULT_OPTIONS = DataOptions()
 EXAMPLES = 5  # names shown for each reason of refusal
+PAIRS_NAMED = 8  # pairs of patients that a note names before it counts the rest
 
 
 @dataclass
@@ -54,24 +56,6 @@ class ScanSet:
 
     def __len__(self) -> int:
         return len(self.table)
-
-    def __str__(self) -> str:
-        record = self.provenance
-        counts = ", ".join(f"{n} {label}" for label, n in record["found"]["labels"].items())
-        patients = f"{record['found']['patients']} patients" if record["found"]["patients"] else "unknown patients"
-        lines = [
-            f"{record['title']} (version {record['version'] or 'not given'}; license: {record['license']})",
-            f"{record['citation']} {record['url']}".strip(),
-            f"{len(self)} B-scans ({counts}) of {patients} "
-            f"in {record['found']['groups']} independent groups",
-        ]
-        lines += [f"left out: {n} x {reason}" for reason, n in record["refused"].items()]
-        if record["differences"]:
-            counted = record["counted"]
-            pairs = [(what, counted.get(what, of), of) for what, of in record["published"].items()]
-            differ = [f"{what} {n:,} ({of:,})" for what, n, of in pairs if n != of]
-            lines.append(f"found (published), where they differ: {'; '.join(differ)}")
-        return "\n".join(line for line in [*lines, *record["notes"]] if line)
 
     def images(self, size: int, crop_to_band: bool, progress: bool = True) -> np.ndarray:
         """All pictures in the order of the table: uint8, shape (len(self), size, size).
@@ -133,7 +117,9 @@ def read_scans(
     Raises ScanError for an unknown dataset, a missing folder, unknown labels, wrong columns, and where fewer than two
     classes remain.
     """
-    info = _dataset_info(dataset)
+    if dataset not in DATASETS:
+        raise ScanError(f"unknown dataset {dataset!r}; valid datasets: {', '.join(DATASETS)}")
+    info = DATASETS[dataset]
     render, source, drawn_size = None, None, None
     if dataset in PHANTOMS:
         found, hashes, render = _draw_phantoms(dataset, data_root, profile, seed)
@@ -150,7 +136,7 @@ def read_scans(
     table = found.table.assign(dataset=dataset).sort_values("scan_id", ignore_index=True)
     # Linked before the filter: an image that the filter drops still shows that two patients are one.
     table["group"] = link_patients(table, hashes)
-    note_links(table, hashes, found)
+    _note_links(table, hashes, found)
     shows_class = table["patient_class"] == table["label"]
     if options.worst_case:
         dropped = table.loc[~shows_class, "scan_id"].tolist()
@@ -165,12 +151,6 @@ def read_scans(
     provenance = _provenance(info, table, found, class_names, options)
     further = [column for column in found.table if column not in SCAN_COLUMNS]
     return ScanSet(table[SCAN_COLUMNS + further], provenance, class_names, hashes, source, render, drawn_size)
-
-
-def _dataset_info(dataset: str) -> DatasetInfo:
-    if dataset not in DATASETS:
-        raise ScanError(f"unknown dataset {dataset!r}; valid datasets: {', '.join(DATASETS)}")
-    return DATASETS[dataset]
 
 
 def _existing_root(dataset: str, data_root: str | Path | None) -> Path:
@@ -196,22 +176,16 @@ def _draw_phantoms(
         patients, slices, classes = profile.phantom_patients, profile.phantom_slices, DATASETS[dataset].classes
         return phantom_cohort(patients, slices, size, seed, classes, SCANNERS[dataset])
 
-    images, table = draw(profile.resize_size)
-    table = table.assign(
-        scan_id=[f"{name}/{number:03d}" for name, number in zip(table["patient"], table["slice"], strict=True)],
-        path=[str(index) for index in range(len(table))],
-        slice=table["slice"].astype("Int64"),
-    )
-    hashes = {
-        scan_id: hashlib.sha256(image.tobytes()).hexdigest()
-        for scan_id, image in zip(table["scan_id"], images, strict=True)
-    }
-    found = Found(table, None, notes=[f"drawn from seed {seed} in the retina band; no patient is real"])
-
     def render(size: int) -> np.ndarray:
         return images if size == profile.resize_size else draw(size)[0]
 
-    return found, hashes, render
+    images, table = draw(profile.resize_size)
+    scan_ids = [f"{name}/{number:03d}" for name, number in zip(table["patient"], table["slice"], strict=True)]
+    paths = [str(index) for index in range(len(table))]
+    table = table.assign(scan_id=scan_ids, path=paths, slice=table["slice"].astype("Int64"))
+    hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    found = Found(table, None, notes=[f"drawn from seed {seed} in the retina band; no patient is real"])
+    return found, dict(zip(scan_ids, hashes, strict=True)), render
 
 
 def _provenance(
@@ -219,20 +193,13 @@ def _provenance(
 ) -> dict:
     absent = [name for name in info.classes if name not in class_names]
     notes = found.notes + ([f"no scans of class {', '.join(absent)}"] if absent else [])
+    differ = {what: of for what, of in info.published_counts.items() if found.counts.get(what, of) != of}
     return {
         "dataset": info.name,
-        "title": info.title,
-        "version": info.version,
-        "license": info.license,
-        "citation": info.citation,
-        "url": info.url,
+        **{name: getattr(info, name) for name in ("title", "version", "license", "citation", "url")},
         "published": dict(info.published_counts),
         "counted": dict(found.counts),
-        "differences": [
-            f"{what}: {found.counts[what]:,} found, {of:,} published"
-            for what, of in info.published_counts.items()
-            if found.counts.get(what, of) != of
-        ],
+        "differences": [f"{what}: {found.counts[what]:,} found, {of:,} published" for what, of in differ.items()],
         "options": asdict(options),
         "found": {
             "scans": len(table),
@@ -244,3 +211,91 @@ def _provenance(
         "refused_examples": {reason: names[:EXAMPLES] for reason, names in found.refused.items()},
         "notes": notes,
     }
+
+
+# --- what identical images tell --------------------------------------------------------------------------------------
+
+
+def link_patients(table: pd.DataFrame, hashes: dict[str, str]) -> pd.Series:
+    """The independent group of each row: patients that share a byte-identical image are one, as is who they share
+    images with in turn. A group bears the name of its first patient in alphabetical order. Scans whose patient is not
+    known are no patient together: each stands for itself, under its scan_id.
+
+    table: with the columns scan_id and patient. hashes: scan_id -> hash of the image. Returns strings, indexed like
+    table.
+    """
+    owners = table["patient"].where(table["patient"] != UNKNOWN_PATIENT, table["scan_id"])
+    patients, names = pd.factorize(owners, sort=True)
+    images, distinct = pd.factorize(table["scan_id"].map(hashes))
+    # A graph of patients and images, an edge for each scan: who is connected belongs together.
+    size = len(names) + len(distinct)
+    edges = coo_array((np.ones(len(table), bool), (patients, len(names) + images)), shape=(size, size))
+    component = connected_components(edges, directed=False)[1][: len(names)]  # (patients,)
+    first = pd.Series(np.arange(len(names))).groupby(component).transform("min").to_numpy()  # names are sorted
+    return pd.Series(np.asarray(names, object)[first][patients], index=table.index, name="group", dtype=object)
+
+
+def linked_pairs(table: pd.DataFrame, hashes: dict[str, str]) -> pd.DataFrame:
+    """Every two patients that share an image, one row a pair, sorted.
+
+    Columns: patient, twin, scans (distinct images shared), patient_class and twin_class (their patient_class where they
+    share; several are joined by "/"), contradictory (whether an image that they share has two patient_classes).
+    """
+    rows = table.assign(image=table["scan_id"].map(hashes))[["image", "patient", "patient_class"]].drop_duplicates()
+    rows = rows[(rows["patient"] != UNKNOWN_PATIENT) & rows["image"].duplicated(keep=False)]
+    pairs = rows.merge(rows, on="image", suffixes=("", "_twin"))
+    pairs = pairs[pairs["patient"] < pairs["patient_twin"]]
+    pairs = pairs.assign(contradictory=pairs["patient_class"] != pairs["patient_class_twin"])
+
+    def joined(classes: pd.Series) -> str:
+        return "/".join(sorted(set(classes)))
+
+    return (
+        pairs.groupby(["patient", "patient_twin"])
+        .agg(
+            scans=("image", "nunique"),
+            patient_class=("patient_class", joined),
+            twin_class=("patient_class_twin", joined),
+            contradictory=("contradictory", "any"),
+        )
+        .reset_index()
+        .rename(columns={"patient_twin": "twin"})
+    )
+
+
+def _note_links(table: pd.DataFrame, hashes: dict[str, str], found: Found) -> None:
+    """Count and note in ``found`` what identical images tell about all scans of a dataset, before any filter: which
+    patients are one, which labels contradict each other, and what the published parts share.
+    """
+    pairs = linked_pairs(table, hashes)
+    contradictory = pairs[pairs["contradictory"]]
+    found.counts["linked pairs"] = len(pairs)
+    found.counts["patients with contradictory labels"] = len({*contradictory["patient"], *contradictory["twin"]})
+    if (table["patient"] != UNKNOWN_PATIENT).any():
+        found.counts["groups"] = int(table["group"].nunique())
+    image = table["scan_id"].map(hashes)
+    labels = table.groupby(image)["label"].agg(["size", "nunique"])
+    copied = labels[labels["size"] > 1]
+    if len(copied):
+        found.notes.append(
+            f"{copied['size'].sum()} scans are byte-identical to another, in {len(copied)} sets; "
+            f"{(copied['nunique'] > 1).sum()} sets carry contradictory labels; their patients share a group"
+        )
+    for sentence, of in (
+        ("patients share images", pairs[~pairs["contradictory"]]),
+        ("patients share images and contradict each other in their class", contradictory),
+    ):
+        if len(of):
+            names = [
+                f"{row.patient} ({row.patient_class}) = {row.twin} ({row.twin_class}), images shared: {row.scans}"
+                for row in of.head(PAIRS_NAMED).itertuples()
+            ]
+            more = f"; and {len(of) - PAIRS_NAMED} more pairs" if len(of) > PAIRS_NAMED else ""
+            found.notes.append(f"{sentence}: {'; '.join(names)}{more}")
+    in_test = table[OFFICIAL_PART] == "test" if OFFICIAL_PART in table else pd.Series(False, table.index)
+    for what, keys in (("patients", table["patient"]), ("images", image)):
+        held_out = set(keys[in_test]) - {UNKNOWN_PATIENT}
+        shared = held_out & set(keys[~in_test])
+        if shared:
+            share = f"{len(shared)} of {len(held_out)} {what} of the test part ({len(shared) / len(held_out):.1%})"
+            found.notes.append(f"{share} are in train or validation too")

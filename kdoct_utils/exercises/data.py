@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from kdoct_utils.data.links import link_patients
+from kdoct_utils.data.scans import link_patients
 from kdoct_utils.data.splits import ROLES, audit_leakage, make_splits
 from kdoct_utils.exercises.checking import Check
 
