@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import timm
@@ -16,13 +15,13 @@ from kdoct_utils.learn.attention import (
     grad_cam,
     lesion_scans,
     looked_at,
-    maps_figure,
     middle,
     pointing_game,
     shuffled,
 )
-from kdoct_utils.learn.augment import EVALUATION, augment
+from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.models import build_model, state_copy
+from kdoct_utils.learn.pipelines import EVALUATION
 from kdoct_utils.profiles import PROFILES, get_profile
 
 SIZE, CELL = 64, 8
@@ -209,14 +208,3 @@ def test_a_shuffled_network_has_the_same_numbers_elsewhere():
     again, other = shuffled(model, 0), shuffled(model, 1)
     assert all(torch.equal(a, b) for a, b in zip(mixed.parameters(), again.parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(mixed.parameters(), other.parameters(), strict=True))
-
-
-def test_the_figure_has_a_column_for_every_map_and_marks_the_largest_pixel():
-    images, masks = np.zeros((2, 16, 16), np.uint8), np.zeros((2, 16, 16), bool)
-    masks[:, 3:6, 3:6] = True
-    maps = {"a": np.random.default_rng(0).random((2, 16, 16)), "nothing": np.zeros((2, 16, 16))}
-    figure = maps_figure(images, masks, maps, ["first", "second"], title="Where")
-    axes = np.array(figure.axes).reshape(2, 3)
-    assert [axis.get_title(plt.rcParams["axes.titlelocation"]) for axis in axes[0]] == ["lesion", "a", "nothing"]
-    assert [len(axis.get_lines()) for axis in axes[1]] == [0, 2, 0]
-    plt.close(figure)

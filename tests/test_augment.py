@@ -16,22 +16,19 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from kdoct_utils.learn import augment as module
-from kdoct_utils.learn.augment import (
+from kdoct_utils.learn.augment import TEST_TIME_VIEWS, apply, augment, change_intensity
+from kdoct_utils.learn.pipelines import (
     EVALUATION,
     RANDAUGMENT_SPACE,
     STUDENT,
     TEACHER,
-    TEST_TIME_VIEWS,
     AugmentConfig,
     Draw,
-    apply,
-    augment,
     describe,
     draw,
     only,
     steps,
 )
-from kdoct_utils.learn.lookup import change_intensity
 
 GREY_MEAN, GREY_STD = 0.449, 0.226
 

@@ -16,9 +16,10 @@ import torch
 from onnx import TensorProto, helper
 
 from kdoct_utils.edge import measure as edge
-from kdoct_utils.learn.augment import EVALUATION, augment
+from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.inference import predict_logits
 from kdoct_utils.learn.models import build_model
+from kdoct_utils.learn.pipelines import EVALUATION
 from kdoct_utils.profiles import ModelConfig
 
 CLASSES = ("normal", "drusen", "cnv")

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from kdoct_utils.learn.augment import EVALUATION, augment, test_time_views
+from kdoct_utils.learn.augment import augment, test_time_views
 from kdoct_utils.learn.inference import ScanImages, predict_logits
 from kdoct_utils.learn.models import build_model
+from kdoct_utils.learn.pipelines import EVALUATION
 from kdoct_utils.profiles import ModelConfig
 
 NETWORK = ModelConfig("efficientnet_course_tiny", dropout=0.5)

@@ -13,7 +13,6 @@ from test_training import CONFIG, CONVNEXT, EFFICIENTNET, SIZE, make_scans, make
 from torch import nn
 from torch.nn import functional
 
-from kdoct_utils.learn.augment import STUDENT
 from kdoct_utils.learn.inference import cache_teacher_logits
 from kdoct_utils.learn.losses import (
     decoupled_loss,
@@ -31,6 +30,7 @@ from kdoct_utils.learn.objectives import (
     DISTObjective,
     DKDObjective,
 )
+from kdoct_utils.learn.pipelines import STUDENT
 
 LOSSES = {"DKD": decoupled_loss, "DIST": relation_loss}
 

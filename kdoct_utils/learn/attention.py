@@ -7,23 +7,21 @@ al. 2016 (the pointing game), Adebayo et al. 2018 (networks that learned nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from pytorch_grad_cam import GradCAM
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
-from kdoct_utils.learn.augment import EVALUATION, augment
+from kdoct_utils.learn.augment import augment
+from kdoct_utils.learn.pipelines import EVALUATION
 from kdoct_utils.phantom.anatomy import draw_patient
 from kdoct_utils.phantom.render import render_band
 from kdoct_utils.phantom.truth import without_lesions
-from kdoct_utils.show.style import headline
 
 FIRST_PATIENT = 7000  # cohorts number their patients from 0: these are strangers to every network of the course
 FEWEST_CELLS = 8  # of a map's side: a coarser cell is larger than a lesion
@@ -170,34 +168,3 @@ def _check(maps: np.ndarray, masks: np.ndarray) -> None:
         raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (n, height, width) and equal")
     if not masks.any(axis=(1, 2)).all():
         raise ValueError("a mask without a pixel: there is no lesion to point at")
-
-
-# --- a figure --------------------------------------------------------------------------------------------------------
-
-
-def maps_figure(
-    images: np.ndarray, masks: np.ndarray, maps: Mapping[str, np.ndarray], row_titles: Sequence[str], *, title: str
-) -> Figure:
-    """Scans with their lesion outlined, and beside each the maps over it; a cross marks each map's largest pixel.
-
-    images, masks: (n, H, W). maps: name -> (n, H, W), a column each. row_titles: (n,).
-    """
-    columns = 1 + len(maps)
-    figure, axes = plt.subplots(len(images), columns, figsize=(1.6 * columns, 1.6 * len(images) + 0.5), squeeze=False)
-    for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        for axis, (name, drawn) in zip(axes[row], [("lesion", None), *maps.items()], strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-            axis.contour(mask, levels=[0.5], colors="#FFD166", linewidths=1.2)
-            if drawn is not None:
-                axis.imshow(drawn[row], cmap="cividis", vmin=0, vmax=1, alpha=0.5)
-                if drawn[row].any():
-                    down, across = np.unravel_index(drawn[row].argmax(), mask.shape)
-                    axis.plot(across, down, "x", color="white", markersize=9, markeredgewidth=3)
-                    axis.plot(across, down, "x", color="black", markersize=8, markeredgewidth=1.4)
-            if row == 0:
-                axis.set_title(name, fontsize=9, fontweight="normal")
-            axis.set(xticks=[], yticks=[])
-            axis.grid(False)
-        axes[row, 0].set_ylabel(row_titles[row], fontsize=9)
-    headline(figure, title)
-    return figure

@@ -1,8 +1,6 @@
-"""The paper's augmentations for whole batches of grey B-scans: draw the parameters, then apply them.
+"""The paper's augmentations for whole batches of grey B-scans, from parameters that `pipelines.draw` has drawn.
 
-`draw` gives every image its own parameters from (seed, view, index of the scan) alone, so that a view can be made
-again whatever batch the scan is in: a teacher's cached logits and a student's images then belong together.
-`apply` does the work on the device of the images, in bytes on a CPU (`pixels`) and in floats on a GPU, in four moves:
+`apply` does the work on the device of the images in four moves:
 
 1. all pointwise intensity steps, in the paper's order, as one table of 256 entries per image;
 2. all geometry (crop, RandAugment, rotation, shear, scale, flips) as one affine resampling, black outside;
@@ -10,95 +8,26 @@ again whatever batch the scan is in: a teacher's cached logits and a student's i
 
 Three things differ from doing the steps one by one: intensity steps see the statistics of the scan before geometry,
 pixels that one step moves out of view can return with the next, and posterizing comes before blur.
-RandAugment's magnitudes follow torchvision: M of 30.
-Scans are grey and stay grey: saturation and hue (and RandAugment's "color") are listed and drawn, without effect.
 Sources: KD-OCT, arXiv 2512.09069; RandAugment, arXiv 1909.13719; random erasing, arXiv 1708.04896.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdoct_utils.learn.lookup import change_intensity
-from kdoct_utils.learn.pipelines import (
-    EVALUATION,
-    RANDAUGMENT_SPACE,
-    STUDENT,
-    TEACHER,
-    AugmentConfig,
-    describe,
-    only,
-    steps,
-)
-from kdoct_utils.learn.pixels import apply_in_bytes
-
-__all__ = [
-    "BYTES_FROM", "EVALUATION", "IMAGENET_MEAN", "IMAGENET_STD", "RANDAUGMENT_SPACE", "STUDENT", "TEACHER",
-    "TEST_TIME_VIEWS", "AugmentConfig", "Draw", "apply", "augment", "describe", "draw", "in_bytes",
-    "in_floats", "normalize", "only", "steps", "test_time_views",
-]
+from kdoct_utils.learn.pipelines import EVALUATION, AugmentConfig, Draw, affine, draw, rotation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What happens to each image of a batch; made by `draw`, used by `apply`. NumPy arrays, one row an image.
-
-    Free of image sizes: geometry is in units of half a side, x to the right and y down, origin at the center.
-    """
-
-    window: float  # side of the crop, fraction of the stored side
-    offset: np.ndarray  # (batch, 2): where the crop lies, x and y, 0..1 of the room there is
-    matrix: np.ndarray  # (batch, 3, 3): from a place in the output to the place in the crop it is read from
-    operations: np.ndarray  # (batch, slots): names from RANDAUGMENT_SPACE in the order they happen
-    values: np.ndarray  # (batch, slots): in the units of RANDAUGMENT_SPACE
-    blur_sigma: np.ndarray  # (batch,): pixels, 0 for none
-    erasing: np.ndarray  # (batch, 4): area (0 for none), height / width, place x and y (0..1 of the room)
-
-    def __len__(self) -> int:
-        return len(self.offset)
-
-
-def draw(config: AugmentConfig, indices: Tensor | np.ndarray | Sequence[int], seed: int, view: int) -> Draw:
-    """Parameters for a batch. Those of an image depend on (config, seed, view, its index) and on nothing else.
-
-    indices: (batch,) integers that name the scans in the whole dataset. view: for example the epoch.
-    Raises ValueError for indices that are not a row of integers.
-    """
-    indices = indices.cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
-    if indices.ndim != 1 or indices.dtype.kind not in "iu":
-        raise ValueError(f"indices must be integers (batch,), got {indices.dtype} of shape {indices.shape}")
-    slots = range(config.randaugment_operations)
-    names = (*_DRAWN, *(f"{kind}_{slot}" for slot in slots for kind in ("operation", "sign")))
-    uniform = dict(zip(names, _uniforms(indices, seed, view, len(names)).T, strict=True))  # each (batch,)
-    randaugment = [_draw_randaugment(config, uniform[f"operation_{k}"], uniform[f"sign_{k}"]) for k in slots]
-    pointwise = randaugment + _draw_intensity(config, uniform)
-    area, ratio = config.erasing_area, np.log(config.erasing_ratio)
-    return Draw(
-        window=config.crop,
-        offset=np.stack([uniform["crop_x"], uniform["crop_y"]], axis=1),
-        matrix=_compose_geometry(config, uniform, randaugment),
-        operations=np.stack([operation for operation, _ in pointwise], axis=1),
-        values=np.stack([value for _, value in pointwise], axis=1),
-        blur_sigma=np.where(uniform["blur"] < config.blur, _between(uniform["blur_sigma"], config.blur_sigma), 0.0),
-        erasing=np.stack(
-            [
-                np.where(uniform["erasing"] < config.erasing, _between(uniform["erasing_area"], area), 0.0),
-                np.exp(_between(uniform["erasing_ratio"], ratio)),
-                uniform["erasing_x"],
-                uniform["erasing_y"],
-            ],
-            axis=1,
-        ),
-    )
+BYTES_FROM = 96  # pixels: a batch of smaller pictures fits the processor's cache as floats, and gains little
+SMOOTHING = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # Pillow's SMOOTH, what sharpness blends with
 
 
 def apply(images: Tensor, parameters: Draw, image_size: int, channels: int) -> Tensor:
@@ -131,20 +60,41 @@ def in_floats(images: Tensor, parameters: Draw, image_size: int, channels: int) 
 
 
 def in_bytes(images: Tensor, parameters: Draw, image_size: int, channels: int) -> Tensor:
-    """`apply` image by image in 8 bits: what a CPU likes. Within half a grey level a move of `in_floats`."""
+    """`apply` image by image in 8 bits, by OpenCV: what a CPU likes. Within half a grey level a move of `in_floats`.
+
+    On a CPU memory is the slow part, and an image of bytes is a quarter of one of floats: at 384 px this takes a
+    seventh of the time (`make bench`). The numbers that a network sees come from one last table.
+    """
     side = images.shape[-1]
-    to_image = _affine(1, xx=side / 2, x=(side - 1) / 2, yy=side / 2, y=(side - 1) / 2)  # units of half a side: pixels
-    to_result = _affine(1, xx=2 / image_size, x=1 / image_size - 1, yy=2 / image_size, y=1 / image_size - 1)
-    matrix = to_image @ _reading_places(parameters, side) @ to_result
-    levels = torch.arange(256.0).view(1, 1, 256, 1) / 255
-    table = normalize(levels, channels)[0, :, :, 0].T.contiguous().numpy()  # (256, channels)
-    return apply_in_bytes(
-        images.numpy(), matrix[:, :2], parameters.operations, parameters.values, parameters.blur_sigma,
-        _erased(parameters, image_size), table, image_size,
-    )  # fmt: skip
-
-
-BYTES_FROM = 96  # pixels: a batch of smaller pictures fits the processor's cache as floats, and gains little
+    to_image = affine(1, xx=side / 2, x=(side - 1) / 2, yy=side / 2, y=(side - 1) / 2)  # units of half a side: pixels
+    to_result = affine(1, xx=2 / image_size, x=1 / image_size - 1, yy=2 / image_size, y=1 / image_size - 1)
+    matrix = (to_image @ _reading_places(parameters, side) @ to_result)[:, :2]  # from a pixel to where it is read
+    changed, tables = intensity_tables(images, parameters.operations, parameters.values)
+    levels = dict(zip(changed.tolist(), tables.byte().numpy(), strict=True))
+    seen = normalize(torch.arange(256.0).view(1, 1, 256, 1) / 255, channels)[0, :, :, 0]  # (channels, 256)
+    seen = seen.T.contiguous().numpy()
+    erased = _erased(parameters, image_size)
+    # numpy asks for large pages here, torch does not: at 384 px that saves two thirds of a millisecond an image
+    result = np.empty((len(images), image_size, image_size, channels), np.float32)
+    for i, image in enumerate(images.numpy()):
+        if i in levels:
+            image = cv2.LUT(image, levels[i])
+        image = cv2.warpAffine(
+            image, matrix[i], (image_size, image_size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=0,
+        )  # fmt: skip
+        for factor in parameters.values[i][parameters.operations[i] == "sharpness"]:
+            blended = cv2.addWeighted(image, float(factor), cv2.filter2D(image, -1, SMOOTHING), 1 - float(factor), 0)
+            image[1:-1, 1:-1] = blended[1:-1, 1:-1]  # the outermost pixels stay
+        if parameters.blur_sigma[i] > 0:
+            image = cv2.GaussianBlur(image, (3, 3), float(parameters.blur_sigma[i]), borderType=cv2.BORDER_REFLECT_101)
+        top, bottom, left, right = erased[i]
+        image[top:bottom, left:right] = 0
+        if channels == 1:
+            cv2.LUT(image, seen[:, 0], dst=result[i, :, :, 0])
+        else:
+            cv2.LUT(cv2.merge([image] * channels), seen[None], dst=result[i])
+    return torch.from_numpy(result).permute(0, 3, 1, 2)
 
 
 def normalize(images: Tensor, channels: int) -> Tensor:
@@ -159,31 +109,11 @@ def normalize(images: Tensor, channels: int) -> Tensor:
 
 
 def augment(
-    images: Tensor,
-    indices: Tensor | np.ndarray | Sequence[int],
-    config: AugmentConfig,
-    seed: int,
-    view: int,
-    image_size: int,
-    channels: int,
-) -> Tensor:
+    images: Tensor, indices: Tensor | np.ndarray | Sequence[int], config: AugmentConfig, seed: int, view: int,
+    image_size: int, channels: int,
+) -> Tensor:  # fmt: skip
     """`draw`, then `apply`: (batch, R, R) uint8 to (batch, channels, image_size, image_size) float32."""
     return apply(images, draw(config, indices, seed, view), image_size, channels)
-
-
-def _affine(batch: int, xx=1.0, xy=0.0, x=0.0, yx=0.0, yy=1.0, y=0.0) -> np.ndarray:
-    """(batch, 3, 3) from entries that are numbers or (batch,)."""
-    matrix = np.zeros((batch, 3, 3))
-    for (row, column), entry in {(0, 0): xx, (0, 1): xy, (0, 2): x, (1, 0): yx, (1, 1): yy, (1, 2): y}.items():
-        matrix[:, row, column] = entry
-    matrix[:, 2, 2] = 1
-    return matrix
-
-
-def _rotation(degrees: np.ndarray) -> np.ndarray:
-    """Inverse of a clockwise rotation; (batch,) to (batch, 3, 3)."""
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return _affine(len(degrees), xx=cos, xy=sin, yx=-sin, yy=cos)
 
 
 # The paper's test-time views as matrices (3, 3) like those of a Draw. The rotation is the 5° of the public code,
@@ -193,7 +123,7 @@ TEST_TIME_VIEWS = {
     "horizontal flip": np.diag([-1.0, 1.0, 1.0]),
     "vertical flip": np.diag([1.0, -1.0, 1.0]),
     "center crop": np.diag([1 / 1.1, 1 / 1.1, 1.0]),
-    "rotation": _rotation(np.array([5.0]))[0],
+    "rotation": rotation(np.array([5.0]))[0],
 }
 
 
@@ -207,90 +137,7 @@ def test_time_views(images: Tensor, image_size: int, channels: int) -> Tensor:
 test_time_views.__test__ = False  # pytest would take it for a test
 
 
-# ---- drawing
-
-# Every random number has its own place in the counter: new ones go to the end, so that old draws stay.
-_DRAWN = (
-    "crop_x", "crop_y", "rotation", "shear", "scale", "brightness", "contrast", "jitter_order", "horizontal_flip",
-    "vertical_flip", "blur", "blur_sigma", "posterize", "erasing", "erasing_area", "erasing_ratio", "erasing_x",
-    "erasing_y",
-)
-
-
-def _uniforms(indices: np.ndarray, seed: int, view: int, count: int) -> np.ndarray:
-    """(batch, count) numbers in 0..1 from a hash of (seed, view, index, column): no state, no order."""
-    state = np.zeros((1, 1), dtype=np.uint64)
-    for word in (np.array([[seed % 2**64]], np.uint64), np.array([[view % 2**64]], np.uint64),
-                 indices[:, None].astype(np.uint64), np.arange(count, dtype=np.uint64)[None]):
-        state = _mix(state ^ word)
-    return (state >> np.uint64(32)) * 2.0**-32
-
-
-def _mix(words: np.ndarray) -> np.ndarray:
-    """SplitMix64: one step of its counter and its finalizer (Steele et al., OOPSLA 2014), on uint64 arrays."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
-
-
-def _between(uniform: np.ndarray, bounds: Sequence[float]) -> np.ndarray:
-    return bounds[0] + (bounds[1] - bounds[0]) * uniform
-
-
-def _symmetric(uniform: np.ndarray, limit: float) -> np.ndarray:
-    return _between(uniform, (-limit, limit))
-
-
-def _draw_randaugment(config: AugmentConfig, which: np.ndarray, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One of the N operations: names and values, (batch,) each."""
-    names = config.randaugment_space
-    chosen = (which * len(names)).astype(int)
-    neutral, change, signed = np.array([RANDAUGMENT_SPACE[name] for name in names])[chosen].T
-    direction = np.where((signed > 0) & (sign < 0.5), -1.0, 1.0)
-    return np.array(names)[chosen], neutral + direction * change * config.randaugment_magnitude / 30
-
-
-def _draw_intensity(config: AugmentConfig, uniform: dict) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Jitter, in an order drawn per image as torchvision's, then posterizing: (names, values) per slot."""
-    jitter = [
-        (name if limit else "identity", 1 + _symmetric(uniform[name], limit))
-        for name, limit in (("brightness", config.brightness), ("contrast", config.contrast))
-    ]
-    (name_a, value_a), (name_b, value_b) = jitter
-    a_first = uniform["jitter_order"] < 0.5
-    posterized = uniform["posterize"] < config.posterize
-    return [
-        (np.where(a_first, name_a, name_b), np.where(a_first, value_a, value_b)),
-        (np.where(a_first, name_b, name_a), np.where(a_first, value_b, value_a)),
-        (np.where(posterized, "posterize", "identity"), np.full(len(posterized), float(config.posterize_bits))),
-    ]
-
-
-def _compose_geometry(config: AugmentConfig, uniform: dict, randaugment: list) -> np.ndarray:
-    """(batch, 3, 3): the product of the inverses, first step leftmost, as an output place is traced back."""
-    batch = len(uniform["rotation"])
-    matrix = _affine(batch)
-    for operation, value in randaugment:
-        rotate, shear_x, shear_y, translate_x, translate_y = (
-            np.where(operation == name, value, 0.0)
-            for name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-        )
-        inverse = _rotation(rotate)  # the identity for all others, whose entries can then be added
-        inverse[:, 0, 1] += shear_x
-        inverse[:, 1, 0] += shear_y
-        inverse[:, :2, 2] -= 2 * np.stack([translate_x, translate_y], axis=1)  # a side is 2 units long
-        matrix = matrix @ inverse
-    matrix = matrix @ _rotation(_symmetric(uniform["rotation"], config.rotation))
-    scale = _between(uniform["scale"], config.scale)
-    slant = np.tan(np.radians(_symmetric(uniform["shear"], config.shear)))
-    matrix = matrix @ _affine(batch, xx=1 / scale, xy=slant / scale, yy=1 / scale)
-    flip_x = np.where(uniform["horizontal_flip"] < config.horizontal_flip, -1.0, 1.0)
-    flip_y = np.where(uniform["vertical_flip"] < config.vertical_flip, -1.0, 1.0)
-    return matrix @ _affine(batch, xx=flip_x, yy=flip_y)
-
-
-# ---- applying
+# --- moves in floats --------------------------------------------------------------------------------------------------
 
 
 def _rows(mask: np.ndarray, device: torch.device) -> Tensor:
@@ -298,8 +145,8 @@ def _rows(mask: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _column(values: np.ndarray, device: torch.device) -> Tensor:
-    """(batch,) to (batch, 1) float32."""
-    return torch.as_tensor(values, dtype=torch.float32, device=device)[:, None]
+    """(n,) to (n, 1, 1, 1) float32."""
+    return torch.as_tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
 
 
 def _reading_places(parameters: Draw, side: int) -> np.ndarray:
@@ -309,7 +156,7 @@ def _reading_places(parameters: Draw, side: int) -> np.ndarray:
     room = side - window
     start = np.floor(parameters.offset * (room + 1))  # (batch, 2)
     center = (2 * start + window) / side - 1
-    crop = _affine(len(parameters), window / side, 0, center[:, 0], 0, window / side, center[:, 1])
+    crop = affine(len(parameters), window / side, 0, center[:, 0], 0, window / side, center[:, 1])
     return crop @ parameters.matrix
 
 
@@ -336,15 +183,12 @@ def _resample(batch: Tensor, parameters: Draw, image_size: int) -> Tensor:
 
 def _sharpen(batch: Tensor, parameters: Draw) -> None:
     """In place: blend with (factor < 1) or away from (> 1) a smoothed image; the outermost pixels stay."""
-    kernel = torch.ones(1, 1, 3, 3, device=batch.device)
-    kernel[0, 0, 1, 1] = 5
-    for slot in range(parameters.operations.shape[1]):
-        chosen = parameters.operations[:, slot] == "sharpness"
+    for names, values in zip(parameters.operations.T, parameters.values.T, strict=True):
+        chosen = names == "sharpness"
         if chosen.any():
-            rows = _rows(chosen, batch.device)
-            factor = _column(parameters.values[:, slot], batch.device)[rows, :, None, None]
+            rows, factor = _rows(chosen, batch.device), _column(values[chosen], batch.device)
             image = batch[rows]
-            smooth = functional.conv2d(image, kernel / 13)
+            smooth = functional.conv2d(image, torch.as_tensor(SMOOTHING, device=batch.device)[None, None])
             inner = image[:, :, 1:-1, 1:-1]
             image[:, :, 1:-1, 1:-1] = (smooth + factor * (inner - smooth)).clamp(0, 1)
             batch[rows] = image
@@ -355,8 +199,7 @@ def _blur(batch: Tensor, parameters: Draw) -> None:
     chosen = parameters.blur_sigma > 0
     if not chosen.any():
         return
-    rows = _rows(chosen, batch.device)
-    sigma = _column(parameters.blur_sigma, batch.device)[rows, :, None, None]
+    rows, sigma = _rows(chosen, batch.device), _column(parameters.blur_sigma[chosen], batch.device)
     tail = torch.exp(-0.5 / sigma**2)
     center, side = 1 / (1 + 2 * tail), tail / (1 + 2 * tail)
     image = functional.pad(batch[rows], (1, 1, 1, 1), mode="reflect")
@@ -375,3 +218,108 @@ def _erase(batch: Tensor, parameters: Draw) -> None:
     in_rows, in_columns = (pixel >= edges[::2]) & (pixel < edges[1::2])  # (chosen, side) each
     rows = _rows(chosen, batch.device)
     batch[rows] = batch[rows].masked_fill((in_rows[:, :, None] & in_columns[:, None])[:, None], 0.0)
+
+
+# --- pointwise intensity steps ---------------------------------------------------------------------------------------
+#
+# A step that turns every grey level into another is a table of 256 entries, and steps in a row are one table too.
+# Even what depends on the whole image (contrast, autocontrast, equalize) only needs its histogram, which the table
+# carries along; so no step touches pixels. Results are whole numbers at each step, as torchvision's on uint8.
+
+
+def change_intensity(images: Tensor, operations: np.ndarray, values: np.ndarray) -> Tensor:
+    """Each image through its own row of steps, first to last.
+
+    images: (batch, height, width) uint8. operations, values: see intensity_tables.
+    Returns (batch, height, width) float32 in 0..1.
+    """
+    changed, tables = intensity_tables(images, operations, values)
+    result = images.float() / 255
+    if len(changed):
+        rows = torch.as_tensor(changed, device=images.device)
+        levels = images[rows].flatten(1).long()  # (n, pixels)
+        result[rows] = (tables / 255).gather(1, levels).view(-1, *images.shape[1:])
+    return result
+
+
+def intensity_tables(images: Tensor, operations: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, Tensor]:
+    """What becomes of each grey level in the images that change at all.
+
+    images: (batch, height, width) uint8. operations: (batch, slots) names; those that are not in POINTWISE are passed
+    over. values: (batch, slots): factor for brightness and contrast, bits kept for posterize (rounded), threshold
+    0..255 for solarize, unused for autocontrast and equalize.
+    Returns the rows that change (n,), and their tables (n, 256) float32 of whole numbers 0..255.
+    """
+    acting = np.isin(operations, list(POINTWISE))  # (batch, slots)
+    changed = np.flatnonzero(acting.any(axis=1))
+    if not len(changed):
+        return changed, torch.empty(0, 256)
+    operations, values, acting = operations[changed], values[changed], acting[changed]
+    device = images.device
+    histogram = _histograms(images[torch.as_tensor(changed, device=device)])  # (n, 256)
+    table = torch.arange(256.0, device=device).repeat(len(changed), 1)
+    for slot in range(acting.shape[1]):
+        for name in np.unique(operations[acting[:, slot], slot]):
+            chosen = np.flatnonzero(operations[:, slot] == name)
+            rows = torch.as_tensor(chosen, device=device)
+            value = torch.as_tensor(values[chosen, slot, None], dtype=torch.float32, device=device)  # (chosen, 1)
+            table[rows] = POINTWISE[name](table[rows], value, histogram[rows])
+    return changed, table
+
+
+def _histograms(images: Tensor) -> Tensor:
+    """(n, height, width) uint8 to (n, 256) float32: pixels of each grey level."""
+    if images.device.type == "cpu":
+        return torch.stack([torch.bincount(image, minlength=256) for image in images.flatten(1)]).float()
+    levels = images.flatten(1).long()  # on a GPU bincount would wait for its result
+    counts = torch.zeros(len(images), 256, device=images.device)
+    return counts.scatter_add_(1, levels, torch.ones((), device=images.device).expand(levels.shape))
+
+
+# Each step: (table (n, 256) of whole numbers 0..255, value (n, 1), histogram of the images (n, 256)) -> table
+
+
+def _brightness(table: Tensor, factor: Tensor, histogram: Tensor) -> Tensor:
+    return (table * factor).clamp(0, 255).floor()
+
+
+def _contrast(table: Tensor, factor: Tensor, histogram: Tensor) -> Tensor:
+    mean = (histogram * table).sum(1, keepdim=True) / histogram.sum(1, keepdim=True)
+    return (table * factor + mean * (1 - factor)).clamp(0, 255).floor()
+
+
+def _posterize(table: Tensor, bits: Tensor, histogram: Tensor) -> Tensor:
+    step = 2 ** (8 - bits.round())
+    return (table / step).floor() * step
+
+
+def _solarize(table: Tensor, threshold: Tensor, histogram: Tensor) -> Tensor:
+    return torch.where(table >= threshold, 255 - table, table)
+
+
+def _autocontrast(table: Tensor, value: Tensor, histogram: Tensor) -> Tensor:
+    low = torch.where(histogram > 0, table, 256).amin(1, keepdim=True)
+    high = torch.where(histogram > 0, table, -1).amax(1, keepdim=True)
+    stretched = ((table - low) * 255 / (high - low).clamp_min(1)).clamp(0, 255).floor()
+    return torch.where(high > low, stretched, table)
+
+
+def _equalize(table: Tensor, value: Tensor, histogram: Tensor) -> Tensor:
+    """Pillow's rule: the brightest level does not count, and steps are whole numbers of pixels."""
+    counts = torch.zeros_like(histogram).scatter_add_(1, table.long(), histogram)
+    cumulative = counts.cumsum(1)
+    brightest = cumulative.argmax(1, keepdim=True)  # the first place where the sum is complete
+    step = ((counts.sum(1, keepdim=True) - counts.gather(1, brightest)) / 255).floor()
+    below = cumulative - counts
+    levels = ((below + (step / 2).floor()) / step.clamp_min(1)).floor().clamp(0, 255)
+    return torch.where(step > 0, levels.gather(1, table.long()), table)
+
+
+POINTWISE = {
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
+}

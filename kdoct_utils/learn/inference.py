@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from kdoct_utils.learn.augment import EVALUATION, AugmentConfig, augment, test_time_views
+from kdoct_utils.learn.augment import augment, test_time_views
+from kdoct_utils.learn.pipelines import EVALUATION, AugmentConfig
 
 BATCH = 64  # images at once, without gradients: on a CPU larger batches are slower, for they outgrow its cache
 

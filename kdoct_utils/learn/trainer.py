@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm.auto import tqdm
 
-from kdoct_utils.learn.augment import AugmentConfig, augment
+from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.checkpoints import Progress, resume, save_checkpoint
 from kdoct_utils.learn.inference import ScanImages, predict_logits
 from kdoct_utils.learn.loss_report import LossReport, TrainingError
 from kdoct_utils.learn.models import freeze_backbone, parameter_groups, state_copy
 from kdoct_utils.learn.objectives import DistillationObjective, Objective
+from kdoct_utils.learn.pipelines import AugmentConfig
 from kdoct_utils.learn.schedules import epoch_batches, learning_rate_factor, steps_per_epoch
 from kdoct_utils.profiles import TrainingConfig
 from kdoct_utils.runs import report_status

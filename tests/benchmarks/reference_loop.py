@@ -18,9 +18,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from kdoct_utils.learn.augment import IMAGENET_MEAN, IMAGENET_STD, STUDENT, TEACHER
+from kdoct_utils.learn.augment import IMAGENET_MEAN, IMAGENET_STD
 from kdoct_utils.learn.losses import distillation_loss, focal_loss
 from kdoct_utils.learn.models import parameter_groups
+from kdoct_utils.learn.pipelines import STUDENT, TEACHER
 from kdoct_utils.phantom.render import draw_patient, render_frames
 from kdoct_utils.profiles import CLASS_NAMES
 

@@ -10,7 +10,8 @@ from PIL import Image
 from reference_loop import jpeg_frames, pil_pipeline
 
 from kdoct_utils.data.frames import clean_frame, make_picture
-from kdoct_utils.learn.augment import STUDENT, augment
+from kdoct_utils.learn.augment import augment
+from kdoct_utils.learn.pipelines import STUDENT
 from kdoct_utils.profiles import get_profile
 
 BATCH = 16

@@ -6,8 +6,9 @@ import torch
 from clock import seconds
 
 from kdoct_utils.learn import models
-from kdoct_utils.learn.augment import STUDENT, TEACHER, augment
+from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.objectives import CrossEntropyObjective, DistillationObjective
+from kdoct_utils.learn.pipelines import STUDENT, TEACHER
 from kdoct_utils.profiles import get_profile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
