@@ -12,17 +12,13 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kdoct_utils.datasets import DataOptions
 from kdoct_utils.profiles import Profile, get_profile
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CONFIG_NAME = "config.json"
 STATUS_VARIABLE = "KDOCT_STATUS"
@@ -107,23 +103,6 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(value, dict):
         raise RunError(f"{path} holds a {type(value).__name__}, not a JSON object")
     return value
-
-
-def kept_table(path: str | Path, recipe: dict, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The table in ``path`` if this recipe made it; else what ``make()`` returns now, kept there for the next time.
-
-    recipe: all that the table follows from, in JSON's types; it is the first line of the CSV file.
-    A new table comes back as it will be read: through the same file.
-    """
-    import pandas as pd
-
-    path, line = Path(path), "# " + json.dumps(plain(recipe), sort_keys=True) + "\n"
-    if not (path.exists() and path.read_text(encoding="utf-8").startswith(line)):
-        table = make()
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(line)
-            table.to_csv(file, index=False)
-    return pd.read_csv(path, skiprows=1)
 
 
 def installed_versions(packages: tuple[str, ...] = RECORDED_PACKAGES) -> dict[str, str | None]:
@@ -212,9 +191,9 @@ class RunFolder:
     def index_file(self) -> Path:
         return self.path / "index.html"
 
-    def student_file(self, kind: str, seed: int) -> Path:
-        """kind: "alone", "kd" (real-time teacher) or "cached" (precomputed teacher logits)."""
-        return self.path / f"student_{kind}_seed{seed}.safetensors"
+    def network_file(self, name: str) -> Path:
+        """Weights of one training, such as "student_kd_seed0"."""
+        return self.path / f"{name}.safetensors"
 
     def history_file(self, name: str) -> Path:
         """Epoch by epoch record of one training, such as "teacher"."""
@@ -277,6 +256,7 @@ def open_run(
     )
     if found:
         _refuse_other_run(found, wanted, path)
+        _refuse_other_settings(found.get("settings") or {}, profile, path)
         _refuse_other_options(kept, given, path)
     else:
         extra = {"shared": os.path.relpath(together, path)} if together else {}
@@ -327,10 +307,22 @@ def _refuse_other_run(found: dict, wanted: dict, path: Path) -> None:
             raise RunError(
                 f"{path} holds a run with {name} = {found.get(name)!r}, not {wanted[name]!r}; choose another run_dir"
             )
-    settings = found.get("settings") or {}
-    changed = [name for name in wanted["settings"] if settings.get(name) != wanted["settings"][name]]
+
+
+def _refuse_other_settings(found: dict, profile: Profile, path: Path) -> None:
+    changed = list(_changed(found, profile))
     if changed:
         raise RunError(
-            f"{path} was made when profile {wanted['profile']!r} had another {', '.join(changed)}; "
+            f"{path} was made when profile {profile.name!r} had another {', '.join(changed)}; "
             "choose another run_dir, or remove this one"
         )
+
+
+def _changed(found: dict, now: object, prefix: str = "") -> Iterator[str]:
+    """Recorded hyper-parameters that have another value now. Those that nobody knew of then are no difference."""
+    for field in fields(now):
+        value = getattr(now, field.name)
+        if field.name in found and is_dataclass(value):
+            yield from _changed(found[field.name], value, f"{prefix}{field.name}.")
+        elif field.name in found and found[field.name] != plain(value):
+            yield f"{prefix}{field.name}"

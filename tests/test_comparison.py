@@ -1,4 +1,4 @@
-"""Scores of an arm over seeds, against stages.score and hand-made logits; figures say what they are given."""
+"""Figures of arms say what they are given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdoct_utils.lab.stages import CourseData, score
 from kdoct_utils.show.comparison import (
     answers_figure,
     dose_figure,
@@ -21,8 +20,6 @@ from kdoct_utils.show.comparison import (
     pushes_figure,
     pushes_svg,
     range_figure,
-    right,
-    score_seeds,
     seed_curves,
     share_figure,
     told,
@@ -31,60 +28,10 @@ from kdoct_utils.show.comparison import (
 CLASSES = ("normal", "drusen", "cnv")
 
 
-@pytest.fixture
-def data() -> CourseData:
-    """12 test scans of 6 patients, two of each class, and 3 training scans."""
-    target = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 1, 2])
-    groups = [f"p{k // 2}" for k in range(12)] + ["t0", "t1", "t2"]
-    table = pd.DataFrame({"scan_id": range(15), "target": target, "group": groups})
-    role = np.array(["test"] * 12 + ["train"] * 3, dtype=object)
-    return CourseData(table, np.zeros((15, 2, 2), np.uint8), role, CLASSES, {}, {}, pd.DataFrame(), "", 0)
-
-
-@pytest.fixture
-def logits(data) -> list[np.ndarray]:
-    """Two seeds: the first errs on one scan, the second on three."""
-    perfect = 5.0 * np.eye(3)[data.target[:12]]
-    first, second = perfect.copy(), perfect.copy()
-    first[0] = [0, 5, 0]
-    second[[4, 5, 11]] = [5, 0, 0]
-    return [first, second]
-
-
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
     plt.close("all")
-
-
-def test_right_marks_every_seed(data, logits):
-    found = right(data, logits)
-    assert found.shape == (2, 12)
-    assert np.flatnonzero(~found[0]).tolist() == [0] and np.flatnonzero(~found[1]).tolist() == [4, 5, 11]
-
-
-def test_scores_are_the_means_of_the_seeds(data, logits):
-    found = score_seeds(data, logits)
-    each = [score(data, one) for one in logits]
-    for name in ("accuracy", "sensitivity", "specificity", "auc", "ece"):
-        assert found[name] == pytest.approx((each[0][name] + each[1][name]) / 2)
-    assert found["accuracy"] == pytest.approx(20 / 24) and found["by_seed"] == pytest.approx([11 / 12, 9 / 12])
-    assert found["confusion"] == [[7, 1, 0], [2, 6, 0], [1, 0, 7]]
-    assert (found["n_scans"], found["n_patients"], found["seeds"]) == (12, 6, 2)
-
-
-def test_interval_holds_the_accuracy_and_knows_both_patients_and_seeds(data, logits):
-    low, high = score_seeds(data, logits)["interval"]
-    assert 0 < low < 20 / 24 < high <= 1
-    sure = score_seeds(data, [5.0 * np.eye(3)[data.target[:12]]])
-    assert sure["interval"] == [1.0, 1.0]
-
-
-def test_a_score_that_no_seed_has_is_none(data):
-    target = np.zeros(15, int)
-    alone = CourseData(data.table.assign(target=target), data.images, data.role, CLASSES, {}, {}, data.split, "", 0)
-    found = score_seeds(alone, [np.zeros((12, 3))] * 2)
-    assert found["auc"] is None and found["specificity"] is None and found["accuracy"] == 1.0
 
 
 def history(accuracies: list[float]) -> pd.DataFrame:

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from kdoct_utils import runs
 from kdoct_utils.profiles import get_profile
-from kdoct_utils.runs import RunError, atomic_path, kept_table, load_run, open_run, read_json, write_json
+from kdoct_utils.runs import RunError, atomic_path, load_run, open_run, read_json, write_json
 
 
 def open_small(folder, **changes):
@@ -47,28 +46,6 @@ def test_full_disk_leaves_the_old_file(tmp_path):
             raise OSError(errno.ENOSPC, "No space left on device")
     assert target.read_text() == "old"
     assert names(tmp_path) == ["metrics.json"]
-
-
-def test_kept_table_is_made_again_only_for_another_recipe(tmp_path):
-    made, path = [], tmp_path / "arms" / "focal.csv"
-
-    def make():
-        made.append(1)
-        return pd.DataFrame({"row": [3, 5], "logit": [0.1, -2.5]})
-
-    first = kept_table(path, {"gamma": 2.0, "rows": (3, 5)}, make)
-    pd.testing.assert_frame_equal(kept_table(path, {"rows": [3, 5], "gamma": 2.0}, make), first)
-    assert len(made) == 1 and first["logit"].tolist() == [0.1, -2.5]
-    kept_table(path, {"gamma": 20.0, "rows": [3, 5]}, make)
-    assert len(made) == 2
-
-
-def test_kept_table_stays_whole_when_making_fails(tmp_path):
-    path = tmp_path / "focal.csv"
-    kept_table(path, {"seed": 0}, lambda: pd.DataFrame({"row": [1]}))
-    with pytest.raises(ZeroDivisionError):
-        kept_table(path, {"seed": 1}, lambda: 1 / 0)
-    assert kept_table(path, {"seed": 0}, pytest.fail)["row"].tolist() == [1]
 
 
 def test_disk_full_at_the_flush_leaves_the_old_file(tmp_path, monkeypatch):
@@ -144,7 +121,6 @@ def test_unknown_profile_and_missing_run(tmp_path):
 
 def test_file_names_are_those_of_the_course(tmp_path):
     run = open_small(tmp_path)
-    assert run.student_file("kd", 2).name == "student_kd_seed2.safetensors"
     assert run.history_file("teacher").name == "history_teacher.csv"
     files = (run.splits_file, run.teacher_file, run.metrics_file, run.onnx_file, run.int8_file, run.index_file)
     assert [file.name for file in files] == [

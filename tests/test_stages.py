@@ -14,11 +14,11 @@ from kdoct_utils.data.archives import cache_root
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.splits import SplitError, audit_leakage
 from kdoct_utils.lab import stages
-from kdoct_utils.learn.models import weights_metadata
+from kdoct_utils.learn.models import load_backbone, save_weights
 from kdoct_utils.learn.pretraining import LayerSegmenter, pretrain_teacher, segmentation_batches, tissue_weights
 from kdoct_utils.phantom.miniature import write_neh_folder, write_ucsd_folder
-from kdoct_utils.profiles import get_profile
-from kdoct_utils.runs import open_run
+from kdoct_utils.profiles import CLASS_NAMES, get_profile
+from kdoct_utils.runs import RunError, open_run
 
 TINY = dataclasses.replace(get_profile("smoke"), phantom_patients=5, phantom_slices=3)
 
@@ -75,40 +75,44 @@ def test_a_teacher_is_taken_from_the_run_folder(run, data, teacher):
     assert not list(run.path.glob("*_checkpoint.safetensors"))
 
 
-def test_another_gamma_is_another_teacher(run, data, teacher):
-    other = stages.teacher(run, data, gamma=0.0, progress=False)
-    assert not torch.equal(weights_of(other), weights_of(teacher))
-    restored = stages.teacher(run, data, progress=False)  # made again, to the same numbers
-    assert torch.equal(weights_of(restored), weights_of(teacher))
-
-
-def test_logits_of_another_teacher_are_never_used(run, data, teacher):
+def test_another_gamma_is_another_teacher_with_answers_of_its_own(run, data, teacher, capsys):
     first = stages.teacher_logits(run, data, teacher, progress=False)
     assert first.shape == (len(data.table), len(data.class_names))
-    other = stages.teacher(run, data, gamma=0.0, progress=False)
-    second = stages.teacher_logits(run, data, other, progress=False)
-    assert not np.allclose(first, second)
-    stages.teacher(run, data, progress=False)
+    varied = dataclasses.replace(run, profile=dataclasses.replace(TINY, gamma=0.0))
+    other = stages.teacher(varied, data, progress=False)
+    assert not torch.equal(weights_of(other), weights_of(teacher))
+    assert not np.allclose(first, stages.teacher_logits(varied, data, other, progress=False))
+    restored = stages.teacher(run, data, progress=False)  # made again, to the same numbers
+    assert torch.equal(weights_of(restored), weights_of(teacher))
+    np.testing.assert_array_equal(stages.teacher_logits(run, data, restored, progress=False), first)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "teacher.safetensors is made again: gamma 2.0 -> 0.0", "teacher_logits.safetensors is made again: teacher",
+        "teacher.safetensors is made again: gamma 0.0 -> 2.0", "teacher_logits.safetensors is made again: teacher",
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", stages.STUDENT_KINDS)
-def test_students_are_kept_with_their_recipe(run, data, teacher, kind):
-    model = stages.student(run, data, kind, 0, teacher, progress=False)
-    path = run.student_file(kind, 0)
-    recipe = json.loads(weights_metadata(path)["recipe"])
-    assert recipe["kind"] == kind and recipe["split"] == data.split_hash
-    written = path.stat().st_mtime_ns
-    again = stages.student(run, data, kind, 0, teacher, progress=False)
-    assert path.stat().st_mtime_ns == written and torch.equal(weights_of(again), weights_of(model))
-    hotter = stages.student(run, data, kind, 0, teacher, temperature=2.0, progress=False)
-    assert torch.equal(weights_of(hotter), weights_of(model)) == (kind == "alone")
-
-
-def test_unknown_student_and_missing_teacher_are_named(run, data):
-    with pytest.raises(ValueError, match="unknown kind of student 'slow'; valid kinds: alone, kd, cached"):
-        stages.student_objective(run, data, "slow", None, 4.0, 0.7)
-    with pytest.raises(ValueError, match="needs a teacher"):
-        stages.student_objective(run, data, "kd", None, 4.0, 0.7)
+def test_a_run_from_before_networks_knew_their_code_opens_as_it_was(run, data, teacher, tmp_path, capsys):
+    """config, split, metrics and predictions are read; its networks are made again, and it is said why."""
+    shutil.copytree(run.path, tmp_path / "old")
+    old = open_run(tmp_path / "old", profile=TINY, dataset="phantom", seed=3)
+    config = json.loads(old.config_file.read_text())
+    for name in ("student_training", "teacher_training"):
+        del config["settings"][name]["threads"]  # a field that profiles did not have
+    del config["settings"]["teacher_augmentation"]
+    old.config_file.write_text(json.dumps(config))
+    before = json.dumps({"stage": "teacher", "seed": 3, "split": data.split_hash, "fold": 0, "gamma": 2.0})
+    save_weights(teacher, old.teacher_file, {"recipe": before, "chosen": "best"})
+    opened = open_run(tmp_path / "old", profile=TINY, dataset="phantom", seed=3)
+    assert stages.course_data(opened, progress=False).split_hash == data.split_hash
+    again = stages.teacher(opened, data, progress=False)
+    assert torch.equal(weights_of(again), weights_of(teacher))
+    line = "teacher.safetensors is made again: it does not say by which code it was made"
+    assert capsys.readouterr().out.splitlines() == [line]
+    config["settings"]["teacher_training"]["epochs"] += 1
+    old.config_file.write_text(json.dumps(config))
+    with pytest.raises(RunError, match=r"profile 'smoke' had another teacher_training\.epochs; choose another run_dir"):
+        open_run(tmp_path / "old", profile=TINY, dataset="phantom", seed=3)
 
 
 def test_runs_of_a_sweep_share_what_they_have_in_common(tmp_path, monkeypatch):
@@ -175,8 +179,6 @@ def test_pretraining_writes_a_backbone_that_fits_and_sees_no_course_phantom(tmp_
     profile = get_profile("quick")
     model = stages.build_model(profile.teacher, 3, profile.channels, "none")
     before = weights_of(model)
-    from kdoct_utils.learn.models import load_backbone
-
     load_backbone(model, output)
     assert not torch.equal(before, weights_of(model))
     images, layers = next(iter(segmentation_batches(4, 0, 32, 1, 0)))
@@ -224,3 +226,56 @@ def test_a_run_on_the_official_test_part(tmp_path):
     assert set(data.rows("test")) == set(np.flatnonzero(part == "test"))
     assert len(data.rows("unused")) > 0 and planted
     assert audit_leakage(data.table, data.split, 0, data.hashes).empty
+
+
+# --- scores over seeds -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def twelve() -> stages.CourseData:
+    """12 test scans of 6 patients, two of each class, and 3 training scans."""
+    target = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 0, 1, 2])
+    groups = [f"p{k // 2}" for k in range(12)] + ["t0", "t1", "t2"]
+    table = pd.DataFrame({"scan_id": range(15), "target": target, "group": groups})
+    role = np.array(["test"] * 12 + ["train"] * 3, dtype=object)
+    images = np.zeros((15, 2, 2), np.uint8)
+    return stages.CourseData(table, images, role, CLASS_NAMES[:3], {}, {}, pd.DataFrame(), "", 0)
+
+
+@pytest.fixture
+def logits(twelve) -> list[np.ndarray]:
+    """Two seeds: the first errs on one scan, the second on three."""
+    perfect = 5.0 * np.eye(3)[twelve.target[:12]]
+    first, second = perfect.copy(), perfect.copy()
+    first[0] = [0, 5, 0]
+    second[[4, 5, 11]] = [5, 0, 0]
+    return [first, second]
+
+
+def test_right_marks_every_seed(twelve, logits):
+    found = stages.right(twelve, logits)
+    assert found.shape == (2, 12)
+    assert np.flatnonzero(~found[0]).tolist() == [0] and np.flatnonzero(~found[1]).tolist() == [4, 5, 11]
+
+
+def test_scores_are_the_means_of_the_seeds(twelve, logits):
+    found = stages.score_seeds(twelve, logits)
+    each = [stages.score(twelve, one) for one in logits]
+    for name in ("accuracy", "sensitivity", "specificity", "auc", "ece"):
+        assert found[name] == pytest.approx((each[0][name] + each[1][name]) / 2)
+    assert found["accuracy"] == pytest.approx(20 / 24) and found["by_seed"] == pytest.approx([11 / 12, 9 / 12])
+    assert found["confusion"] == [[7, 1, 0], [2, 6, 0], [1, 0, 7]]
+    assert (found["n_scans"], found["n_patients"], found["seeds"]) == (12, 6, 2)
+
+
+def test_interval_holds_the_accuracy_and_knows_both_patients_and_seeds(twelve, logits):
+    low, high = stages.score_seeds(twelve, logits)["interval"]
+    assert 0 < low < 20 / 24 < high <= 1
+    sure = stages.score_seeds(twelve, [5.0 * np.eye(3)[twelve.target[:12]]])
+    assert sure["interval"] == [1.0, 1.0]
+
+
+def test_a_score_that_no_seed_has_is_none(twelve):
+    alone = dataclasses.replace(twelve, table=twelve.table.assign(target=0))
+    found = stages.score_seeds(alone, [np.zeros((12, 3))] * 2)
+    assert found["auc"] is None and found["specificity"] is None and found["accuracy"] == 1.0

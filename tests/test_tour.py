@@ -18,7 +18,8 @@ def test_every_notebook_but_the_door_is_a_step():
 
 def test_files_of_the_steps_are_the_run_folders():
     run = RunFolder(Path("run"), get_profile("smoke"), "phantom", None, 0)
-    files = (run.splits_file, run.teacher_file, run.teacher_logits_file, run.student_file("kd", 0), run.int8_file)
+    student = run.network_file("student_kd_seed0")
+    files = (run.splits_file, run.teacher_file, run.teacher_logits_file, student, run.int8_file)
     assert [file for *_, file in STEPS] == [path.name for path in files]
 
 

@@ -328,7 +328,7 @@ def test_scores_of_seeds_are_means_and_the_drop_is_their_difference(data, other)
     own = transfer.own_test(data, other)
     random = np.random.default_rng(0)
     on_own, on_other = ([random.normal(size=(len(scans.rows), 3)) for _ in range(2)] for scans in (own, other))
-    home, away = transfer.score_seeds(own, on_own), transfer.score_seeds(other, on_other)
+    home, away = transfer.score_shared(own, on_own), transfer.score_shared(other, on_other)
     for name in ("accuracy", "sensitivity"):
         assert away[name] == pytest.approx(np.mean([transfer.score(other, one)[name] for one in on_other]))
     assert away["interval"][0] <= away["accuracy"] <= away["interval"][1]

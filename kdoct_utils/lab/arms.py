@@ -1,7 +1,7 @@
 """The arms of the ablations: one table that says what each changes, and what it is held against.
 
 An arm is one way of training (or of testing) a network. It differs from the paper's recipe, as the profile has it, in
-what ``changes`` lists and in nothing else. `kdoct_utils.lab.ablations` trains and compares them.
+what ``changes`` lists and in nothing else. `kdoct_utils.lab.experiments` trains and compares them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class Arm:
 
     against: name of the arm that it is compared with, "" for a question's first arm. changes: fields of StudentRecipe
     or TeacherRecipe. test_views: its logits are averaged over the five test-time views. extra: left out unless asked
-    for, because time is short.
+    for, because time is short. course: one of notebook 05's three students; its files lie in the run folder itself and
+    bear its name, and its teacher is asked live.
     Raises ValueError for a network, field or value that is not valid.
     """
 
@@ -100,6 +101,7 @@ class Arm:
     network: str = "student"
     test_views: bool = False
     extra: bool = False
+    course: bool = False
 
     def __post_init__(self) -> None:
         _check_choices(self, network=NETWORKS)
@@ -136,9 +138,10 @@ PATIENCE = 2.0  # epochs of the long arms, as a multiple of the profile's: far f
 _LABELS, _NOISY = {"objective": "labels"}, {"noise": NOISE}
 _FROM_NOTHING = "Do the start weights matter?"
 _TABLE = (
-    Arm("student_alone", "labels alone", "Does a teacher help?", changes=_LABELS),
-    Arm("student_kd", "KD, live teacher", "Does a teacher help?", "student_alone"),
-    Arm("student_cached", "answers to plain scans", "Must the teacher be live?", "student_kd", {"answers": "scan"}),
+    Arm("student_alone", "labels alone", "Does a teacher help?", changes=_LABELS, course=True),
+    Arm("student_kd", "KD, live teacher", "Does a teacher help?", "student_alone", course=True),
+    Arm("student_cached", "answers to plain scans", "Must the teacher be live?", "student_kd", {"answers": "scan"},
+        course=True),
     Arm("kd_views_1", "1 view, replayed", "Must the teacher be live?", "student_kd", {"views": 1}),
     Arm("kd_views_4", "4 views, replayed", "Must the teacher be live?", "student_kd", {"views": 4}),
     *(

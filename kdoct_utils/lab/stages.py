@@ -6,12 +6,13 @@ made it. A stage whose recipe is another is made again, never used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from filelock import FileLock
 from torch import nn
 
@@ -19,23 +20,18 @@ from kdoct_utils.data.cache import open_pictures, picture_key
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.scans import ScanSet, read_scans
 from kdoct_utils.data.splits import load_splits, make_splits, official_splits, save_splits
-from kdoct_utils.judge.metrics import evaluate, probabilities
-from kdoct_utils.lab.keep import file_hash, short_hash, take_or_answer, take_or_train
+from kdoct_utils.judge.metrics import average_scores, evaluate, hits, paired_difference, probabilities
+from kdoct_utils.lab.keep import file_hash, full_recipe, keep, short_hash, why_again
+from kdoct_utils.learn import models
 from kdoct_utils.learn.inference import ScanImages, cache_teacher_logits, predict_logits
 from kdoct_utils.learn.losses import balanced_class_weights
 from kdoct_utils.learn.models import build_model
-from kdoct_utils.learn.objectives import (
-    CachedLogits,
-    CrossEntropyObjective,
-    DistillationObjective,
-    FocalObjective,
-    Objective,
-)
+from kdoct_utils.learn.objectives import FocalObjective, Objective
 from kdoct_utils.learn.pipelines import EVALUATION, STUDENT, TEACHER, AugmentConfig, weakened
-from kdoct_utils.learn.trainer import Trainer, TrainingResult
+from kdoct_utils.learn.trainer import Trainer, TrainingResult, threads
 from kdoct_utils.runs import RunFolder, atomic_path, link_or_copy, read_json, write_json
 
-STUDENT_KINDS = ("alone", "kd", "cached")
+AVERAGED = ("accuracy", "sensitivity", "specificity", "auc", "ece")  # over the seeds of an arm
 PREDICTION_COLUMNS = ["network", "seed", "fold", "scan_id", "group", "label"]
 
 
@@ -65,6 +61,11 @@ class CourseData:
     def groups(self) -> np.ndarray:
         """(n,) the independent patients: what is split, resampled and counted."""
         return self.table["group"].to_numpy(dtype=object)
+
+    @property
+    def scans_hash(self) -> str:
+        """Of all scans' bytes, in the order of the table."""
+        return short_hash({"scans": list(self.hashes.values())})
 
     def rows(self, role: str) -> np.ndarray:
         """Row numbers of a role."""
@@ -172,7 +173,7 @@ def _read_into(run: RunFolder, progress: bool) -> None:
     write_json(run.provenance_file, {"class_names": scans.class_names, "provenance": scans.provenance})
 
 
-# --- teacher ---------------------------------------------------------------------------------------------------------
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 def new_teacher(run: RunFolder, data: CourseData) -> nn.Module:
@@ -181,68 +182,25 @@ def new_teacher(run: RunFolder, data: CourseData) -> nn.Module:
     return build_model(profile.teacher, len(data.class_names), profile.channels, profile.start_weights, run.seed)
 
 
-def teacher_trainer(
-    run: RunFolder,
-    data: CourseData,
-    model: nn.Module,
-    gamma: float | None = None,
-    *,
-    checkpoint: Path | None = None,
-    progress: bool = True,
-) -> Trainer:
-    """The paper's teacher training: focal loss with balanced class weights, heavy augmentation, SWA."""
-    profile = run.profile
-    train = data.part("train")
-    weights = balanced_class_weights(train.target, len(data.class_names))
-    return Trainer(
-        model,
-        FocalObjective(profile.gamma if gamma is None else gamma, weights),
-        train,
-        data.part("validation"),
-        profile.teacher_training,
-        augmentation=weakened(TEACHER, profile.teacher_augmentation),
-        image_size=profile.image_size,
-        channels=profile.channels,
-        seed=run.seed,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
-
-
-def teacher(run: RunFolder, data: CourseData, gamma: float | None = None, progress: bool = True) -> nn.Module:
-    """The trained teacher in eval mode: from the run folder, or trained now."""
-    recipe = {"stage": "teacher", "seed": run.seed, "split": data.split_hash, "fold": data.fold}
-    recipe["gamma"] = run.profile.gamma if gamma is None else gamma
-    model = new_teacher(run, data)
-
-    def train(checkpoint: Path) -> TrainingResult:
-        return teacher_trainer(run, data, model, gamma, checkpoint=checkpoint, progress=progress).fit()
-
-    take_or_train(run, model, run.teacher_file, recipe, train, "teacher")
-    return model
-
-
-def teacher_logits(run: RunFolder, data: CourseData, model: nn.Module, progress: bool = True) -> np.ndarray:
-    """The teacher's logits (n, classes) for every scan as it is, without augmentation."""
-    profile = run.profile
-    recipe = {"stage": "teacher_logits", "teacher": file_hash(run.teacher_file), "split": data.split_hash}
-
-    def answer() -> np.ndarray:
-        everything = data.part("", rows=np.arange(len(data.table)))
-        size, channels = profile.image_size, profile.channels
-        return cache_teacher_logits(model, everything, EVALUATION, 0, 1, size, channels, progress=progress)[0]
-
-    return take_or_answer(run.teacher_logits_file, recipe, answer)
-
-
-# --- students --------------------------------------------------------------------------------------------------------
-
-
 def new_student(run: RunFolder, data: CourseData, seed: int) -> nn.Module:
     """The profile's student: ImageNet weights where the profile starts from them, else fresh ones of that seed."""
     profile = run.profile
     start = "imagenet" if profile.start_weights == "imagenet" else "none"  # phantom weights are a teacher's
     return build_model(profile.student, len(data.class_names), profile.channels, start, seed)
+
+
+def teacher_trainer(run: RunFolder, data: CourseData, model: nn.Module, **options: object) -> Trainer:
+    """The paper's teacher training: focal loss with balanced class weights, heavy augmentation, SWA.
+
+    options: further arguments of `Trainer`, such as name and progress.
+    """
+    profile, train = run.profile, data.part("train")
+    objective = FocalObjective(profile.gamma, balanced_class_weights(train.target, len(data.class_names)))
+    return Trainer(
+        model, objective, train, data.part("validation"), profile.teacher_training,
+        augmentation=weakened(TEACHER, profile.teacher_augmentation), image_size=profile.image_size,
+        channels=profile.channels, seed=run.seed, **options,
+    )  # fmt: skip
 
 
 def student_trainer(
@@ -254,78 +212,97 @@ def student_trainer(
     *,
     train: ScanImages | None = None,
     augmentation: AugmentConfig = STUDENT,
-    checkpoint: Path | None = None,
-    progress: bool = True,
+    **options: object,
 ) -> Trainer:
-    """The profile's student training for any objective; train replaces the training scans."""
+    """The profile's student training for any objective; train replaces the training scans. options: of `Trainer`."""
+    profile = run.profile
     return Trainer(
-        model,
-        objective,
-        data.part("train") if train is None else train,
-        data.part("validation"),
-        run.profile.student_training,
-        augmentation=augmentation,
-        image_size=run.profile.image_size,
-        channels=run.profile.channels,
-        seed=seed,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+        model, objective, data.part("train") if train is None else train, data.part("validation"),
+        profile.student_training, augmentation=augmentation, image_size=profile.image_size,
+        channels=profile.channels, seed=seed, **options,
+    )  # fmt: skip
 
 
-def student_objective(
-    run: RunFolder, data: CourseData, kind: str, teacher_model: nn.Module | None, temperature: float, alpha: float
-) -> Objective:
-    """What a student of that kind is trained for: labels alone, a live teacher, or the teacher's kept logits."""
-    if kind not in STUDENT_KINDS:
-        raise ValueError(f"unknown kind of student {kind!r}; valid kinds: {', '.join(STUDENT_KINDS)}")
-    if kind == "alone":
-        return CrossEntropyObjective()
-    if teacher_model is None:
-        raise ValueError(f"a {kind!r} student needs a teacher")
-    if kind == "kd":
-        return DistillationObjective(teacher_model, temperature, alpha)
-    logits = teacher_logits(run, data, teacher_model, progress=False)
-    return DistillationObjective(CachedLogits(logits[None], replay=False), temperature, alpha)
+def training_recipe(run: RunFolder, data: CourseData, network: str, seed: int) -> dict[str, object]:
+    """What every training of a "teacher" or "student" follows from, whatever else does."""
+    profile = run.profile
+    return {
+        "stage": network, "seed": seed, "split": data.split_hash, "fold": data.fold, "scans": data.scans_hash,
+        "image": [profile.image_size, profile.channels], "start_weights": profile.start_weights,
+        "network": asdict(getattr(profile, network)), "training": asdict(getattr(profile, f"{network}_training")),
+    }  # fmt: skip
 
 
-def student_recipe(
-    run: RunFolder, data: CourseData, kind: str, seed: int, temperature: float, alpha: float
-) -> dict[str, object]:
-    """All that a student of the course follows from, as kept with its weights."""
-    recipe = {"stage": "student", "kind": kind, "seed": seed, "split": data.split_hash, "fold": data.fold}
-    if kind != "alone":
-        recipe |= {"teacher": file_hash(run.teacher_file), "temperature": temperature, "alpha": alpha}
-    return recipe
+def keep_network(
+    run: RunFolder, model: nn.Module, path: Path, recipe: dict, train: Callable[[Path], TrainingResult]
+) -> bool:
+    """Fill ``model`` from ``path`` if this full recipe made it; else train it and keep it there. Ready to answer.
 
-
-def student(
-    run: RunFolder,
-    data: CourseData,
-    kind: str,
-    seed: int,
-    teacher_model: nn.Module | None = None,
-    temperature: float | None = None,
-    alpha: float | None = None,
-    progress: bool = True,
-) -> nn.Module:
-    """A trained student in eval mode: from the run folder, or trained now.
-
-    kind: "alone" (cross-entropy), "kd" (a live teacher sees every view) or "cached" (the teacher's
-    logits for the plain scan). seed: of weights, order, augmentation and dropout.
+    train: is given the path of a checkpoint, leaves the trained weights in ``model``. The history lies beside the
+    weights, named like them. Returns whether they were there. Runs of a sweep share what has the same recipe.
     """
-    temperature = run.profile.temperature if temperature is None else temperature
-    alpha = run.profile.alpha if alpha is None else alpha
-    recipe = student_recipe(run, data, kind, seed, temperature, alpha)
-    model = new_student(run, data, seed)
-    name = f"student_{kind}_seed{seed}"
+    made, history = [], run.history_file(path.stem)
+    # Its name carries the recipe: only the same training takes up what a killed one left.
+    checkpoint = (run.shared or path.parent) / f"{path.stem}_{short_hash(recipe)}_checkpoint.safetensors"
+
+    def make() -> tuple[dict, dict]:
+        result = train(checkpoint)
+        with atomic_path(history) as temporary:
+            result.history.to_csv(temporary, index=False)
+        made.append(path)
+        return model.state_dict(), {"chosen": result.chosen}
+
+    model.load_state_dict(keep(path, recipe, make, shared=run.shared, beside=[history]))
+    checkpoint.unlink(missing_ok=True)
+    if torch.accelerator.is_available():  # where training would have put it
+        model.to(torch.accelerator.current_accelerator())
+    model.eval()
+    return not made
+
+
+def teacher(run: RunFolder, data: CourseData, progress: bool = True) -> nn.Module:
+    """The trained teacher in eval mode: from the run folder, or trained now."""
+    model = new_teacher(run, data)
 
     def train(checkpoint: Path) -> TrainingResult:
-        objective = student_objective(run, data, kind, teacher_model, temperature, alpha)
-        return student_trainer(run, data, model, objective, seed, checkpoint=checkpoint, progress=progress).fit()
+        return teacher_trainer(run, data, model, name="teacher", checkpoint=checkpoint, progress=progress).fit()
 
-    take_or_train(run, model, run.student_file(kind, seed), recipe, train, name)
+    keep_network(run, model, run.teacher_file, teacher_recipe(run, data), train)
     return model
+
+
+def teacher_file(run: RunFolder, data: CourseData, progress: bool = True) -> Path:
+    """The file of the trained teacher, which is there already or made now."""
+    if why_again(run.teacher_file, teacher_recipe(run, data), [run.history_file("teacher")]) is not None:
+        teacher(run, data, progress)
+    return run.teacher_file
+
+
+def teacher_recipe(run: RunFolder, data: CourseData) -> dict[str, object]:
+    """What a teacher follows from: its data, its profile's hyper-parameters and the code."""
+    recipe = training_recipe(run, data, "teacher", run.seed)
+    recipe |= {"gamma": run.profile.gamma, "augmentation": run.profile.teacher_augmentation}
+    return full_recipe(recipe, (new_teacher, teacher_trainer, models))
+
+
+def teacher_logits(run: RunFolder, data: CourseData, model: nn.Module, progress: bool = True) -> np.ndarray:
+    """The teacher's logits (n, classes) for every scan as it is, without augmentation."""
+    size, channels = run.profile.image_size, run.profile.channels
+    recipe = {
+        "stage": "teacher_logits", "teacher": file_hash(run.teacher_file), "scans": data.scans_hash,
+        "image": [size, channels],
+    }  # fmt: skip
+
+    def answer() -> dict[str, np.ndarray]:
+        everything = data.part("", rows=np.arange(len(data.table)))
+        with threads(run.profile.student_training.threads):  # as in trainings: the same digits wherever it is asked
+            logits = cache_teacher_logits(model, everything, EVALUATION, 0, 1, size, channels, progress=progress)
+        return {"logits": logits[0]}
+
+    return keep(run.teacher_logits_file, recipe, answer, code=(cache_teacher_logits, models))["logits"].numpy()
+
+
+# --- answers and scores ----------------------------------------------------------------------------------------------
 
 
 def test_logits(run: RunFolder, data: CourseData, model: nn.Module, views: bool = False) -> np.ndarray:
@@ -358,3 +335,25 @@ def score(data: CourseData, logits: np.ndarray, role: str = "test", seed: int = 
     """metrics.evaluate for the scans of a role, patients resampled. logits: (n of that role, classes)."""
     rows = data.rows(role)
     return evaluate(probabilities(logits), data.target[rows], data.groups[rows], data.class_names, seed=seed)
+
+
+def right(data: CourseData, logits: Sequence[np.ndarray], role: str = "test") -> np.ndarray:
+    """(seeds, n of that role) bool: which scans each seed's network names rightly. logits as in `score_seeds`."""
+    return hits(logits, data.target[data.rows(role)])
+
+
+def score_seeds(data: CourseData, logits: Sequence[np.ndarray], role: str = "test") -> dict:
+    """Scores of an arm: those of its seeds averaged, with an interval over patients and seeds.
+
+    logits: (n of that role, classes) of each seed. Returns a dict for metrics.json: accuracy, sensitivity,
+    specificity, auc and ece (means; None where no seed has one), interval ([low, high] of the accuracy), by_seed
+    (accuracies), confusion (counts of all seeds added up), class_names, n_scans, n_patients and seeds (their number).
+    """
+    scores = [score(data, one, role) for one in logits]
+    correct = right(data, logits, role)
+    accuracy = paired_difference(correct, np.zeros_like(correct), data.groups[data.rows(role)])
+    return average_scores(scores, AVERAGED) | {
+        "interval": [accuracy["low"], accuracy["high"]],
+        "by_seed": [one["accuracy"] for one in scores],
+        "class_names": list(data.class_names),
+    }

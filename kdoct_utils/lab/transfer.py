@@ -213,7 +213,7 @@ def right(scans: SharedScans, logits: Sequence[np.ndarray]) -> np.ndarray:
     return hits(logits, scans.target)
 
 
-def score_seeds(scans: SharedScans, logits: Sequence[np.ndarray]) -> dict:
+def score_shared(scans: SharedScans, logits: Sequence[np.ndarray]) -> dict:
     """Scores of an arm: those of its networks averaged, with intervals over patients and seeds.
 
     logits: (n, shared) of each. Returns the scores of SCORES (None where none is known), interval (of the accuracy) and

@@ -1,7 +1,4 @@
-"""Arms of an experiment over several training seeds: their scores, and the figures that notebook 05 reads them from.
-
-An arm is one way of training; each of its seeds is a network. Figures go to `outputs.show`.
-"""
+"""Figures of arms over several training seeds, for notebooks 05 and 07. An arm is one way of training."""
 
 from __future__ import annotations
 
@@ -13,37 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdoct_utils.judge.metrics import average_scores, hits, paired_difference
-from kdoct_utils.lab.stages import CourseData, score
 from kdoct_utils.show.style import LINE_COLORS, curves, headline, look, message
 from kdoct_utils.show.svg import framed_svg
-
-AVERAGED = ("accuracy", "sensitivity", "specificity", "auc", "ece")
-
-
-def score_seeds(data: CourseData, logits: Sequence[np.ndarray], role: str = "test") -> dict:
-    """Scores of an arm: those of its seeds averaged, with an interval over patients and seeds.
-
-    logits: (n of that role, classes) of each seed. Returns a dict for metrics.json: accuracy, sensitivity,
-    specificity, auc and ece (means; None where no seed has one), interval ([low, high] of the accuracy), by_seed
-    (accuracies), confusion (counts of all seeds added up), class_names, n_scans, n_patients and seeds (their number).
-    """
-    scores = [score(data, one, role) for one in logits]
-    correct = right(data, logits, role)
-    accuracy = paired_difference(correct, np.zeros_like(correct), data.groups[data.rows(role)])
-    return average_scores(scores, AVERAGED) | {
-        "interval": [accuracy["low"], accuracy["high"]],
-        "by_seed": [one["accuracy"] for one in scores],
-        "class_names": list(data.class_names),
-    }
-
-
-def right(data: CourseData, logits: Sequence[np.ndarray], role: str = "test") -> np.ndarray:
-    """(seeds, n of that role) bool: which scans each seed's network names rightly. logits as in `score_seeds`."""
-    return hits(logits, data.target[data.rows(role)])
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------
 
 
 def answers_figure(

@@ -1,28 +1,37 @@
-"""Ablations: every arm runs, changes what it says, has the budget of its rival, and is kept by recipe."""
+"""Experiments: every arm runs, changes what it says, has the budget of its rival, and is kept by recipe."""
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 from dataclasses import fields, replace
+from functools import partial
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from test_training import same_weights
 
 from kdoct_utils.judge.metrics import paired_difference
-from kdoct_utils.lab import arm_training, stages
-from kdoct_utils.lab.ablations import COMPARED, compare_arms, run_arms
-from kdoct_utils.lab.arm_training import ArmResult, arm_network, lab, train_arm, wrong_labels
+from kdoct_utils.lab import experiments, stages
 from kdoct_utils.lab.arms import ARMS, SETS, Arm, StudentRecipe, TeacherRecipe, arms_for, changed, choose_arms
-from kdoct_utils.learn.models import weights_metadata
-from kdoct_utils.learn.objectives import CachedLogits
+from kdoct_utils.lab.experiments import (
+    COMPARED,
+    NOISY_TEACHER,
+    ArmResult,
+    compare_arms,
+    run_arms,
+    side_by_side,
+    train,
+    train_all,
+    workers,
+    wrong_labels,
+)
+from kdoct_utils.lab.keep import recipe_of
+from kdoct_utils.learn.objectives import CachedLogits, DistillationObjective
 from kdoct_utils.learn.pipelines import STUDENT, TEACHER
 from kdoct_utils.profiles import PROFILES, get_profile
-from kdoct_utils.runs import open_run
+from kdoct_utils.runs import RunError, open_run
 
 SMOKE = get_profile("smoke")
 TINY = replace(SMOKE, phantom_patients=5, phantom_slices=3)
@@ -61,10 +70,6 @@ def fits(monkeypatch):
     done, fit = [], stages.Trainer.fit
     monkeypatch.setattr(stages.Trainer, "fit", lambda trainer: done.append(trainer) or fit(trainer))
     return done
-
-
-def recipe_in(path):
-    return json.loads(weights_metadata(path)["recipe"])
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -148,165 +153,158 @@ def test_wrong_labels_follow_from_their_seed_and_leave_the_data_alone(data):
         wrong_labels(data, 1.5, 0)
 
 
-def test_wrong_labels_are_for_training_only(run, data, results, fits):
-    train_arm(run, data, ARMS["noisy_focal"], 7, progress=False)
-    (trainer,) = fits
-    expected = wrong_labels(data, 0.3, run.seed).target
-    assert np.array_equal(trainer.train_set.target.numpy(), expected[data.rows("train")])
-    assert np.array_equal(trainer.validation_set.target.numpy(), data.target[data.rows("validation")])
-
-
-def test_the_noisy_teacher_has_learned_wrong_labels_and_teaches(run, data, results, fits):
-    arm_training.train_teachers(run, data, arm_training.NOISY_TEACHER, 7, progress=False)
-    expected = wrong_labels(data, 0.3, run.seed).target
-    assert np.array_equal(fits[0].train_set.target.numpy(), expected[data.rows("train")])
-    train_arm(run, data, ARMS["noisy_kd"], 7, progress=False)
-    train_arm(run, data, ARMS["noisy_kd_right_teacher"], 7, progress=False)
-    pair, _ = arm_training.train_teachers(run, data, arm_training.NOISY_TEACHER, run.seed, progress=False)
-    noisy, right = (trainer.objective.teacher for trainer in fits[1:])
-    assert same_weights(noisy.state_dict(), pair["average"].state_dict())
+def test_wrong_labels_are_for_training_and_for_the_noisy_teacher(run, data, results, fits):
+    expected = wrong_labels(data, 0.3, run.seed).target[data.rows("train")]
+    train(run, data, "noisy_focal", 7, progress=False)
+    train(run, data, NOISY_TEACHER, 7, progress=False)
+    for trainer in fits:
+        assert np.array_equal(trainer.train_set.target.numpy(), expected)
+        assert np.array_equal(trainer.validation_set.target.numpy(), data.target[data.rows("validation")])
+    train(run, data, "noisy_kd", 7, progress=False)
+    train(run, data, "noisy_kd_right_teacher", 7, progress=False)
+    noisy, right = (trainer.objective.teacher for trainer in fits[2:])
+    teacher = train(run, data, NOISY_TEACHER, run.seed, progress=False).model
+    assert same_weights(noisy.state_dict(), teacher.state_dict())
     assert isinstance(right, CachedLogits)  # those of the run's teacher
 
 
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def test_every_arm_runs_with_the_budget_of_its_rival(data, arms, results):
+def test_every_arm_runs_with_the_budget_of_its_rival(run, data, arms, results):
     assert set(results) == {arm.name for arm in arms}
     for arm in arms:
         for network, rival in zip(results[arm.name], results.get(arm.against, results[arm.name]), strict=True):
             assert network.logits.shape == (len(data.rows("test")), 3) and np.isfinite(network.logits).all()
             assert network.steps == rival.steps * (2 if arm.name in LONGER else 1)
-            assert not network.reused
+            assert not network.reused and network.seconds > 0
     steps = TRAINED.student_training.epochs * -(-len(data.rows("train")) // TRAINED.student_training.batch_size)
     assert {network.steps for network in results["student_kd"]} == {steps}
-
-
-def test_arms_are_told_apart_by_recipe_and_by_their_answers(run, arms, results):
-    recipes = [json.dumps(recipe_in(path), sort_keys=True) for path in lab(run).path.glob("*_seed0.safetensors")]
-    trainings = {(arm.network, str(changed(arm.recipe))) for arm in arms}
-    assert len(recipes) == len(set(recipes)) == len(trainings)
     answers = {name: networks[0].logits.tobytes() for name, networks in results.items()}
-    assert len(set(answers.values())) == len(answers)
-
-
-def test_predictions_are_kept_by_arm(run, data, arms, results):
+    assert len(set(answers.values())) == len(answers)  # every arm says something of its own
     kept = pd.read_csv(run.predictions_file)
     assert set(kept["network"]) == {arm.name for arm in arms}
     assert (kept[kept["seed"] == 0].groupby("network").size() == len(data.rows("test"))).all()
 
 
-def test_nothing_is_trained_twice_and_a_seed_gives_the_same_numbers(run, data, arms, results, fits):
+def test_nothing_is_trained_twice_and_a_name_finds_the_network(run, data, arms, results, fits):
     again = run_arms(run, data, arms, seeds=[0], progress=False)
     assert not fits
     for name, networks in again.items():
-        for network, before in zip(networks, results[name], strict=True):
-            np.testing.assert_array_equal(network.logits, before.logits)
-            assert network.reused and network.steps == before.steps
+        np.testing.assert_array_equal(networks[0].logits, results[name][0].logits)
+        assert networks[0].reused and networks[0].steps == results[name][0].steps
+    for name in ("student_alone", "kd_decoupled", "teacher_best"):
+        model = train(run, data, name, 0, progress=False).model
+        np.testing.assert_array_equal(stages.test_logits(run, data, model), results[name][0].logits)
+    with pytest.raises(ValueError, match="unknown arm 'slow'; valid arms: student_alone, student_kd"):
+        train(run, data, "slow", 0)
 
 
-def test_a_seed_gives_the_same_numbers_in_another_folder(tmp_path, data, results):
-    names = ["kd_mixup", "kd_decoupled", "noisy_kd", "teacher_best", "alone_pretrained"]
+def test_files_of_the_course_keep_their_names_and_others_say_what_differs(run, data, results, fits):
+    names = ("student_alone", "student_kd", "student_cached")
+    found = {train(run, data, name, 0, progress=False).file for name in names}
+    assert {file.name for file in found} == {f"{name}_seed0.safetensors" for name in names}
+    assert all(file.parent == run.path for file in found) and run.history_file("student_kd_seed0").exists()
+    assert train(run, data, "student_kd", 0, TRAINED.temperature, TRAINED.alpha).file in found and not fits
+    hotter = train(run, data, "student_kd", 0, temperature=2, alpha=0.5, progress=False).file
+    assert hotter == run.network_file("student_kd_temperature-2.0_alpha-0.5_seed0") and hotter not in found
+    assert train(run, data, "student_alone", 0, temperature=2, alpha=0.5).file in found  # it has neither
+
+
+def test_alpha_reaches_every_arm_and_replaces_no_network(run, data, results, fits):
+    """Notebook 05 with -p alpha=.5, then 07 without, and the other way round."""
+    names = ("student_kd", "student_cached", "kd_temperature_2", "kd_alpha_0.9")
+    usual = {name: train(run, data, name, 0, progress=False).file for name in names}
+    before = {file: file.read_bytes() for file in usual.values()}
+    varied = {name: train(run, data, name, 0, alpha=0.5, progress=False).file for name in names}
+    assert [trainer.objective.alpha for trainer in fits] == [0.5] * 3
+    assert varied["kd_alpha_0.9"] == usual["kd_alpha_0.9"]  # this arm has an alpha of its own
+    assert all(recipe_of(varied[name])["alpha"] == 0.5 for name in names[:3])
+    assert before == {file: file.read_bytes() for file in usual.values()}
+    either = [train(run, data, "kd_alpha_0.5", 0, alpha=alpha, progress=False).file for alpha in (None, 0.5)]
+    assert either[0] == either[1]
+
+
+def test_side_by_side_gives_the_same_weights_in_another_folder(tmp_path, run, data, results):
+    names = ["student_kd", "kd_mixup", "noisy_kd", "teacher_best", "alone_pretrained"]
     other = open_run(tmp_path / "other", profile=TRAINED, dataset="phantom", seed=3)
     copied = stages.course_data(other, progress=False)
-    again = run_arms(other, copied, [ARMS[name] for name in names], [0], progress=False)
-    for name in names:
-        np.testing.assert_array_equal(again[name][0].logits, results[name][0].logits)
+    found = train_all(other, copied, [(name, 0) for name in names], jobs=2, progress=False)
+    for name, trained in zip(names, found, strict=True):
+        one = train(run, data, name, 0, progress=False)
+        assert not trained.reused and one.reused
+        assert same_weights(trained.model.state_dict(), one.model.state_dict()), name
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
-    names = ["student_kd", "kd_test_views", "kd_relations"]
+def test_what_a_process_says_comes_along(capsys):
+    assert side_by_side({"a": partial(print, "made again"), "b": int}, 2, progress=False) == {"a": None, "b": 0}
+    assert capsys.readouterr().out == "made again\n"
 
-    def trained(jobs):
-        other = open_run(tmp_path / str(jobs), profile=TRAINED, dataset="phantom", seed=3)
-        copied = stages.course_data(other, progress=False)
-        stages.teacher(other, copied, progress=False)
-        return run_arms(other, copied, [ARMS[name] for name in names], [0], jobs=jobs, progress=False)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, joblib.cpu_count() // 2))  # as many as each of two processes has: sums in one order
-    try:
-        alone, together = trained(1), trained(2)
-    finally:
-        torch.set_num_threads(threads)
-    for name in names:
-        for one, other in zip(alone[name], together[name], strict=True):
-            np.testing.assert_allclose(other.logits, one.logits, atol=1e-4)
-            assert not other.reused
+def test_a_workers_error_is_one_clear_error(run, data, monkeypatch):
+    assert workers(run, 5) == 1 and workers(run, 5, jobs=2) == 2 and workers(run, 0, jobs=2) == 1  # smoke: here
+    quick = replace(run, profile=get_profile("quick"))
+    monkeypatch.setattr(experiments, "cpu_count", lambda: 16)
+    assert 1 <= workers(quick, 7) <= 7
+    assert workers(replace(run, profile=get_profile("colab")), 7, jobs=4) == 1
+    fine, killed = partial(pow, 2, 5), partial(os._exit, 9)
+    assert side_by_side({"b": fine, "a": fine}, 1, progress=False) == {"b": 32, "a": 32}
+    for jobs in (1, 2):
+        with pytest.raises(ZeroDivisionError) as caught:
+            side_by_side({"a": fine, "KD, seed 2": partial(divmod, 1, 0)}, jobs, progress=False)
+        assert caught.value.__notes__ == ["while training KD, seed 2"]
+    with pytest.raises(RunError, match="was killed, perhaps for want of memory: . of 2 trainings are not done"):
+        side_by_side({"a": killed, "b": fine}, 2, progress=False)
 
 
 def test_answers_given_beforehand_train_as_a_live_teacher(run, data, results):
     """The arm T = 2 learns from kept answers; the course's student of that T has a live teacher."""
-    alone = replace(run, path=run.path / "live")
-    alone.path.mkdir()
-    shutil.copy(run.teacher_file, alone.teacher_file)
-    stages.student(alone, data, "kd", 0, stages.teacher(run, data, progress=False), temperature=2.0, progress=False)
-    live = pd.read_csv(alone.history_file("student_kd_seed0"))
-    kept = pd.read_csv(lab(run).history_file("student_temperature-2.0_seed0"))
+    live = train(run, data, "student_kd", 0, temperature=2.0, progress=False).history
+    kept = train(run, data, "kd_temperature_2", 0, progress=False).history
     assert len(live) == 3
     np.testing.assert_allclose(kept["train_loss"], live["train_loss"], rtol=1e-3)
 
 
-def test_repeated_views_are_the_first_ones(run, data, results, fits):
-    train_arm(run, data, replace(ARMS["kd_views_4"], changes={"views": 2}), 5, progress=False)
-    objective = fits[-1].objective
-    assert objective.views == 2 and objective.teacher.logits.shape == (2, len(data.rows("train")), 3)
-    train_arm(run, data, ARMS["kd_alpha_0.5"], 5, progress=False)
-    np.testing.assert_array_equal(fits[-1].objective.teacher.logits[:2], objective.teacher.logits)
-    assert fits[-1].objective.views == 3 and fits[-1].objective.alpha == 0.5
-
-
-def test_augmentation_and_start_weights_reach_the_training(run, data, results, fits):
-    train_arm(run, data, ARMS["alone_heavy"], 5, progress=False)
-    train_arm(run, data, ARMS["alone_light"], 5, progress=False)
-    train_arm(run, data, ARMS["student_alone"], 5, progress=False)
-    heavy, light, usual = (trainer.augmentation for trainer in fits)
-    assert heavy == TEACHER and usual == STUDENT and 0 < light.rotation < usual.rotation
-    pretrained = arm_training.pretrained_student(run, data, progress=False)
-    assert recipe_in(pretrained)["patients"] == 2 * TRAINED.phantom_patients
-    assert "pretraining" in recipe_in(lab(run).path / "student_objective-labels_start-phantom_seed0.safetensors")
-
-
-def test_arms_that_train_longer_have_more_patience(run, data, results, fits):
-    train_arm(run, data, ARMS["alone_longer"], 5, progress=False)
-    train_arm(run, data, ARMS["teacher_average"], 5, progress=False)
-    longer, teacher = (trainer.config for trainer in fits)
-    usual = TRAINED.student_training
-    assert (longer.epochs, longer.patience) == (2 * usual.epochs, 2 * usual.patience)
-    assert (teacher.epochs, teacher.patience) == (4, TRAINED.teacher_training.patience)
+def test_what_an_arm_changes_reaches_its_training(run, data, results, fits):
+    names = ("alone_heavy", "alone_light", "student_alone", "alone_longer", "kd_alpha_0.5", "student_kd")
+    for name in (*names, "teacher_average"):
+        train(run, data, name, 5, progress=False)
+    heavy, light, usual, longer, kept, live, teacher = fits
+    assert heavy.augmentation == TEACHER and usual.augmentation == STUDENT
+    assert 0 < light.augmentation.rotation < STUDENT.rotation
+    short, gentle = TRAINED.student_training, TRAINED.teacher_training
+    assert (longer.config.epochs, longer.config.patience) == (2 * short.epochs, 2 * short.patience)
+    assert (teacher.config.epochs, teacher.config.patience) == (4, gentle.patience)
+    assert type(live.objective) is DistillationObjective and live.objective.teacher is not kept.objective.teacher
+    assert isinstance(kept.objective.teacher, CachedLogits) and not isinstance(live.objective.teacher, CachedLogits)
+    assert kept.objective.views == 3 and kept.objective.alpha == 0.5
+    train(run, data, replace(ARMS["kd_views_4"], changes={"views": 2}), 5, progress=False)
+    repeated = fits[-1].objective  # the views that repeat are the first ones
+    assert repeated.views == 2 and repeated.teacher.logits.shape == (2, len(data.rows("train")), 3)
+    np.testing.assert_array_equal(kept.objective.teacher.logits[:2], repeated.teacher.logits)
+    recipe = recipe_of(train(run, data, "alone_pretrained", 0, progress=False).file)
+    assert recipe["pretraining"]["patients"] == 2 * TRAINED.phantom_patients
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def copy(tmp_path, run, results):
-    """The run folder again, to be changed."""
+def test_another_teacher_means_another_student(tmp_path, run, data, results, fits, capsys):
     shutil.copytree(run.path, tmp_path / "copy")
-    return open_run(tmp_path / "copy", profile=TRAINED, dataset="phantom", seed=3)
-
-
-def test_another_teacher_means_another_student(copy, data, results, fits):
-    stages.teacher(copy, data, gamma=0.0, progress=False)
-    other = stages.teacher(copy, data, gamma=0.0, progress=False)
-    fits.clear()
-    result = train_arm(copy, data, ARMS["kd_alpha_0.9"], 0, other, progress=False)
-    assert len(fits) == 1 and not result.reused
-    assert not np.allclose(result.logits, results["kd_alpha_0.9"][0].logits)
-    assert train_arm(copy, data, ARMS["noisy_alone"], 0, other, progress=False).reused  # it has no teacher
-
-
-def test_students_of_the_course_are_taken_and_never_overwritten(copy, data, fits):
-    shutil.rmtree(lab(copy).path)
-    teacher = stages.teacher(copy, data, progress=False)
-    stages.student(copy, data, "kd", 0, teacher, progress=False)
-    stages.student(copy, data, "alone", 0, progress=False)
-    stages.student(copy, data, "kd", 1, teacher, temperature=9.0, progress=False)
-    course, fits[:] = copy.student_file("kd", 1).read_bytes(), []
-    for name, seed, there in (("student_kd", 0, True), ("student_alone", 0, True), ("student_kd", 1, False)):
-        assert train_arm(copy, data, ARMS[name], seed, teacher, progress=False).reused == there
-    assert len(fits) == 1 and copy.student_file("kd", 1).read_bytes() == course
-    assert [path.name for path in lab(copy).path.glob("*.safetensors")] == ["student_kd_seed1.safetensors"]
+    copy = open_run(tmp_path / "copy", profile=TRAINED, dataset="phantom", seed=3)
+    other = replace(copy, profile=replace(TRAINED, gamma=0.0))
+    assert train(other, data, "noisy_alone", 0, progress=False).reused  # it has no teacher
+    assert not train(other, data, "kd_alpha_0.9", 0, progress=False).reused
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "teacher.safetensors is made again: gamma 2.0 -> 0.0"
+    assert last == "student_alpha-0.9_seed0.safetensors is made again: teacher" and len(fits) == 2
+    fits.clear()  # a teacher from elsewhere, as notebook 07 has one
+    home = replace(copy, path=tmp_path / "home")
+    home.path.mkdir()
+    taught = train(home, data, "student_kd", 0, teacher=run.teacher_file, progress=False)
+    assert len(fits) == 1 and taught.file.parent == home.path
+    one = train(run, data, "student_kd", 0, progress=False).model
+    assert same_weights(taught.model.state_dict(), one.state_dict())
 
 
 def test_runs_of_a_sweep_train_an_arm_once(tmp_path, fits):
@@ -320,7 +318,6 @@ def test_runs_of_a_sweep_train_an_arm_once(tmp_path, fits):
     assert len(fits) == 4  # the run's teacher, two students, the arm's teacher
     for name in first:
         np.testing.assert_array_equal(first[name][0].logits, second[name][0].logits)
-        assert second[name][0].reused
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------
@@ -371,11 +368,3 @@ def test_arms_are_chosen_by_set_or_name_with_their_rivals(profile):
     ]  # fmt: skip
     with pytest.raises(ValueError, match="unknown arm 'kd_beta'; valid: few, core, all, or of student_alone"):
         choose_arms(profile, "student_kd,kd_beta")
-
-
-def test_an_arms_network_is_the_one_whose_logits_are_kept(run, data):
-    arm = ARMS["student_alone"]
-    trained = train_arm(run, data, arm, 0, progress=False)
-    model, taken = arm_network(run, data, arm, 0, progress=False)
-    assert taken.reused
-    np.testing.assert_array_equal(stages.test_logits(run, data, model), trained.logits)
