@@ -31,6 +31,9 @@ class Objective(nn.Module):
         """Losses (batch,) on scans held out; distillation is judged by its labels alone, without a teacher."""
         return F.cross_entropy(logits, target, reduction="none")
 
+    def use_fast_teacher(self, compiled: bool) -> None:
+        """Where there is a live teacher: from now on ask a quicker copy of it."""
+
     def check(self, indices: Tensor) -> None:
         """Raise ValueError where the objective cannot serve the scans ``indices`` (n,)."""
 

@@ -28,7 +28,7 @@ from kdoct_utils.learn.checkpoints import Progress, resume, save_checkpoint
 from kdoct_utils.learn.inference import ScanImages, predict_logits
 from kdoct_utils.learn.loss_report import LossReport, TrainingError
 from kdoct_utils.learn.models import freeze_backbone, parameter_groups, state_copy
-from kdoct_utils.learn.objectives import DistillationObjective, Objective
+from kdoct_utils.learn.objectives import Objective
 from kdoct_utils.learn.pipelines import AugmentConfig
 from kdoct_utils.learn.schedules import epoch_batches, learning_rate_factor, steps_per_epoch
 from kdoct_utils.profiles import TrainingConfig
@@ -87,7 +87,7 @@ class Trainer:
         self.processes = self.accelerator.num_processes
         self.model, self.objective = model.to(self.device), objective.to(self.device)
         self.compiled = config.fast and self.device.type == "cuda"  # elsewhere compiling costs more than it saves
-        if config.fast and isinstance(objective, DistillationObjective):
+        if config.fast:
             objective.use_fast_teacher(self.compiled)
         self.train_set, self.validation_set, self.config = train_set, validation_set, config
         self.augmentation, self.image_size, self.channels = augmentation, image_size, channels
