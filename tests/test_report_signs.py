@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 
 from kdoct_utils.course import cli
 from kdoct_utils.course.report import page, read_results, results_text, signs_lines
-from kdoct_utils.judge.diagnosis import diagnose, divergence_of, large_spread, signs_of_trouble
+from kdoct_utils.judge.diagnosis import diagnose, divergence_of, signs_of_trouble
 from kdoct_utils.learn.losses import distillation_terms
 from kdoct_utils.runs import open_run
 
@@ -124,13 +124,6 @@ def test_predictions_decide_what_the_sections_leave_open(logits):
     close = predictions(logits | {"student_kd": [logits["teacher"][0] + 0.01]})
     assert [sign.name for sign in diagnose(metrics, close).fired] == [NAMES[1]]
     assert diagnose(metrics, predictions({"teacher": logits["teacher"]})).undecided  # no student among them
-
-
-def test_spread_over_folds_alone():
-    sign = large_spread([0.95, 0.80, 0.95, 0.94, 0.93], "folds")
-    assert sign.fires and sign.name == "large spread over folds" and "over 5 folds" in sign.finding
-    with pytest.raises(ValueError, match="at least one"):
-        large_spread([])
 
 
 # --- text, JSON and page ---------------------------------------------------------------------------------------------

@@ -15,7 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdoct_utils.judge.metrics import confusion_scores, paired_difference, percentile_interval
+from kdoct_utils.judge.metrics import (
+    confusion_scores,
+    many_confusion_scores,
+    paired_difference,
+    percentile_interval,
+)
 
 KEYS = ["network", "seed", "fold", "scan_id", "group", "label"]
 SEEN_ROLES = ("train", "validation")  # a network is chosen on its validation scans: they are not new to it
@@ -85,9 +90,6 @@ def fold_scores(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*KEYS[:3], *SCORES])
 
 
-# --- folds -----------------------------------------------------------------------------------------------------------
-
-
 def pool_out_of_fold(table: pd.DataFrame, split: pd.DataFrame | None = None) -> pd.DataFrame:
     """The predictions of all folds as one test set: every patient tested once, by networks that never saw him or her.
 
@@ -97,26 +99,27 @@ def pool_out_of_fold(table: pd.DataFrame, split: pd.DataFrame | None = None) -> 
     Raises ValueError, naming them, for a scan that a network and seed tested twice or not at all, for a patient in the
     test parts of two folds, and for a prediction on a scan that is not in the test part of its fold.
     """
+    if split is not None:
+        wanted = set(split.loc[split["role"] != "unused", "scan_id"])
     for (network, seed), part in table.groupby(KEYS[:2]):
-        twice = part.loc[part["scan_id"].duplicated(), "scan_id"]
+        name, tested = f"{network}, seed {seed}", part["scan_id"]
+        twice = tested[tested.duplicated()]
         if len(twice):
-            folds = sorted(part.loc[part["scan_id"] == twice.iloc[0], "fold"])
+            folds = ", ".join(map(str, sorted(part.loc[tested == twice.iloc[0], "fold"])))
             raise ValueError(
-                f"{network}, seed {seed}: {len(twice)} scans are tested more than once, such as {twice.iloc[0]} in "
-                f"folds {', '.join(map(str, folds))}; only folds with test parts of their own can be pooled"
+                f"{name}: {len(twice)} scans are tested more than once, such as {twice.iloc[0]} in folds {folds}; "
+                "only folds with test parts of their own can be pooled"
             )
         folds = part.groupby("group")["fold"].nunique()
         if (folds > 1).any():
-            raise ValueError(f"{network}, seed {seed}: patient {folds.idxmax()} is in the test parts of two folds")
-    if split is not None:
-        _refuse_seen(table, split)
-        wanted = set(split.loc[split["role"] != "unused", "scan_id"])
-        for (network, seed), part in table.groupby(KEYS[:2]):
-            absent = sorted(wanted - set(part["scan_id"]))
-            if absent:
+            raise ValueError(f"{name}: patient {folds.idxmax()} is in the test parts of two folds")
+        if split is not None:
+            _refuse_seen(part, split)
+            if absent := sorted(wanted - set(tested)):
+                folds = ", ".join(map(str, sorted(part["fold"].unique())))
                 raise ValueError(
-                    f"{network}, seed {seed}: {len(absent)} of {len(wanted)} scans were never tested, such as "
-                    f"{absent[0]}; folds here: {', '.join(map(str, sorted(part['fold'].unique())))}"
+                    f"{name}: {len(absent)} of {len(wanted)} scans were never tested, such as {absent[0]}; "
+                    f"folds here: {folds}"
                 )
     return table.reset_index(drop=True)
 
@@ -175,10 +178,10 @@ def pooled_scores(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> 
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=resamples)
     drawn_counts = np.einsum("rp,pij->rij", drawn, by_patient)  # (resamples, classes, classes)
-    estimate, samples = confusion_scores(by_patient.sum(axis=0)), _macro_scores(drawn_counts)
+    estimate, samples = confusion_scores(by_patient.sum(axis=0)), many_confusion_scores(drawn_counts)
     found = {}
-    for name in SCORES:
-        low, high = percentile_interval(samples[name])
+    for name in SCORES:  # a resample of one class alone has none to mistake: its specificity is 1
+        low, high = percentile_interval(np.nan_to_num(samples[name], nan=1.0))
         found[name] = {"estimate": estimate[name], "low": low, "high": high}
     counted = {"n_scans": table["scan_id"].nunique(), "n_patients": len(patients), "seeds": table["seed"].nunique()}
     return found | counted
@@ -195,31 +198,6 @@ def _counts_by_patient(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     found = np.zeros((len(patients), len(names), len(names)))
     np.add.at(found, (patient_of, table["label"].map(position), pd.Series(said(table)).map(position)), 1)
     return found, patients
-
-
-def _macro_scores(confusions: np.ndarray) -> dict[str, np.ndarray]:
-    """metrics.confusion_scores for many at once: (n, classes, classes) counts to (n,) of each of SCORES."""
-    total = confusions.sum(axis=(1, 2))  # (n,)
-    positives, named = confusions.sum(axis=2), confusions.sum(axis=1)  # (n, classes)
-    right = np.einsum("nii->ni", confusions)
-    negatives = total[:, None] - positives
-    with np.errstate(invalid="ignore"):  # 0 / 0 where a class was not drawn
-        sensitivity = right / positives
-        specificity = np.where(positives > 0, (negatives - (named - right)) / negatives, np.nan)
-    return {
-        "accuracy": right.sum(axis=1) / total,
-        "sensitivity": np.nanmean(sensitivity, axis=1),
-        "specificity": _nanmean_or_one(specificity),
-    }
-
-
-def _nanmean_or_one(values: np.ndarray) -> np.ndarray:
-    """Row means without NaN; 1 in a row of nothing else: where one class alone was drawn, there is none to mistake."""
-    known = ~np.isnan(values)
-    return np.where(known.any(axis=1), np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), 1.0)
-
-
-# --- arms ------------------------------------------------------------------------------------------------------------
 
 
 def paired_arms(

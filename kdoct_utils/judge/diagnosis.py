@@ -17,6 +17,8 @@ TEACHER_GATE = 0.90  # accuracy that a teacher should have before it teaches
 WEAK_STUDENT = 0.80  # accuracy
 LOW_DIVERGENCE = 0.05  # nats a scan, at the temperature of distillation: the student says what the teacher says
 LARGE_SPREAD = 0.05  # standard deviation of accuracy; about twice that of the published teacher over five folds
+ABOVE_TEACHER, WEAK_STUDENT_LOW_KL = "student above teacher", "weak student, low KL"
+LARGE_SPREAD_OVER, WEAK_BEFORE = "large spread over {}", "weak teacher before distilling"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,18 @@ class Sign:
     fires: bool
     finding: str
     check_next: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The signs that a run's kept numbers decide, and those that they do not: name -> what is missing."""
+
+    signs: tuple[Sign, ...]
+    undecided: dict[str, str]
+
+    @property
+    def fired(self) -> tuple[Sign, ...]:
+        return tuple(sign for sign in self.signs if sign.fires)
 
 
 def signs_of_trouble(
@@ -49,43 +63,22 @@ def signs_of_trouble(
     repeats: what the students differ in, "seeds" or "folds".
     Raises ValueError for no student, accuracies outside 0..1, a negative divergence or a reversed interval.
     """
-    students = np.asarray(students, dtype=np.float64)
-    _check(np.array([teacher_before, teacher]), students, divergence, difference)
-    mean = float(students.mean())
+    if np.ndim(students) != 1 or len(students) == 0:
+        raise ValueError(f"students must be accuracies (runs,), at least one, got shape {np.shape(students)}")
+    for value in (teacher_before, teacher, *students):
+        if not 0 <= value <= 1:
+            raise ValueError(f"accuracies are fractions of 1, not {value:g}")
+    if not divergence >= -1e-6:  # rounding may leave a KL of zero a hair below it
+        raise ValueError(f"a divergence is at least 0, not {divergence:g}")
+    if difference is not None and not difference[0] <= difference[1]:
+        raise ValueError(f"difference must be [low, high], got {list(difference)}")
+    mean = float(np.mean(students))
     return (
         _above_teacher(mean, teacher, difference),
         _weak_student(mean, divergence),
-        large_spread(students, repeats),
+        _large_spread(students, repeats),
         _weak_teacher(teacher_before),
     )
-
-
-def large_spread(accuracies: Sequence[float], repeats: str = "seeds") -> Sign:
-    """The third sign alone, for runs that differ in seed or fold. accuracies: (runs,), fractions of 1."""
-    accuracies = np.asarray(accuracies, dtype=np.float64)
-    _check(np.zeros(0), accuracies, 0.0, None)
-    spread = float(accuracies.std())
-    return Sign(
-        name=f"large spread over {repeats}",
-        fires=spread > LARGE_SPREAD,
-        finding=f"standard deviation {100 * spread:.1f} points over {len(accuracies)} {repeats} "
-        f"(limit {100 * LARGE_SPREAD:.0f})"
-        + ("; one run has no spread, so nothing is known" if len(accuracies) == 1 else ""),
-        check_next=f"Compare the classes of the {repeats}: a rare class makes them differ by a few patients. Then "
-        "look at augmented scans: where you cannot tell the class, the network cannot. Then train longer.",
-    )
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The signs that a run's kept numbers decide, and those that they do not: name -> what is missing."""
-
-    signs: tuple[Sign, ...]
-    undecided: dict[str, str]
-
-    @property
-    def fired(self) -> tuple[Sign, ...]:
-        return tuple(sign for sign in self.signs if sign.fires)
 
 
 def diagnose(metrics: Mapping, predictions: pd.DataFrame | None = None) -> Diagnosis:
@@ -95,27 +88,33 @@ def diagnose(metrics: Mapping, predictions: pd.DataFrame | None = None) -> Diagn
     05; where it is absent, the sections of the networks are read. predictions: of predictions.csv, from which the
     divergence is computed where no section has it.
     """
-    found, teacher, student = _measured(metrics), "the teacher's test accuracy", "the distilled students' accuracies"
-    if found["divergence"] is None and predictions is not None and found["temperature"] is not None:
-        found["divergence"] = divergence_of(predictions, found["temperature"])
+    of_teacher, of_student = metrics.get("teacher", {}), metrics.get("student_kd", {})
+    kept = {name: value for name, value in metrics.get("diagnosis", {}).items() if value is not None}
+    before = kept.get("teacher_before", of_teacher.get("validation_accuracy"))
+    teacher = kept.get("teacher", of_teacher.get("accuracy"))
+    alone = [of_student["accuracy"]] if of_student.get("accuracy") is not None else None
+    students = kept.get("students", of_student.get("by_seed") or alone)
+    divergence, temperature = kept.get("divergence"), kept.get("temperature", of_student.get("temperature"))
+    if divergence is None and predictions is not None and temperature is not None:
+        divergence = divergence_of(predictions, temperature)
+    mean = None if students is None else float(np.mean(students))
+    if divergence is None and mean is not None and mean >= WEAK_STUDENT:
+        divergence = np.inf  # a student that is not weak cannot fire the sign, whatever its divergence
     signs, undecided = [], {}
-    mean = None if found["students"] is None else float(np.mean(found["students"]))
-    if mean is None or found["teacher"] is None:
-        undecided["student above teacher"] = f"{student if mean is None else teacher} not measured"
-    else:
-        signs.append(_above_teacher(mean, found["teacher"], found["difference"]))
-    if mean is None or (mean < WEAK_STUDENT and found["divergence"] is None):
-        undecided["weak student, low KL"] = f"{student if mean is None else 'the KL from the teacher'} not measured"
-    else:  # a student that is not weak cannot fire it
-        signs.append(_weak_student(mean, np.inf if found["divergence"] is None else found["divergence"]))
-    if mean is None:
-        undecided["large spread over seeds"] = f"{student} not measured"
-    else:
-        signs.append(large_spread(found["students"]))
-    if found["teacher_before"] is None:
-        undecided["weak teacher before distilling"] = "the teacher's validation accuracy not measured"
-    else:
-        signs.append(_weak_teacher(found["teacher_before"]))
+    student = (students, "the distilled students' accuracies")
+    for name, needs, sign in (
+        (ABOVE_TEACHER, (student, (teacher, "the teacher's test accuracy")),
+         lambda: _above_teacher(mean, teacher, kept.get("difference"))),
+        (WEAK_STUDENT_LOW_KL, (student, (divergence, "the KL from the teacher")),
+         lambda: _weak_student(mean, divergence)),
+        (LARGE_SPREAD_OVER.format("seeds"), (student,), lambda: _large_spread(students, "seeds")),
+        (WEAK_BEFORE, ((before, "the teacher's validation accuracy"),), lambda: _weak_teacher(before)),
+    ):  # fmt: skip
+        missing = next((words for value, words in needs if value is None), None)
+        if missing:
+            undecided[name] = f"{missing} not measured"
+        else:
+            signs.append(sign())
     return Diagnosis(tuple(signs), undecided)
 
 
@@ -139,66 +138,45 @@ def divergence_of(predictions: pd.DataFrame, temperature: float, network: str = 
     return float(kl_div(np.exp(teacher), np.exp(student)).sum(axis=1).mean())
 
 
-def _measured(metrics: Mapping) -> dict:
-    """The arguments of `signs_of_trouble` as far as a run kept them, None for others; and the temperature."""
-    teacher, student = metrics.get("teacher", {}), metrics.get("student_kd", {})
-    alone = student.get("accuracy")
-    found = {
-        "teacher_before": teacher.get("validation_accuracy"),
-        "teacher": teacher.get("accuracy"),
-        "students": student.get("by_seed") or (None if alone is None else [alone]),
-        "divergence": None,
-        "difference": None,
-        "temperature": student.get("temperature"),
-    }
-    return found | {name: value for name, value in metrics.get("diagnosis", {}).items() if value is not None}
-
-
-def _weak_student(mean: float, divergence: float) -> Sign:
-    apart = ""
-    if np.isfinite(divergence):
-        apart = f" and differs from its teacher by {divergence:.3f} nats a scan (low is under {LOW_DIVERGENCE})"
-    return Sign(
-        name="weak student, low KL",
-        fires=mean < WEAK_STUDENT and divergence < LOW_DIVERGENCE,
-        finding=f"the student scores {mean:.1%} (limit {WEAK_STUDENT:.0%})" + apart,
-        check_next="The student copies its teacher well, so the teacher is what to mend: train it longer, look at "
-        "its learning curves and its confusion matrix. A larger student or another alpha will not help.",
-    )
-
-
-def _weak_teacher(teacher_before: float) -> Sign:
-    return Sign(
-        name="weak teacher before distilling",
-        fires=teacher_before < TEACHER_GATE,
-        finding=f"the teacher's validation accuracy is {teacher_before:.1%} (gate {TEACHER_GATE:.0%})",
-        check_next="Do not distill yet: its errors become soft labels. Check labels and class weights, start "
-        "weights, learning rates, and whether its loss still falls at the last epoch.",
-    )
-
-
 def _above_teacher(mean: float, teacher: float, difference: Sequence[float] | None) -> Sign:
     finding = f"student {mean:.1%}, teacher {teacher:.1%}"
     if difference is not None:
         low, high = difference
         held = "does not hold zero" if low > 0 or high < 0 else "holds zero, so chance may have done it"
         finding += f"; the interval of their difference, {100 * low:+.1f} to {100 * high:+.1f} points, {held}"
-    return Sign(
-        name="student above teacher",
-        fires=mean > teacher,
-        finding=finding,
-        check_next="Suspect leakage: compare the hash of the split that each was trained on, run "
-        "splits.audit_leakage, and look for identical images. Then ask whether the teacher is undertrained.",
+    check_next = (
+        "Suspect leakage: compare the hash of the split that each was trained on, run splits.audit_leakage, and look "
+        "for identical images. Then ask whether the teacher is undertrained."
     )
+    return Sign(ABOVE_TEACHER, mean > teacher, finding, check_next)
 
 
-def _check(teacher: np.ndarray, students: np.ndarray, divergence: float, difference: Sequence[float] | None) -> None:
-    if students.ndim != 1 or len(students) == 0:
-        raise ValueError(f"students must be accuracies (runs,), at least one, got shape {students.shape}")
-    for value in (*teacher, *students):
-        if not 0 <= value <= 1:
-            raise ValueError(f"accuracies are fractions of 1, not {value:g}")
-    if not divergence >= -1e-6:  # rounding may leave a KL of zero a hair below it
-        raise ValueError(f"a divergence is at least 0, not {divergence:g}")
-    if difference is not None and not difference[0] <= difference[1]:
-        raise ValueError(f"difference must be [low, high], got {list(difference)}")
+def _weak_student(mean: float, divergence: float) -> Sign:
+    finding = f"the student scores {mean:.1%} (limit {WEAK_STUDENT:.0%})"
+    if np.isfinite(divergence):
+        finding += f" and differs from its teacher by {divergence:.3f} nats a scan (low is under {LOW_DIVERGENCE})"
+    check_next = (
+        "The student copies its teacher well, so the teacher is what to mend: train it longer, look at its learning "
+        "curves and its confusion matrix. A larger student or another alpha will not help."
+    )
+    return Sign(WEAK_STUDENT_LOW_KL, mean < WEAK_STUDENT and divergence < LOW_DIVERGENCE, finding, check_next)
+
+
+def _large_spread(accuracies: Sequence[float], repeats: str) -> Sign:
+    spread, runs = float(np.std(accuracies)), len(accuracies)
+    finding = f"standard deviation {100 * spread:.1f} points over {runs} {repeats} (limit {100 * LARGE_SPREAD:.0f})"
+    finding += "; one run has no spread, so nothing is known" if runs == 1 else ""
+    check_next = (
+        f"Compare the classes of the {repeats}: a rare class makes them differ by a few patients. Then look at "
+        "augmented scans: where you cannot tell the class, the network cannot. Then train longer."
+    )
+    return Sign(LARGE_SPREAD_OVER.format(repeats), spread > LARGE_SPREAD, finding, check_next)
+
+
+def _weak_teacher(teacher_before: float) -> Sign:
+    finding = f"the teacher's validation accuracy is {teacher_before:.1%} (gate {TEACHER_GATE:.0%})"
+    check_next = (
+        "Do not distill yet: its errors become soft labels. Check labels and class weights, start weights, learning "
+        "rates, and whether its loss still falls at the last epoch."
+    )
+    return Sign(WEAK_BEFORE, teacher_before < TEACHER_GATE, finding, check_next)

@@ -53,7 +53,7 @@ def evaluate(
         "accuracy": scores["accuracy"],
         "sensitivity": scores["sensitivity"],
         "specificity": scores["specificity"],
-        "auc": _mean([area for area in areas if area is not None]),
+        "auc": _mean(areas),
         "ece": expected_calibration_error(probabilities, target),
         "n_scans": len(target),
         "n_patients": n_patients,
@@ -90,8 +90,7 @@ def average_scores(scores: Sequence[Mapping], names: Sequence[str]) -> dict:
     The scores ``names`` are averaged (None where no network has one), the confusion counts added up; n_scans and
     n_patients are those of each, seeds the number of networks.
     """
-    known = {name: [one[name] for one in scores if one[name] is not None] for name in names}
-    return {name: float(np.mean(values)) if values else None for name, values in known.items()} | {
+    return {name: _mean([one[name] for one in scores]) for name in names} | {
         "confusion": np.sum([one["confusion"] for one in scores], axis=0).tolist(),
         "n_scans": scores[0]["n_scans"],
         "n_patients": scores[0]["n_patients"],
@@ -109,21 +108,29 @@ def confusion_scores(confusion: np.ndarray) -> dict:
     confusion = np.asarray(confusion)
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or confusion.sum() == 0:
         raise ValueError(f"expected a square confusion matrix with counts, got shape {confusion.shape}")
-    total = confusion.sum()
-    positives = confusion.sum(axis=1)  # (classes,)
-    hits = np.diag(confusion)
-    negatives = total - positives
-    rejected = negatives - (confusion.sum(axis=0) - hits)  # true negatives
-    sensitivity = _ratios(hits, positives)
-    specificity = _ratios(rejected, negatives)
-    occurring = np.flatnonzero(positives)
-    return {
-        "accuracy": float(hits.sum() / total),
-        "sensitivity": _mean([sensitivity[k] for k in occurring]),
-        "specificity": _mean([specificity[k] for k in occurring if specificity[k] is not None]),
-        "sensitivity_per_class": sensitivity,
-        "specificity_per_class": specificity,
-    }
+    return {name: _without_nan(value) for name, value in many_confusion_scores(confusion).items()}
+
+
+def many_confusion_scores(confusions: np.ndarray) -> dict[str, np.ndarray]:
+    """`confusion_scores` of (..., classes, classes) counts: arrays (...) or, per class, (..., classes).
+
+    NaN stands where there are no cases.
+    """
+    total = confusions.sum(axis=(-2, -1))
+    positives = confusions.sum(axis=-1)  # (..., classes)
+    right = np.diagonal(confusions, axis1=-2, axis2=-1)
+    negatives = total[..., None] - positives
+    rejected = negatives - (confusions.sum(axis=-2) - right)  # true negatives
+    with np.errstate(invalid="ignore"):  # 0 / 0 where there are no cases
+        sensitivity, specificity = right / positives, rejected / negatives
+        of_occurring = np.where(positives > 0, specificity, np.nan)
+        return {
+            "accuracy": right.sum(axis=-1) / total,
+            "sensitivity": np.nansum(sensitivity, axis=-1) / (~np.isnan(sensitivity)).sum(axis=-1),
+            "specificity": np.nansum(of_occurring, axis=-1) / (~np.isnan(of_occurring)).sum(axis=-1),
+            "sensitivity_per_class": sensitivity,
+            "specificity_per_class": specificity,
+        }
 
 
 def expected_calibration_error(probabilities: np.ndarray, target: np.ndarray, bins: int = 15) -> float:
@@ -191,8 +198,7 @@ def paired_difference(
     drawn_patients = _draws(len(np.unique(patients)), resamples, generator)  # (resamples, patients)
     drawn_seeds = _draws(len(a), resamples, generator)  # (resamples, seeds)
     estimate, samples = _means(a - b, patients, classes, drawn_patients, drawn_seeds)
-    low, high = percentile_interval(samples)
-    return {"estimate": estimate, "low": low, "high": high, "seeds": len(a)}
+    return _difference(estimate, samples, len(a))
 
 
 def unpaired_difference(
@@ -225,8 +231,7 @@ def unpaired_difference(
     (a, samples_a), (b, samples_b) = (
         _means(*side, _draws(len(np.unique(side[1])), resamples, generator), drawn_seeds) for side in sides
     )
-    low, high = percentile_interval(samples_a - samples_b)
-    return {"estimate": a - b, "low": low, "high": high, "seeds": len(sides[0][0])}
+    return _difference(a - b, samples_a - samples_b, len(sides[0][0]))
 
 
 def percentile_interval(samples: np.ndarray, level: float = 0.95) -> list[float]:
@@ -235,6 +240,11 @@ def percentile_interval(samples: np.ndarray, level: float = 0.95) -> list[float]
         raise ValueError(f"level must be between 0 and 1, got {level}")
     tail = (1 - level) / 2
     return [float(value) for value in np.quantile(samples, [tail, 1 - tail])]
+
+
+def _difference(estimate: float, samples: np.ndarray, seeds: int) -> dict:
+    low, high = percentile_interval(samples)
+    return {"estimate": estimate, "low": low, "high": high, "seeds": seeds}
 
 
 def _draws(items: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
@@ -264,12 +274,16 @@ def _per_patient(values: np.ndarray, patients: np.ndarray) -> tuple[np.ndarray, 
     return sums, np.bincount(patient_of, minlength=len(keys))
 
 
-def _ratios(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
-    return [float(p / w) if w else None for p, w in zip(part, whole, strict=True)]
+def _without_nan(value: np.ndarray) -> float | None | list:
+    """Plain numbers, None for NaN."""
+    if np.ndim(value):
+        return [_without_nan(one) for one in value]
+    return None if np.isnan(value) else float(value)
 
 
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _one_vs_rest_auc(score: np.ndarray, is_class: np.ndarray) -> float | None:

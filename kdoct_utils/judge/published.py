@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import as_file, files
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
@@ -73,31 +73,31 @@ def fold_scores() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _indexed_scores() -> pd.DataFrame:
-    """`fold_scores` by dataset and model, sorted: older pandas warns about look-ups in an index that is not."""
-    return fold_scores().set_index(["dataset", "model"]).sort_index(kind="stable")
-
-
 def beside_printed() -> pd.DataFrame:
     """Each printed number beside the recomputed one, in percent.
 
     Columns: dataset, model, score, printed, recomputed (text, "mean ± spread" where a spread is printed), agrees (to
     the printed digits, mean and spread), difference (points, recomputed minus printed), best_fold (the highest fold).
     """
-    scores, rows = _indexed_scores(), []
-    for dataset, model, name, mean, spread in PRINTED:
-        folds = 100 * scores.loc[(dataset, model), name].to_numpy()
-        found = [_as_printed(folds.mean(), mean)] + ([_as_printed(folds.std(), spread)] if spread else [])
-        printed = [text for text in (mean, spread) if text]
-        recomputed = [f"{value:.2f}" for value in (folds.mean(), folds.std())][: len(printed)]
+    scores, rows = fold_scores(), []
+    for dataset, model, name, *printed in PRINTED:
+        folds = 100 * _of_folds(scores, dataset, model, name)
+        pairs = [(value, text) for value, text in zip((folds.mean(), folds.std()), printed, strict=True) if text]
         rows.append(
             {
-                "dataset": dataset, "model": model, "score": name, "printed": " ± ".join(printed),
-                "recomputed": " ± ".join(recomputed), "agrees": found == printed,
-                "difference": float(folds.mean()) - float(mean), "best_fold": float(folds.max()),
+                "dataset": dataset, "model": model, "score": name,
+                "printed": " ± ".join(text for _, text in pairs),
+                "recomputed": " ± ".join(f"{value:.2f}" for value, _ in pairs),
+                "agrees": all(f"{value:.{len(text.partition('.')[2])}f}" == text for value, text in pairs),
+                "difference": float(folds.mean()) - float(printed[0]), "best_fold": float(folds.max()),
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _of_folds(scores: pd.DataFrame, dataset: str, model: str, score: str) -> np.ndarray:
+    """(folds,) one score of a model on a dataset. scores: of `fold_scores`."""
+    return scores.loc[(scores["dataset"] == dataset) & (scores["model"] == model), score].to_numpy()
 
 
 def errors(dataset: str, model: str) -> pd.DataFrame:
@@ -108,17 +108,14 @@ def errors(dataset: str, model: str) -> pd.DataFrame:
     """
     counts, names = confusions(dataset, model), classes(dataset)
     rates = counts / counts.sum(axis=2, keepdims=True)  # (folds, classes, classes)
-    total, wrong = counts.sum(axis=0), counts.sum() - np.trace(counts.sum(axis=0))
-    rows = [
-        {
-            "true": names[i], "predicted": names[j], "count": int(total[i, j]), "share": float(total[i, j] / wrong),
-            "rate": float(total[i, j] / total[i].sum()), "rate_low": float(rates[:, i, j].min()),
-            "rate_high": float(rates[:, i, j].max()),
-        }
-        for i, j in product(range(len(names)), repeat=2)
-        if i != j
-    ]  # fmt: skip
-    return pd.DataFrame(rows).sort_values("count", ascending=False, kind="stable", ignore_index=True)
+    total = counts.sum(axis=0)
+    found = pd.DataFrame(
+        [(names[i], names[j], total[i, j], total[i, j] / total[i].sum(), rates[:, i, j].min(), rates[:, i, j].max())
+         for i, j in permutations(range(len(names)), 2)],
+        columns=["true", "predicted", "count", "rate", "rate_low", "rate_high"],
+    )  # fmt: skip
+    found.insert(3, "share", found["count"] / found["count"].sum())
+    return found.sort_values("count", ascending=False, kind="stable", ignore_index=True)
 
 
 def shape_of_errors(dataset: str, model: str) -> str:
@@ -136,11 +133,7 @@ def shape_of_errors(dataset: str, model: str) -> str:
 
 def fold_sizes(dataset: str) -> pd.DataFrame:
     """Scans of each class that teacher and student were tested on: a row a fold, columns (model, class)."""
-    _check(dataset)
-    tables = {
-        model: pd.DataFrame(confusions(dataset, model).sum(axis=2), columns=list(classes(dataset)))
-        for model in MODELS
-    }
+    tables = {model: pd.DataFrame(confusions(dataset, model).sum(axis=2), columns=classes(dataset)) for model in MODELS}
     table = pd.concat(tables, axis="columns")
     return table.set_index(pd.Index(range(1, len(table) + 1), name="fold"))
 
@@ -164,17 +157,18 @@ def student_minus_teacher(dataset: str, score: str = "accuracy", level: float = 
     if score not in SCORES:
         raise ValueError(f"unknown score {score!r}; valid: {', '.join(SCORES)}")
     _check(dataset)
-    by_model = _indexed_scores()[score]
-    teacher, student = (by_model[dataset, model].to_numpy() for model in MODELS)
+    scores = fold_scores()
+    teacher, student = (_of_folds(scores, dataset, model, score) for model in MODELS)
+    difference = student - teacher
     paired = stats.ttest_rel(student, teacher)
     welch = stats.ttest_ind(student, teacher, equal_var=False)
     found = {
-        "differences": (student - teacher).tolist(),
-        "estimate": float((student - teacher).mean()),
-        "spread": float((student - teacher).std(ddof=1)),
+        "differences": difference.tolist(),
+        "estimate": float(difference.mean()),
+        "spread": float(difference.std(ddof=1)),
         "t_interval": [float(bound) for bound in paired.confidence_interval(level)],
         "t_p": float(paired.pvalue),
-        "sign_flip_p": sign_flip_p(student - teacher),
+        "sign_flip_p": float(stats.permutation_test((difference,), np.mean, permutation_type="samples").pvalue),
         "smallest_p": 2.0 ** (1 - len(student)),
         "welch_interval": [float(bound) for bound in welch.confidence_interval(level)],
         "welch_p": float(welch.pvalue),
@@ -183,51 +177,21 @@ def student_minus_teacher(dataset: str, score: str = "accuracy", level: float = 
     return found | {"conclusion": _conclusion(found)}
 
 
-def sign_flip_p(differences: np.ndarray) -> float:
-    """Two-sided p of an exact permutation test: the share of all sign patterns whose mean is as far from zero."""
-    differences = np.asarray(differences, np.float64)
-    signs = np.array(list(product((1, -1), repeat=len(differences))))  # (2^folds, folds)
-    means = np.abs(signs @ differences)
-    return float((means >= abs(differences.sum()) * (1 - 1e-9)).mean())
-
-
-def correlation_from_folds(dataset: str, model: str, patients: int) -> float:
-    """Correlation of right or wrong between scans of one patient that would give the spread over folds by itself.
-
-    patients: of the whole dataset, in five folds. An upper end: training differs between folds too. 0 to 1.
-    """
-    counts = confusions(dataset, model)
-    accuracy = _indexed_scores().loc[(dataset, model), "accuracy"].to_numpy()
-    scans = counts.sum() / len(counts)
-    pooled = np.trace(counts.sum(axis=0)) / counts.sum()
-    inflation = accuracy.var(ddof=1) / (pooled * (1 - pooled) / scans)  # over that of unrelated scans
-    return float(np.clip((inflation - 1) / (counts.sum() / patients - 1), 0, 1))
-
-
 def _conclusion(found: dict) -> str:
-    low, high = (100 * bound for bound in found["t_interval"])
-    wide = [100 * bound for bound in found["welch_interval"]]
-    inside = low <= 0 <= high and wide[0] <= 0 <= wide[1]
-    pairing = (
-        "" if found["same_test_scans"] else " Teacher and student were tested on other scans in the folds of one "
-        "number, so these are no pairs."
-    )
-    return (
+    (low, high), (lowest, highest) = ([100 * bound for bound in found[f"{way}_interval"]] for way in ("t", "welch"))
+    said = (
         f"Student minus teacher: {100 * found['estimate']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f} as "
-        f"pairs, {wide[0]:+.2f} to {wide[1]:+.2f} as two samples.{pairing} "
-        + (
-            "Neither a loss nor a gain is shown, and a loss of up to "
-            f"{max(0.0, -min(low, wide[0])):.1f} points is not ruled out."
-            if inside
-            else "At least one interval leaves zero out."
-        )
-        + f" With {len(found['differences'])} folds the exact test cannot give a p under {found['smallest_p']:.4f}."
+        f"pairs, {lowest:+.2f} to {highest:+.2f} as two samples."
     )
-
-
-def _as_printed(value: float, text: str) -> str:
-    """A number with the digits of the printed one."""
-    return f"{value:.{len(text.partition('.')[2])}f}"
+    if not found["same_test_scans"]:
+        said += " Teacher and student were tested on other scans in the folds of one number, so these are no pairs."
+    if low <= 0 <= high and lowest <= 0 <= highest:
+        loss = max(0.0, -min(low, lowest))
+        said += f" Neither a loss nor a gain is shown, and a loss of up to {loss:.1f} points is not ruled out."
+    else:
+        said += " At least one interval leaves zero out."
+    folds = len(found["differences"])
+    return f"{said} With {folds} folds the exact test cannot give a p under {found['smallest_p']:.4f}."
 
 
 def _check(dataset: str, model: str = "teacher") -> None:

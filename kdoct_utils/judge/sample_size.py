@@ -48,11 +48,6 @@ class Agreement:
             raise ValueError("every patient has at least one scan")
 
 
-def independent_disagreement(accuracy_a: float, accuracy_b: float) -> float:
-    """Share of scans on which exactly one is right if the two err independently of one another."""
-    return accuracy_a * (1 - accuracy_b) + accuracy_b * (1 - accuracy_a)
-
-
 def measure_agreement(
     correct_a: np.ndarray, correct_b: np.ndarray, patients: Sequence[str] | np.ndarray
 ) -> Agreement:
