@@ -64,7 +64,16 @@ class AuditReport:
     findings: list[str]
 
     def __str__(self) -> str:
-        return "\n".join([*(f"- {finding}" for finding in self.findings), "", *shortcut_lines(self.shortcuts)])
+        return "\n".join([*(f"- {finding}" for finding in self.findings), "", *self.shortcut_lines()])
+
+    def shortcut_lines(self) -> list[str]:
+        """The table of shortcuts as aligned text, a header first."""
+        lines = [f"{'property':<16} balanced accuracy      guessing  verdict"]
+        for row in self.shortcuts.itertuples():
+            score = "-" if np.isnan(row.low) else f"{row.balanced_accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]"
+            why = ": the same in all scans" if row.low == row.high == row.chance else ""
+            lines.append(f"{row.property:<16} {score:<22} {row.chance:<9.2f} {row.verdict}{why}")
+        return lines
 
     def as_dict(self) -> dict:
         """Plain JSON types. Scans are named by scan_id."""
@@ -281,13 +290,3 @@ def _shortcut_findings(scores: pd.DataFrame, values: pd.DataFrame, patients: int
         if untold:
             sentences.append(f"whether {', '.join(untold)} predict the class cannot be told: {why}")
     return sentences or ["neither file format, size, border, scale bar, canvas nor brightness predicts the class"]
-
-
-def shortcut_lines(scores: pd.DataFrame) -> list[str]:
-    """The table of shortcuts as aligned text, a header first."""
-    lines = [f"{'property':<16} balanced accuracy      guessing  verdict"]
-    for row in scores.itertuples():
-        score = f"{row.balanced_accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" if row.low == row.low else "-"
-        why = ": the same in all scans" if row.low == row.high == row.chance else ""
-        lines.append(f"{row.property:<16} {score:<22} {row.chance:<9.2f} {row.verdict}{why}")
-    return lines

@@ -18,18 +18,20 @@ INDENT = 12  # columns of the names on the left
 SPLIT_TITLES = {"patient": "Split over patients", "official": "Split with the publishers' test part held out"}
 
 
-def field(name: str, text: str) -> str:
-    """``name  text``, the text wrapped beside the name."""
-    return textwrap.fill(
-        text, WIDTH, initial_indent=f"  {name:<{INDENT}}", subsequent_indent=" " * (INDENT + 2),
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+def wrapped(start: str, text: str) -> str:
+    """``start`` and the text, wrapped beside it; the same in a terminal and in a file."""
+    style = {"initial_indent": start, "subsequent_indent": " " * len(start), "break_long_words": False}
+    return textwrap.fill(text, WIDTH, break_on_hyphens=False, **style)
 
 
-def bullets(texts: list[str]) -> list[str]:
-    """Each text as a wrapped bullet."""
-    style = {"initial_indent": "  - ", "subsequent_indent": "    ", "break_long_words": False}
-    return [textwrap.fill(text, WIDTH, break_on_hyphens=False, **style) for text in texts]
+def named(texts: dict[str, str]) -> list[str]:
+    """Each text that is not empty beside its name."""
+    return [wrapped(f"  {name:<{INDENT}}", text) for name, text in texts.items() if text]
+
+
+def section(title: str, texts: list[str]) -> list[str]:
+    """A title over bullets; nothing where there are no texts."""
+    return ["", title, *(wrapped("  - ", text) for text in texts)] if texts else []
 
 
 def counted(counts: dict[str, int]) -> str:
@@ -39,8 +41,7 @@ def counted(counts: dict[str, int]) -> str:
 
 def facts_text(info: DatasetInfo) -> str:
     """Where a dataset is to be had, its license, citation, layout and caveats."""
-    version = f", version {info.version}" if info.version else ""
-    fields = {
+    facts = {
         "get it": "; ".join(part for part in (info.download, info.url) if part),
         "license": info.license,
         "cite": info.citation,
@@ -48,10 +49,10 @@ def facts_text(info: DatasetInfo) -> str:
         "layout": info.layout,
         "published": counted(info.published_counts),
     }
-    lines = [f"{info.name}: {info.title}{version}"]
-    lines += [field(name, text) for name, text in fields.items() if text]
-    lines += [field("" if number else "caveats", f"- {caveat}") for number, caveat in enumerate(info.caveats)]
-    return "\n".join(lines)
+    version = f", version {info.version}" if info.version else ""
+    names = ["caveats", *[""] * len(info.caveats)]
+    caveats = [wrapped(f"  {name:<{INDENT}}", f"- {caveat}") for name, caveat in zip(names, info.caveats, strict=False)]
+    return "\n".join([f"{info.name}: {info.title}{version}", *named(facts), *caveats])
 
 
 @dataclass(frozen=True)
@@ -73,50 +74,59 @@ class DataReport:
     def as_dict(self) -> dict:
         """The provenance record with split and audits added, in plain JSON types, without paths of this machine."""
         split = {"roles": self.roles, "warnings": self.warnings, "fault": self.fault}
-        audits = self.audits.as_dict() if self.audits else None
-        return {**self.provenance, "split": split, "audits": audits}
+        return {**self.provenance, "split": split, "audits": self.audits.as_dict() if self.audits else None}
 
     def __str__(self) -> str:
-        info, found = self.info, self.provenance["found"]
+        record, found = self.provenance, self.provenance["found"]
         patients = f"of {found['patients']:,} patients" if found["patients"] else "without patient numbers"
         labels = ", ".join(f"{label} {number:,}" for label, number in found["labels"].items())
+        scans = f"{found['scans']:,} {patients}, in {found['groups']:,} independent groups: {labels}"
+        left_out = [
+            f"{number:,} x {reason}, such as {', '.join(map(str, record['refused_examples'][reason][:2]))}"
+            for reason, number in record["refused"].items()
+        ]
+        roles = ", ".join(f"{role} {number:,}" for role, number in self.roles.items())
+        split = [self.fault] if self.fault else [f"fold 0, seed 0, in scans: {roles}", *self.warnings]
         lines = [
-            f"{info.name}: {info.title}",
-            *(field(name, text) for name, text in (("license", info.license), ("cite", info.citation)) if text),
-            field("scans", f"{found['scans']:,} {patients}, in {found['groups']:,} independent groups: {labels}"),
-            *_published_lines(self.provenance),
-            *_section("Left out", _refused(self.provenance)),
-            *_section("Notes", self.provenance["notes"]),
-            *_section(SPLIT_TITLES[self.provenance["options"]["split"]], self._split_texts()),
+            f"{self.info.name}: {self.info.title}",
+            *named({"license": self.info.license, "cite": self.info.citation, "scans": scans}),
+            *_beside_published(record["published"], record["counted"]),
+            *section("Left out", left_out),
+            *section("Notes", record["notes"]),
+            *section(SPLIT_TITLES[record["options"]["split"]], split),
         ]
         if self.audits is not None:
-            from kdoct_utils.data.audits import shortcut_lines
-
-            lines += _section(f"Audits of these {found['scans']:,} scans", self.audits.findings)
+            lines += section(f"Audits of these {found['scans']:,} scans", self.audits.findings)
             lines += ["", "Shortcuts: what one property alone tells of the class in patients it was not learned from"]
-            lines += [f"  {line}" for line in shortcut_lines(self.audits.shortcuts)]
+            lines += [f"  {line}" for line in self.audits.shortcut_lines()]
         lines += ["", "Next"] if self.steps else []
-        for command, purpose in self.steps.items():
-            lines += [f"  {command}", f"      {purpose}"]
+        lines += [f"  {command}\n      {purpose}" for command, purpose in self.steps.items()]
         return "\n".join(lines)
 
-    def _split_texts(self) -> list[str]:
-        if self.fault:
-            return [self.fault]
-        roles = ", ".join(f"{role} {number:,}" for role, number in self.roles.items())
-        return [f"fold 0, seed 0, in scans: {roles}", *self.warnings]
+
+def _beside_published(published: dict[str, int], counts: dict[str, int]) -> list[str]:
+    """Counts that differ from the published ones as a table, those that agree as a line."""
+    agree = {what: counts[what] for what in published if counts.get(what) == published[what]}
+    differ = [what for what in published if what in counts and what not in agree]
+    lines = named({"published": f"found the same: {counted(agree)}"}) if agree else []
+    if differ:
+        wide = max(32, *map(len, differ))
+        lines += ["", f"{'Differs from what was published':<{wide + 2}}{'found':>9}  {'published':>9}"]
+        lines += [f"  {what:<{wide}}{counts[what]:>9,}  {published[what]:>9,}" for what in differ]
+    return lines
 
 
 def read_data(
     dataset: str, data_root: str, options: DataOptions, audits: bool = True, progress: bool = True
 ) -> DataReport:
     """Read a dataset from its folder, split it as a run with seed 0 would, and audit it. Raises as read_scans does."""
+    from kdoct_utils.data.audits import audit
     from kdoct_utils.data.scans import read_scans
     from kdoct_utils.data.splits import ROLES, UNUSED, SplitError, make_splits, official_splits
 
     profile = get_profile("smoke")  # matters to phantoms only
     scans = read_scans(dataset, data_root, profile=profile, seed=0, options=options, progress=progress)
-    split, roles, fault = None, {}, ""
+    split, roles, warnings, fault = None, {}, [], ""
     try:
         settings = {"class_names": scans.class_names, "allow_tiny": True}
         if options.split == "official":
@@ -124,16 +134,11 @@ def read_data(
         else:
             split = make_splits(scans.table, 0, **settings)
         counts = split.loc[split["fold"] == 0, "role"].value_counts()
-        roles = {role: int(counts.get(role, 0)) for role in ROLES}
-        roles |= {UNUSED: int(counts[UNUSED])} if UNUSED in counts else {}
+        roles = {role: int(counts.get(role, 0)) for role in (*ROLES, UNUSED) if role in (*ROLES, *counts.index)}
+        warnings = split.attrs["warnings"]
     except SplitError as error:
         fault = str(error)
-    report = None
-    if audits:
-        from kdoct_utils.data.audits import audit
-
-        report = audit(scans, split, progress=progress)
-    warnings = [] if split is None else split.attrs["warnings"]
+    report = audit(scans, split, progress=progress) if audits else None
     steps = next_steps(dataset, data_root, options, possible=split is not None, parts="part" in scans.table)
     return DataReport(DATASETS[dataset], scans.provenance, roles, warnings, fault, report, steps)
 
@@ -152,28 +157,3 @@ def next_steps(dataset: str, data_root: str, options: DataOptions, possible: boo
     fitting = [name for name, profile in PROFILES.items() if dataset in profile.datasets and name != "smoke"]
     names = ["smoke", *(fitting or ["quick", "colab"])]
     return {f"kdoct run --profile {name} --dataset {end}": PROFILES[name].purpose for name in names}
-
-
-def _published_lines(provenance: dict) -> list[str]:
-    """Counts that differ from the published ones as a table, those that agree as a line."""
-    published, counts = provenance["published"], provenance["counted"]
-    agree = {what: counts[what] for what in published if counts.get(what) == published[what]}
-    differ = [what for what in published if what in counts and what not in agree]
-    lines = [field("published", f"found the same: {counted(agree)}")] if agree else []
-    if differ:
-        wide = max(map(len, differ))
-        lines += ["", f"Differs from what was published   {'':<{max(wide - 32, 0)}}{'found':>9}  {'published':>9}"]
-        lines += [f"  {what:<{max(wide, 32)}}{counts[what]:>9,}  {published[what]:>9,}" for what in differ]
-    return lines
-
-
-def _refused(provenance: dict) -> list[str]:
-    examples = provenance["refused_examples"]
-    return [
-        f"{number:,} x {reason}, such as {', '.join(map(str, examples[reason][:2]))}"
-        for reason, number in provenance["refused"].items()
-    ]
-
-
-def _section(title: str, texts: list[str]) -> list[str]:
-    return ["", title, *bullets(texts)] if texts else []
