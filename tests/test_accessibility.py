@@ -1,6 +1,6 @@
 """Notebooks, docs, figures and the site for people who listen, use a keyboard, or see colors otherwise.
 
-Colors are told apart in tests/test_plots.py; here the rest: headings, words for pictures, table headers, names of
+Colors are told apart in tests/test_figures.py; here the rest: headings, words for pictures, table headers, names of
 links, contrast of text in figures, and axe-core over every page in light and dark.
 """
 
@@ -25,7 +25,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 
 from kdoct_utils.profiles import CLASS_NAMES
-from kdoct_utils.show import style as plots
+from kdoct_utils.show import figures
+from kdoct_utils.show.style import SEQUENTIAL, use_style
 from kdoct_utils.show.svg import bars_svg, curves_svg, scan_html
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,18 +144,17 @@ SCAN = rng.integers(0, 200, (32, 48)).astype(np.uint8)
 MASK = np.repeat([0, 1, 2, 3], 8)[:, None] * np.ones((1, 48), dtype=int)
 HISTORY = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "val_loss": [1.1, 0.7], "val_accuracy": [0.5, 0.7]})
 FIGURES = {
-    "bars": lambda: plots.class_bars(np.full((2, 4), 0.25), CLASS_NAMES, ["a", "b"], title="t"),
-    "curves": lambda: plots.curves([1, 2], {name: [0, 1] for name in CLASS_NAMES}, xlabel="x", ylabel="y", title="t"),
-    "layers": lambda: plots.layer_overlay(SCAN, MASK, ["none", "A", "B", "C"], title="t"),
-    "lesions": lambda: plots.lesion_overlay(SCAN, MASK, ["none", "A", "B", "C"], title="t"),
-    "grid": lambda: plots.scan_grid([SCAN] * 2, ["a", "b"], title="t"),
-    "confusion": lambda: plots.confusion_matrix(rng.integers(0, 40, (4, 4)), CLASS_NAMES, title="t"),
+    "bars": lambda: figures.class_bars(np.full((2, 4), 0.25), CLASS_NAMES, ["a", "b"], title="t"),
+    "curves": lambda: figures.curves([1, 2], {name: [0, 1] for name in CLASS_NAMES}, xlabel="x", ylabel="y", title="t"),
+    "layers": lambda: figures.layer_overlay(SCAN, MASK, ["none", "A", "B", "C"], title="t"),
+    "grid": lambda: figures.scan_grid([SCAN] * 2, ["a", "b"], title="t"),
+    "confusion": lambda: figures.confusion_matrix(rng.integers(0, 40, (4, 4)), CLASS_NAMES, title="t"),
 }
 
 
 @pytest.mark.parametrize("kind", FIGURES)
 def test_text_of_figures_can_be_read(kind):
-    plots.use_style()
+    use_style()
     figure = FIGURES[kind]()
     inside = [item for axis in figure.axes for item in axis.texts if kind == "confusion"]
     texts = [item for item in figure.findobj(Text) if item.get_text().strip() and item not in inside]
@@ -165,9 +165,9 @@ def test_text_of_figures_can_be_read(kind):
 def test_counts_of_a_confusion_matrix_can_be_read_on_every_shade():
     worst = []
     for share in range(101):
-        figure = plots.confusion_matrix([[share, 100 - share], [0, 1]], ("normal", "cnv"), title="t")
+        figure = figures.confusion_matrix([[share, 100 - share], [0, 1]], ("normal", "cnv"), title="t")
         for item, value in zip(figure.axes[0].texts[:2], (share, 100 - share), strict=True):
-            worst.append((contrast(item.get_color(), plt.get_cmap(plots.SEQUENTIAL)(value / 100)), value))
+            worst.append((contrast(item.get_color(), plt.get_cmap(SEQUENTIAL)(value / 100)), value))
         plt.close(figure)
     assert min(worst)[0] >= AA, min(worst)
 

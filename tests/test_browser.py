@@ -18,7 +18,8 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from kdoct_utils.show.output import with_alt_text
-from kdoct_utils.show.sliders import bars_svg, sliders
+from kdoct_utils.show.sliders import Slider, sliders
+from kdoct_utils.show.svg import bars_svg
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [
@@ -28,7 +29,8 @@ pytestmark = [
 
 SLIDER = '''
 import math
-from kdoct_utils.show.sliders import Choice, Slider, bars_svg, sliders
+from kdoct_utils.show.sliders import Choice, Slider, sliders
+from kdoct_utils.show.svg import bars_svg
 
 LOGITS = {"easy": (4.0, 1.0, 0.5), "hard": (2.0, 1.5, 0.5)}
 
@@ -188,7 +190,7 @@ def test_what_does_not_fit_is_seen():
         title = "a title " * x
         return bars_svg(["a", "b"], [1, 1], title=title) + "<p>high</p>" * (x == 3)
 
-    shown = sliders(drawing, name="one", height=125, x=(1, 20, 1, 1))._repr_mimebundle_()["text/html"]
+    shown = sliders(drawing, name="one", height=125, x=Slider(1, 20, 1, 1))._repr_mimebundle_()["text/html"]
     found = what_does_not_fit([shown])
     assert "Slider: one: higher than its area" in found and "Slider: one: cut off: " + "a title " * 20 in found
     assert "Slider: one: cut off: " + "a title " * 5 not in found

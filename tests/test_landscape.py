@@ -1,12 +1,10 @@
-"""The plane through a walk of the weights, and its drawing."""
-
-import xml.etree.ElementTree as xml
+"""The plane through a walk of the weights."""
 
 import numpy as np
 import pytest
 import torch
 
-from kdoct_utils.show.landscape import plane_through, walk_svg
+from kdoct_utils.learn.landscape import plane_through
 
 
 def snapshots(places):
@@ -50,17 +48,3 @@ def test_what_has_no_plane_is_refused():
         plane_through(snapshots([(0, 0), (1, 1)]))
     with pytest.raises(ValueError, match="all the same"):
         plane_through(snapshots([(1, 1)] * 3))
-
-
-def test_the_drawing_is_svg_with_words_and_the_first_snapshots_filled():
-    path = np.array([(0, 0), (1, 0), (1, 1)])
-    x = y = np.linspace(-1, 2, 4)
-    svg = walk_svg(x, y, np.add.outer(y, x), path, (0.5, 0), 2, title="A < B", description="mean of 2")
-    root = xml.fromstring(svg)
-    space = "{http://www.w3.org/2000/svg}"
-    assert root.get("aria-label") == "A < B: mean of 2"
-    circles = root.findall(f"{space}circle")
-    assert [circle.get("fill") for circle in circles] == ["black", "black", "white"]
-    assert float(circles[0].get("cx")) == pytest.approx(112.5) and float(circles[0].get("cy")) == pytest.approx(217.5)
-    assert len(svg) < 3000
-    walk_svg(x, y, np.ones((4, 4)), path, (0, 0), 3, title="flat", description="a flat loss is one shade")

@@ -21,7 +21,8 @@ from browsing import CHROMIUM, open_page
 from bs4 import BeautifulSoup
 
 from kdoct_utils.runs import RunError
-from kdoct_utils.show.sliders import Slider, bars_svg, sliders
+from kdoct_utils.show.sliders import Slider, sliders
+from kdoct_utils.show.svg import bars_svg
 from tools.publish import minutes, with_running_times
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,7 +23,7 @@ from kdoct_utils.phantom.scanners import FIRST_SCANNER, SCANNERS, SECOND_SCANNER
 from kdoct_utils.phantom.truth import redraw_patient
 from kdoct_utils.profiles import CLASS_NAMES, get_profile
 from kdoct_utils.runs import RunError, open_run
-from kdoct_utils.show.comparison import transfer_figure
+from kdoct_utils.show.arm_figures import transfer_figure
 
 matplotlib.use("Agg")
 

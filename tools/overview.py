@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from kdoct_utils.phantom.render import draw_patient, render_frames
+from kdoct_utils.show.figures import draw_interval, draw_scan
 from kdoct_utils.show.style import ARM_LOOKS, look, use_style
 
 CLASSES = ("normal", "drusen", "cnv")
@@ -24,9 +25,8 @@ def overview_figure(metrics: dict, setting: str) -> Figure:
     grid = figure.add_gridspec(2, 3, height_ratios=(1, 1))
     for column, (name, seed) in enumerate(zip(CLASSES, SEEDS, strict=True)):
         axis = figure.add_subplot(grid[0, column])
-        axis.imshow(render_frames(draw_patient(name, [2025, seed]), 1).images[0][CROP], vmin=0, vmax=255)
-        axis.set_axis_off()
-        axis.set_title(f"{look(name).label} (phantom)", fontweight="normal", fontsize=10)
+        image = render_frames(draw_patient(name, [2025, seed]), 1).images[0][CROP]
+        draw_scan(axis, image, f"{look(name).label} (phantom)")
     _intervals(figure.add_subplot(grid[1, :]), metrics, setting)
     return figure
 
@@ -34,10 +34,7 @@ def overview_figure(metrics: dict, setting: str) -> Figure:
 def _intervals(axis: plt.Axes, metrics: dict, setting: str) -> None:
     for row, (arm, drawn) in enumerate(ARM_LOOKS.items()):
         accuracy, (low, high) = metrics[arm]["accuracy"], metrics[arm]["interval"]
-        axis.errorbar(
-            accuracy, row, xerr=[[accuracy - low], [high - accuracy]], color=drawn.color, marker=drawn.marker,
-            markersize=9, capsize=4, linestyle="none",
-        )  # fmt: skip
+        draw_interval(axis, row, (accuracy, low, high), drawn, markersize=9)
         axis.annotate(f"{accuracy:.3f}", (1.01, row), xycoords=("axes fraction", "data"), va="center")
     gain = metrics["kd_gain"]
     points = f"{100 * gain['estimate']:+.1f} points [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"

@@ -23,6 +23,7 @@ from kdoct_utils.judge import crossval
 from kdoct_utils.judge.metrics import patient_bootstrap, percentile_interval
 from kdoct_utils.runs import atomic_path, load_run
 from kdoct_utils.show import style as plots
+from kdoct_utils.show.output import figure_png
 
 Predictions = Mapping[str, pd.DataFrame]  # by the name of the run
 OPTIONS = tuple(DataOptions.types())
@@ -332,7 +333,7 @@ def _figures_html(sweep: Sweep) -> Iterator[str]:
         )
         figure = value_figure(found, sweep.grid[name], name)
         alt = f"Accuracy by {name}{over}, with intervals. {spoken}."
-        png = base64.b64encode(plots.figure_png(figure, description=alt)).decode()
+        png = base64.b64encode(figure_png(figure, description=alt)).decode()
         plt.close(figure)
         yield (
             f'<h2>{escape(name)}</h2>\n<p><img alt="{escape(alt)}" src="data:image/png;base64,{png}" '

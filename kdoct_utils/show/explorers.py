@@ -1,16 +1,16 @@
-"""Two drawings for the sliders of notebook 01: who is tested in a split, and what a lesion does to the layers.
+"""Drawings for the sliders of single notebooks: splits and lesions (01), the walk of the weights (03), pushes (05).
 
 Strings of SVG, each made in a millisecond or two. Every meaning is said twice: by color, and by letter, hatch or words.
 """
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 
 from kdoct_utils.data.splits import ROLES
 from kdoct_utils.phantom.anatomy import (
@@ -21,19 +21,18 @@ from kdoct_utils.phantom.anatomy import (
     lesion_profiles,
     visible_classes,
 )
-from kdoct_utils.show.style import look
-from kdoct_utils.show.svg import framed_svg
+from kdoct_utils.show.style import SEQUENTIAL, look
+from kdoct_utils.show.svg import framed_svg, png_uri, svg_prose, svg_text
 
-__all__ = ["plan_of", "plan_svg", "scaled_lesions", "seen_of_tested", "split_svg"]
+# --- notebook 01: who is tested in a split ---------------------------------------------------------------------------
 
 MARKS = {"train": "", "validation": "V", "test": "T"}
+FRAMES = {"train": 'stroke="{}"', "validation": 'stroke="#000" stroke-dasharray="3 2"',
+          "test": 'stroke="#000" stroke-width="2"'}  # fmt: skip
 SQUARE, GAP, LEFT = 24, 14, 8  # pixels
-COLUMN_UM = 50
-PLAN_X = np.arange(-1400, 1401, COLUMN_UM, dtype=np.float32)  # um along the scan
-PLAN_TOP = 920  # um above Bruch's membrane at the upper edge
-STEP, UM = 8, 0.26  # pixels for a column; for 1 um in depth
-NAMED = ("RNFL", "IPL", "INL", "OPL", "ONL", "EZ", "outer segments", "RPE", "choroid")
-SUBRETINAL, SUB_RPE = LAYER_NAMES.index("subretinal space"), LAYER_NAMES.index("sub-RPE space")
+SPLIT_KEY = (
+    "A column is a patient, a square a scan. T: tested. V: for validation. Pale: trained on. x: tested and trained on."
+)
 
 
 def split_svg(table: pd.DataFrame, roles: Sequence[str], *, title: str) -> str:
@@ -44,30 +43,25 @@ def split_svg(table: pd.DataFrame, roles: Sequence[str], *, title: str) -> str:
     """
     if len(table) != len(roles):
         raise ValueError(f"{len(table)} scans and {len(roles)} roles")
-    groups = table["group"].unique()
-    deep = len(table) // len(groups)
-    parts, spoken, x = [], [], LEFT
+    foot = 58 + SQUARE * (len(table) // table["group"].nunique())
+    parts, x = [], LEFT
     for name, members in table.assign(role=list(roles)).groupby("label", sort=False):
         mark, start = look(name), x
         for _, rows in members.groupby("group", sort=False):
-            for k, role in enumerate(rows["role"]):
-                parts.append(_square(x, 58 + SQUARE * k, mark.color, role))
+            parts += [_square(x, 58 + SQUARE * k, mark.color, role) for k, role in enumerate(rows["role"])]
             if {"train", "test"} <= set(rows["role"]):
-                parts.append(f'<text x="{x + 11}" y="{58 + SQUARE * deep + 16}" text-anchor="middle" '
-                             'font-weight="bold">x</text>')  # fmt: skip
+                parts.append(svg_text(x + 11, foot + 16, "x", SQUARE, bold=True, anchor="middle"))
             x += SQUARE + 4
-        parts.append(f'<rect x="{start}" y="50" width="{x - start - 6}" height="4" fill="{mark.color}"/>'
-                     f'<text x="{start}" y="44">{html.escape(mark.label)}</text>')  # fmt: skip
+        parts.append(f'<rect x="{start}" y="50" width="{x - start - 6}" height="4" fill="{mark.color}"/>')
+        parts.append(svg_text(start, 44, mark.label, x - start))
         x += GAP
     seen, tested = seen_of_tested(table, roles)
     words = f"{seen} of {tested} test patients were seen in training"
-    foot = 58 + SQUARE * deep + 42
-    parts.append(f'<text x="{LEFT}" y="{foot}" font-weight="bold">{words}.</text>')
-    parts.append(f'<text x="{LEFT}" y="{foot + 20}" font-size="12">A column is a patient, a square a scan. T: tested. '
-                 "V: for validation. Pale: trained on. x: tested and trained on.</text>")  # fmt: skip
-    for role in ROLES:
-        spoken.append(f"{list(roles).count(role)} scans {role}")
-    return framed_svg(title, f"{'; '.join(spoken)}. {words}", max(x, 600), foot + 32, parts)
+    width = max(x, 600)
+    parts.append(svg_text(LEFT, foot + 36, f"{words}.", width - 2 * LEFT, bold=True))
+    parts += svg_prose(LEFT, foot + 54, SPLIT_KEY, width - 2 * LEFT)
+    spoken = "; ".join(f"{list(roles).count(role)} scans {role}" for role in ROLES)
+    return framed_svg(title, f"{spoken}. {words}", width, foot + 78, parts)
 
 
 def seen_of_tested(table: pd.DataFrame, roles: Sequence[str]) -> tuple[int, int]:
@@ -77,16 +71,28 @@ def seen_of_tested(table: pd.DataFrame, roles: Sequence[str]) -> tuple[int, int]
 
 
 def _square(x: int, y: int, color: str, role: str) -> str:
-    side = SQUARE - 2
-    frame = {"train": f'stroke="{color}"', "validation": 'stroke="#000" stroke-dasharray="3 2"',
-             "test": 'stroke="#000" stroke-width="2"'}[role]  # fmt: skip
-    pale = 1 if role == "test" else 0.25
-    square = f'<rect x="{x}" y="{y}" width="{side}" height="{side}" fill="{color}" fill-opacity="{pale}" {frame}/>'
+    square = (f'<rect x="{x}" y="{y}" width="{SQUARE - 2}" height="{SQUARE - 2}" fill="{color}" '
+              f'fill-opacity="{1 if role == "test" else 0.25}" {FRAMES[role].format(color)}/>')  # fmt: skip
     if not MARKS[role]:
         return square
     # A full color carries no letter that can be read on each of them, so the letter stands on a white plate.
     plate = f'<rect x="{x + 5}" y="{y + 4}" width="12" height="14" fill="#fff"/>' if role == "test" else ""
-    return f'{square}{plate}<text x="{x + 11}" y="{y + 16}" text-anchor="middle">{MARKS[role]}</text>'
+    return square + plate + svg_text(x + 11, y + 16, MARKS[role], SQUARE, anchor="middle")
+
+
+# --- notebook 01: what a lesion does to the layers -------------------------------------------------------------------
+
+COLUMN_UM = 50
+PLAN_X = np.arange(-1400, 1401, COLUMN_UM, dtype=np.float32)  # um along the scan
+PLAN_TOP = 920  # um above Bruch's membrane at the upper edge
+STEP, UM = 8, 0.26  # pixels for a column; for 1 um in depth
+NAMED = ("RNFL", "IPL", "INL", "OPL", "ONL", "EZ", "outer segments", "RPE", "choroid")
+HATCHES = {  # of the two spaces that fluid opens: pattern, line, color
+    LAYER_NAMES.index("subretinal space"): ("above", "M0 0L6 6", "#4CC9F0"),
+    LAYER_NAMES.index("sub-RPE space"): ("below", "M0 6L6 0", "#FFD166"),
+}
+PATTERN = ('<pattern id="{}" width="6" height="6" patternUnits="userSpaceOnUse"><path d="{}" stroke="{}" '
+           'stroke-width="2"/></pattern>')  # fmt: skip
 
 
 def scaled_lesions(patient: Patient, times: float) -> Patient:
@@ -104,11 +110,9 @@ def plan_of(patient: Patient, away_um: float) -> dict[str, object]:
     """One slice: "heights" of all boundaries over Bruch's membrane (15, columns), the largest lesions (um), label."""
     y = np.array([away_um], np.float32)
     profile = lesion_profiles(patient, PLAN_X, y)
-    heights = layer_heights(patient, PLAN_X, y, profile)[:, 0]
-    lift = profile["drusen"] + profile["detachment"]
     return {
-        "heights": heights,
-        "lift": float(lift.max()),
+        "heights": layer_heights(patient, PLAN_X, y, profile)[:, 0],
+        "lift": float((profile["drusen"] + profile["detachment"]).max()),
         "subretinal": float((profile["fluid"] + profile["material"]).max()),
         "swelling": float(profile["thickening"].max()),
         "label": visible_classes(patient, profile)[0],
@@ -118,40 +122,26 @@ def plan_of(patient: Patient, away_um: float) -> dict[str, object]:
 def plan_svg(patient: Patient, away_um: float, *, title: str) -> str:
     """One slice as a plan: layers in their display levels and named, lesions hatched, Bruch's membrane drawn level."""
     plan = plan_of(patient, away_um)
-    heights = plan["heights"]
-    y = 34 + UM * (PLAN_TOP - heights)  # (15, columns), pixels
-    bottom = round(34 + UM * (PLAN_TOP + 160))
-    width = STEP * (len(PLAN_X) - 1)
-    parts = [f"<defs>{_hatch('above', 'M0 0L6 6', '#4CC9F0')}{_hatch('below', 'M0 6L6 0', '#FFD166')}</defs>",
+    y = 34 + UM * (PLAN_TOP - plan["heights"])  # (15, columns), pixels
+    bottom, width = round(34 + UM * (PLAN_TOP + 160)), STEP * (len(PLAN_X) - 1)
+    parts = [f"<defs>{''.join(PATTERN.format(*hatch) for hatch in HATCHES.values())}</defs>",
              f'<rect y="34" width="{width}" height="{bottom - 34}" fill="#111"/>']  # fmt: skip
     for k in range(len(LAYER_NAMES) - 2):  # from the vitreous down: each boundary, and all below it in the next layer
         level = round(max(float(LAYER_LEVELS[k + 1]), 30))
-        space = {SUBRETINAL: "above", SUB_RPE: "below"}.get(k + 1)
-        if space and np.ptp(y[k] - y[k + 1]) < 0.5:
+        if k + 1 in HATCHES and np.ptp(y[k] - y[k + 1]) < 0.5:
             continue
-        outline = _path(y[k]) + f"V{bottom}H0z"
+        steps = np.round(y[k]).astype(int)  # whole pixels, each from the last: short, and alike from drawing to drawing
+        outline = f"M0 {steps[0]}l" + " ".join(f"{STEP} {step}" for step in np.diff(steps)) + f"V{bottom}H0z"
         parts.append(f'<path d="{outline}" fill="rgb({level},{level},{level})"/>')
-        if space:
-            parts.append(f'<path d="{outline}" fill="url(#{space})"/>')
+        if k + 1 in HATCHES:
+            parts.append(f'<path d="{outline}" fill="url(#{HATCHES[k + 1][0]})"/>')
     parts += _cysts(patient, away_um, y) + _names(y[:, -1], width)
-    label = look(plan["label"]).label
-    words = [
-        f"Label {label}: the RPE is lifted by {plan['lift']:.0f} µm at most (hatched ///),",
-        f"the retina by {plan['subretinal']:.0f} µm off the RPE (\\\\\\), and swollen by {plan['swelling']:.0f} µm.",
-    ]
-    parts += [f'<text x="8" y="{bottom + 20 + 18 * i}" font-size="13">{line}</text>' for i, line in enumerate(words)]
-    return framed_svg(title, " ".join(words), width + 130, bottom + 48, parts)
-
-
-def _hatch(name: str, line: str, color: str) -> str:
-    return (f'<pattern id="{name}" width="6" height="6" patternUnits="userSpaceOnUse"><path d="{line}" '
-            f'stroke="{color}" stroke-width="2"/></pattern>')  # fmt: skip
-
-
-def _path(y: np.ndarray) -> str:
-    """A boundary in whole pixels, each step from the last: short, and alike from drawing to drawing."""
-    places = np.round(y).astype(int)
-    return f"M0 {places[0]}l" + " ".join(f"{STEP} {step}" for step in np.diff(places))
+    words = (
+        f"Label {look(plan['label']).label}: the RPE is lifted by {plan['lift']:.0f} µm at most (hatched ///), the "
+        f"retina by {plan['subretinal']:.0f} µm off the RPE (\\\\\\), and swollen by {plan['swelling']:.0f} µm."
+    )
+    parts += svg_prose(8, bottom + 20, words, width + 114, size=13)
+    return framed_svg(title, words, width + 130, bottom + 48, parts)
 
 
 def _cysts(patient: Patient, away_um: float, y: np.ndarray) -> list[str]:
@@ -161,10 +151,9 @@ def _cysts(patient: Patient, away_um: float, y: np.ndarray) -> list[str]:
         if near > 0 and abs(x) < PLAN_X[-1] and high > 0:
             column = int((x - PLAN_X[0]) / COLUMN_UM)
             middle = y[0, column] + depth * (y[6, column] - y[0, column])
-            shrink = near**0.5
-            half = shrink * along * STEP / COLUMN_UM
-            drawn.append(f'<ellipse cx="{STEP * column}" cy="{middle:.0f}" rx="{half:.0f}" '
-                         f'ry="{shrink * high * UM:.0f}" fill="#1c1c1c" stroke="#FFD166"/>')  # fmt: skip
+            half, tall = near**0.5 * along * STEP / COLUMN_UM, near**0.5 * high * UM
+            drawn.append(f'<ellipse cx="{STEP * column}" cy="{middle:.0f}" rx="{half:.0f}" ry="{tall:.0f}" '
+                         'fill="#1c1c1c" stroke="#FFD166"/>')  # fmt: skip
     return drawn
 
 
@@ -176,6 +165,71 @@ def _names(edge: np.ndarray, width: int) -> list[str]:
         middle = (edge[k - 1] + edge[k]) / 2 if name != "choroid" else edge[k - 1] + 20
         place = max(middle, free)
         free = place + 14
-        line = f'<path d="M{width} {middle:.0f}L{width + 14} {place:.0f}" stroke="#000"/>'
-        parts.append(f'{line}<text x="{width + 18}" y="{place + 4:.0f}" font-size="12">{html.escape(name)}</text>')
+        parts.append(f'<path d="M{width} {middle:.0f}L{width + 14} {place:.0f}" stroke="#000"/>')
+        parts.append(svg_text(width + 18, round(place + 4), name, 108, size=12))
     return parts
+
+
+# --- notebook 03: the walk of the weights over the loss --------------------------------------------------------------
+
+
+def walk_svg(
+    x: Sequence[float], y: Sequence[float], losses: np.ndarray, path: np.ndarray, mean: Sequence[float], seen: int,
+    *, title: str, description: str, side: int = 300,
+) -> str:
+    """A walk over the loss as an SVG string: snapshots numbered from 1, the first ``seen`` filled, their mean a star.
+
+    x, y (k,): places where the loss was measured, losses (k, k) with y down the rows; dark is low.
+    path (n, 2), mean (2,): in the units of x and y.
+    """
+    step = np.array([x[1] - x[0], y[1] - y[0]])
+    low = np.array([x[0], y[0]]) - step / 2  # the outer edge of the first cell
+
+    def place(point: Sequence[float]) -> tuple[float, float]:
+        across, up = (np.asarray(point) - low) / (np.array([x[-1], y[-1]]) - low + step / 2)
+        return side * across, 30 + side * (1 - up)
+
+    losses = np.asarray(losses, dtype=float)[::-1]  # a picture's first row is its top
+    shades = colormaps[SEQUENTIAL]((losses - losses.min()) / (np.ptp(losses) or 1.0))[..., :3]
+    dots = [place(point) for point in path]
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in dots)
+    parts = [f'<image x="0" y="30" width="{side}" height="{side}" preserveAspectRatio="none" style="image-rendering: '
+             f'pixelated" href="{png_uri((255 * shades).round().astype(np.uint8))}"/>',
+             f'<polyline points="{line}" fill="none" stroke="white" stroke-width="4"/>'
+             f'<polyline points="{line}" fill="none" stroke="black" stroke-width="1.5"/>']  # fmt: skip
+    for number, (a, b) in enumerate(dots, start=1):
+        ground, ink = ("black", "white") if number <= seen else ("white", "black")
+        parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="9" fill="{ground}" stroke="{ink}"/>'
+                     f'<text x="{a:.1f}" y="{b + 4:.1f}" font-size="12" text-anchor="middle" fill="{ink}">{number}'
+                     "</text>")  # fmt: skip
+    a, b = place(mean)
+    corners = [(a + r * np.sin(k * np.pi / 5), b - r * np.cos(k * np.pi / 5)) for k, r in enumerate([13, 5.5] * 5)]
+    star = " ".join(f"{p:.1f},{q:.1f}" for p, q in corners)
+    parts.append(f'<polygon points="{star}" fill="#FFE27A" stroke="black" stroke-width="1.5"/>')
+    return framed_svg(title, description, side, side + 30, parts)
+
+
+# --- notebook 05: what teacher and label push a student to -----------------------------------------------------------
+
+PUSHES = {"teacher": ("#222222", "///"), "label": ("#0072B2", ""), "sum": ("#D55E00", "...")}
+
+
+def pushes_svg(pushes: Mapping[str, np.ndarray], class_names: Sequence[str], *, limit: float, title: str) -> str:
+    """One panel of `arm_figures.pushes_figure`, for a slider. limit: the push at either end, always the same."""
+    left, room, row, width = 130, 330, 46, 560
+    zero, bottom = left + room / 2, 40 + row * len(class_names)
+    parts = [f'<path d="M{zero} 34V{bottom}" stroke="black"/>']
+    for i, name in enumerate(class_names):
+        y = 40 + row * i
+        parts.append(svg_text(left - 8, y + 24, look(name).label, left - 16, anchor="end"))
+        parts.append(svg_text(left + room + 8, y + 36, f"sum {pushes['sum'][i]:+.3f}", 88, size=12))
+        for k, (who, (color, _)) in enumerate(PUSHES.items()):
+            length = room / 2 * float(np.clip(pushes[who][i] / limit, -1, 1))
+            parts.append(f'<rect x="{min(zero, zero + length):.1f}" y="{y + 12 * k}" width="{abs(length):.1f}" '
+                         f'height="{10 if who == "sum" else 8}" fill="{color}"/>')  # fmt: skip
+    for k, (who, (color, _)) in enumerate(PUSHES.items()):
+        x = left + 130 * k
+        parts.append(f'<rect x="{x}" y="{bottom + 6}" width="12" height="10" fill="{color}"/>')
+        parts.append(svg_text(x + 16, bottom + 15, f"{who} ({('first', 'second', 'third')[k]} bar)", 112, size=12))
+    spoken = "; ".join(f"{look(n).label} {v:+.3f}" for n, v in zip(class_names, pushes["sum"], strict=True))
+    return framed_svg(title, f"sum {spoken}", width, bottom + 26, parts)

@@ -9,9 +9,6 @@ an output image no ``alt`` at all: JupyterLab 4.6 and nbconvert's default templa
 
 from __future__ import annotations
 
-import atexit
-import functools
-import gc
 import html
 import io
 from copy import deepcopy
@@ -41,20 +38,18 @@ def figure_png(figure: Figure, largest_kb: float = PNG_LARGEST_KB, description: 
     note = PngImagePlugin.PngInfo()
     if description:
         note.add_itxt("Description", description)
-    smallest = None
+    tries = []
     for dpi, colors in ((PNG_DPI, 128), (PNG_DPI, 48), (PNG_DPI, 16), (0.8 * PNG_DPI, 16)):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-        picture = Image.open(buffer).convert("RGB")
+        drawn, packed = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=dpi, facecolor="white")
+        picture = Image.open(drawn).convert("RGB")
         # MAXCOVERAGE keeps small spots of a strong color, which MEDIANCUT averages away.
         picture = picture.quantize(colors, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
-        buffer = io.BytesIO()
-        picture.save(buffer, format="png", optimize=True, pnginfo=note)
-        png = buffer.getvalue()
-        smallest = png if smallest is None or len(png) < len(smallest) else smallest
-        if len(png) <= 1000 * largest_kb:
+        picture.save(packed, format="png", optimize=True, pnginfo=note)
+        tries.append(packed.getvalue())
+        if len(tries[-1]) <= 1000 * largest_kb:
             break
-    return smallest
+    return min(tries, key=len)
 
 
 def show(figure: Figure, *, alt: str, takeaway: str, largest_kb: float = PNG_LARGEST_KB) -> None:
@@ -70,23 +65,10 @@ def show(figure: Figure, *, alt: str, takeaway: str, largest_kb: float = PNG_LAR
     alt, takeaway = " ".join(alt.split()), " ".join(takeaway.split())
     png = figure_png(figure, largest_kb, description=alt)
     plt.close(figure)
-    _pass_over_libraries()
-    gc.collect()  # a figure refers to itself, so its pictures stay in memory until the collector comes by
     # raw bytes: IPython encodes them; text/plain is what VS Code speaks for a picture
     display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
     words = f"<details><summary>Figure in words</summary>{html.escape(alt)}</details>"
     say(f"**Takeaway:** {takeaway}\n\n{words}", plain=f"Takeaway: {takeaway}")
-
-
-@functools.cache
-def _pass_over_libraries() -> None:
-    """Once: what torch and the others have made when they were imported stays, and need not be looked at again.
-
-    The collector goes through all there is, and those are a million objects: a quarter of a second for each figure.
-    """
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # some libraries look for what was left behind when Python ends
 
 
 def say(text: str, plain: str | None = None) -> None:
@@ -106,11 +88,11 @@ def with_alt_text(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata.pop("widgets", None)
     for cell in (cell for cell in notebook.cells if "outputs" in cell):
         cell.outputs = [from_dict(output) for output in without_widgets(cell.outputs)]
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        alt = output.get("metadata", {}).get("image/png", {}).get("alt")
-        if alt:
-            png = "".join(output.data.pop("image/png").split())
-            output.data["text/html"] = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png}">'
+        for output in cell.outputs:
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if alt:
+                png = "".join(output.data.pop("image/png").split())
+                output.data["text/html"] = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png}">'
     return notebook
 
 
@@ -132,35 +114,30 @@ def show_table(frame: pd.DataFrame, caption: str, *, decimals: int = 3, index: b
 
     decimals applies to floating-point columns. index=False leaves the row names out.
     """
-    display({"text/html": table_html(frame, caption, decimals, index), "text/plain": _plain(frame, caption, decimals)},
-            raw=True)
+    plain = f"{caption}\n{frame.map(lambda value: _cell(value, decimals)).to_string()}"
+    display({"text/html": table_html(frame, caption, decimals, index), "text/plain": plain}, raw=True)
 
 
 def table_html(frame: pd.DataFrame, caption: str, decimals: int = 3, index: bool = True) -> str:
-    """The table as HTML in which a screen reader can tell header cells (scope) from values."""
-    numeric = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
-    names = ([frame.index.name or ""] if index else []) + [str(column) for column in frame.columns]
-    sides = ["left"] * index + ["right" if is_number else "left" for is_number in numeric]  # a header over its values
-    head = "".join(
-        f'<th scope="col" style="text-align:{side}">{html.escape(name)}</th>' if name else "<td></td>"
-        for name, side in zip(map(str, names), sides, strict=True)  # an empty corner heads nothing
+    """The table as HTML in which a screen reader can tell header cells (scope) from values: pandas writes no scope."""
+    sides = ["right" if pd.api.types.is_numeric_dtype(kind) else "left" for kind in frame.dtypes]
+    corner = frame.index.name or ""
+    head = f'<th scope="col" style="text-align:left">{html.escape(str(corner))}</th>' if corner else "<td></td>"
+    head = head * index + "".join(
+        f'<th scope="col" style="text-align:{side}">{html.escape(str(name))}</th>'
+        for name, side in zip(frame.columns, sides, strict=True)
     )
     rows = []
     for key, values in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
-        cells = [f'<th scope="row" style="text-align:left">{html.escape(str(key))}</th>'] if index else []
-        for value, is_number in zip(values, numeric, strict=True):
-            align = "right" if is_number else "left"
-            cells.append(f'<td style="text-align:{align}">{html.escape(_cell(value, decimals))}</td>')
-        rows.append(f"<tr>{''.join(cells)}</tr>")
+        cells = f'<th scope="row" style="text-align:left">{html.escape(str(key))}</th>' * index
+        cells += "".join(f'<td style="text-align:{side}">{html.escape(_cell(value, decimals))}</td>'
+                         for value, side in zip(values, sides, strict=True))  # fmt: skip
+        rows.append(f"<tr>{cells}</tr>")
     title = f'<caption style="text-align:left;font-weight:bold">{html.escape(caption)}</caption>'
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _cell(value: object, decimals: int) -> str:
-    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
+    if pd.api.types.is_scalar(value) and pd.isna(value):
         return "–"
     return f"{value:.{decimals}f}" if isinstance(value, (float, np.floating)) else str(value)
-
-
-def _plain(frame: pd.DataFrame, caption: str, decimals: int) -> str:
-    return f"{caption}\n{frame.map(lambda value: _cell(value, decimals)).to_string()}"

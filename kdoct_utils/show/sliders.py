@@ -1,13 +1,12 @@
 """Sliders over a drawing, for notebooks: moved by the browser alone, with no kernel behind them.
 
 `sliders` calls the drawing for every combination of its controls' values, when the cell runs. What it shows is HTML
-that holds all of these, compressed, with a short script (``data/slider.js``) that swaps them: the same in JupyterLab,
+that holds all of these, compressed, with a short script (``slider.js``) that swaps them: the same in JupyterLab,
 Notebook 7, VS Code, Colab and in an exported page. Every control has a label, works from the keyboard and goes back
 with Reset. A drawing is a matplotlib Figure or a string of SVG or HTML; a string is smaller and quicker by far
-(`bars_svg` and `curves_svg`: well under a millisecond, a Figure some 75).
+(`svg.bars_svg` and `svg.curves_svg`: well under a millisecond, a Figure some 75).
 
-Every `sliders` call is registered: `check_registered` calls each drawing at its controls' ends, and `run_and_check`
-does so inside a notebook's own kernel.
+`check_registered`, in a notebook's last cell, calls each of its drawings again at its controls' ends.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -29,12 +28,6 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from kdoct_utils.show.output import figure_png
-from kdoct_utils.show.svg import bars_svg, curves_svg, scan_html
-
-__all__ = [
-    "Choice", "Panel", "Registered", "Slider", "bars_svg", "check_registered", "clear_registered", "curves_svg",
-    "registered", "run_and_check", "scan_html", "sliders",
-]  # fmt: skip
 
 Draw = Callable[..., "Figure | str"]
 MOST_FRAMES = 600  # drawings of one slider
@@ -81,90 +74,24 @@ class Slider:
 class Choice:
     """One of several values, such as the name of a class or scan. The first is the start."""
 
-    options: tuple
+    values: tuple
     label: str = ""
 
     def __post_init__(self) -> None:
-        if not self.options or len(set(self.options)) < len(self.options):
-            raise ValueError(f"Choice needs at least one option and none twice, not {self.options}")
+        if not self.values or len(set(self.values)) < len(self.values):
+            raise ValueError(f"Choice needs at least one option and none twice, not {self.values}")
 
     @property
     def start(self) -> Any:
-        return self.options[0]
+        return self.values[0]
 
     @property
     def ends(self) -> tuple:
-        return self.options  # every option: there are few, and each may fail by itself
-
-    @property
-    def values(self) -> tuple:
-        return self.options
+        return self.values  # every option: there are few, and each may fail by itself
 
     @property
     def shown(self) -> tuple[str, ...]:
-        return tuple(map(str, self.options))
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A drawing and its controls, as `sliders` saw them."""
-
-    name: str
-    draw: Draw
-    controls: Mapping[str, Slider | Choice]
-
-    def ends(self) -> list[dict[str, Any]]:
-        """Argument sets: each control at each end with the others at their start, then all low and all high."""
-        start = {name: control.start for name, control in self.controls.items()}
-        sets = [start | {name: end} for name, control in self.controls.items() for end in control.ends]
-        return sets + [{name: control.ends[i] for name, control in self.controls.items()} for i in (0, -1)]
-
-
-_registry: dict[str, Registered] = {}
-
-
-def registered() -> tuple[Registered, ...]:
-    """All drawings that `sliders` was given in this process, the latest of each name."""
-    return tuple(_registry.values())
-
-
-def clear_registered() -> None:
-    """Forget all registered drawings (for tests)."""
-    _registry.clear()
-
-
-def check_registered() -> list[str]:
-    """Call every registered drawing at its controls' ends. Returns their names.
-
-    Raises RuntimeError, from the drawing's own error, naming the drawing and the values that broke it.
-    """
-    for item in registered():
-        for values in item.ends():
-            _drawn(item, values)
-    return [item.name for item in registered()]
-
-
-def run_and_check(
-    notebook: Path | str, parameters: Mapping[str, Any] | None = None, *, timeout: int = 600
-) -> list[str]:
-    """Run a notebook in a kernel of its own, then `check_registered` there. Returns the names checked.
-
-    parameters override the notebook's `parameters` cell. The notebook file is not written.
-    Raises nbclient's CellExecutionError, which holds the failing cell and its error.
-    """
-    import nbformat
-    from nbclient import NotebookClient
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
-
-    notebook = Path(notebook)
-    content = load_notebook_node(str(notebook))  # gives every cell the tags that the next step looks for
-    if parameters:
-        content = parameterize_notebook(content, dict(parameters))
-    check = "from kdoct_utils.show import sliders as _widgets\nprint('\\n'.join(_widgets.check_registered()))"
-    content.cells.append(nbformat.v4.new_code_cell(check))
-    NotebookClient(content, timeout=timeout, resources={"metadata": {"path": str(notebook.parent)}}).execute()
-    return "".join(output.get("text", "") for output in content.cells[-1].outputs).split("\n")[:-1]
+        return tuple(map(str, self.values))
 
 
 class Panel:
@@ -173,18 +100,44 @@ class Panel:
     frames: the drawing, as HTML, for every combination of values (in the order of the controls).
     """
 
-    def __init__(self, item: Registered, height: int) -> None:
-        self.name, self.controls, self.height = item.name, dict(item.controls), height
-        count = math.prod(len(control.values) for control in self.controls.values())
+    def __init__(self, name: str, draw: Draw, controls: Mapping[str, Slider | Choice], height: int) -> None:
+        self.name, self.draw, self.controls, self.height = name, draw, controls, height
+        count = math.prod(len(control.values) for control in controls.values())
         if count > MOST_FRAMES:
-            raise ValueError(f"slider {self.name!r} has {count} combinations of values; at most {MOST_FRAMES} are "
+            raise ValueError(f"slider {name!r} has {count} combinations of values; at most {MOST_FRAMES} are "
                              "drawn beforehand: give it coarser steps")  # fmt: skip
-        combinations = itertools.product(*(control.values for control in self.controls.values()))
-        self.frames = {values: _drawn(item, dict(zip(self.controls, values, strict=True))) for values in combinations}
+        combinations = itertools.product(*(control.values for control in controls.values()))
+        self.frames = {values: self.drawn(dict(zip(controls, values, strict=True))) for values in combinations}
         self._packed = self._pack()
         if len(self._packed) > 1000 * LARGEST_KB:
-            raise ValueError(f"the drawings of slider {self.name!r} take {len(self._packed) / 1000:.0f} kB compressed; "
+            raise ValueError(f"the drawings of slider {name!r} take {len(self._packed) / 1000:.0f} kB compressed; "
                              f"at most {LARGEST_KB} kB are kept in a notebook: draw fewer or simpler ones")  # fmt: skip
+
+    def drawn(self, values: Mapping[str, Any]) -> str:
+        """The drawing for these values, as HTML. RuntimeError, from the drawing's own, names the values."""
+        try:
+            drawing = self.draw(**values)
+            if isinstance(drawing, str):
+                return drawing
+            if not isinstance(drawing, Figure):
+                found = type(drawing).__name__
+                raise TypeError(f"a drawing must be a matplotlib Figure or a string of SVG or HTML, not {found}")
+            png = base64.b64encode(figure_png(drawing)).decode()
+            plt.close(drawing)
+        except Exception as error:
+            raise RuntimeError(f"slider drawing {self.name!r} fails at {dict(values)}: {error}") from error
+        words = ", ".join(f"{key} = {value:g}" if isinstance(value, float) else f"{key} = {value}"
+                          for key, value in values.items())  # fmt: skip
+        return f'<img alt="{html.escape(f"{self.name}, {words}")}" src="data:image/png;base64,{png}">'
+
+    def check(self) -> None:
+        """Draw anew: each control at each end with the others at their start, then all low and all high."""
+        start = {key: control.start for key, control in self.controls.items()}
+        for key, control in self.controls.items():
+            for end in control.ends:
+                self.drawn(start | {key: end})
+        for i in (0, -1):
+            self.drawn({key: control.ends[i] for key, control in self.controls.items()})
 
     def _pack(self) -> bytes:
         """What slider.js reads: drawings and the pictures inside them, each stored once."""
@@ -222,50 +175,34 @@ class Panel:
         return {"text/html": self.html, "text/plain": self.note}
 
 
-def sliders(draw: Draw, *, name: str = "", height: int = 320, **specs: Slider | Choice | tuple | Sequence) -> Panel:
+_panels: dict[str, Panel] = {}  # of this process, the latest of each name
+
+
+def sliders(draw: Draw, *, name: str = "", height: int = 320, **controls: Slider | Choice) -> Panel:
     """Controls over ``draw(**values)``, which is called here for every combination of their values.
 
     draw: returns a matplotlib Figure or a string of SVG or HTML, the same for the same values.
     name: what the sliders are called by readers and tests; default: the function's name.
     height: pixels kept for the drawing, whatever it draws.
-    specs: one Slider or Choice for each argument of draw; ``(low, high, start)`` and ``(low, high, start, step)``
-      are short for a Slider.
-    Raises ValueError for a bad spec, for more than 600 combinations, and for drawings that take more than 120 kB
+    controls: a Slider or Choice for each argument of draw.
+    Raises ValueError for a bad control, for more than 600 combinations, and for drawings that take more than 120 kB
     compressed; RuntimeError, from the drawing's own error, naming the values that broke it.
     """
-    if not specs:
+    if not controls:
         raise ValueError("sliders needs at least one control, such as temperature=Slider(1, 10, 4)")
-    controls = {key: _control(key, spec) for key, spec in specs.items()}
+    for key, control in controls.items():
+        if not isinstance(control, (Slider, Choice)):
+            raise ValueError(f"{key}={control!r}: give a Slider or a Choice")
     name = name or draw.__name__.replace("_", " ").strip()
-    _registry[name] = Registered(name, draw, controls)
-    return Panel(_registry[name], height)
+    _panels[name] = Panel(name, draw, controls, height)
+    return _panels[name]
 
 
-def _control(key: str, spec: object) -> Slider | Choice:
-    if isinstance(spec, (Slider, Choice)):
-        return spec
-    if isinstance(spec, tuple) and len(spec) in (3, 4):
-        return Slider(*spec)
-    raise ValueError(f"{key}={spec!r}: give a Slider, a Choice, (low, high, start) or (low, high, start, step)")
+def check_registered() -> list[str]:
+    """Call every drawing that `sliders` was given in this process at its controls' ends. Returns their names.
 
-
-def _words(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {value:g}" if isinstance(value, float) else f"{key} = {value}"
-                     for key, value in values.items())  # fmt: skip
-
-
-def _drawn(item: Registered, values: Mapping[str, Any]) -> str:
-    try:
-        return _as_html(item.draw(**values), f"{item.name}, {_words(values)}")
-    except Exception as error:
-        raise RuntimeError(f"slider drawing {item.name!r} fails at {dict(values)}: {error}") from error
-
-
-def _as_html(drawing: Figure | str, alt: str) -> str:
-    if isinstance(drawing, str):
-        return drawing
-    if isinstance(drawing, Figure):
-        png = base64.b64encode(figure_png(drawing)).decode()
-        plt.close(drawing)
-        return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png}">'
-    raise TypeError(f"a drawing must be a matplotlib Figure or a string of SVG or HTML, not {type(drawing).__name__}")
+    Raises RuntimeError, from the drawing's own error, naming the drawing and the values that broke it.
+    """
+    for panel in _panels.values():
+        panel.check()
+    return list(_panels)

@@ -8,7 +8,8 @@ import pytest
 from browsing import CHROMIUM, open_page
 from nbconvert import HTMLExporter
 
-from kdoct_utils.show.sliders import Choice, Slider, bars_svg, scan_html, sliders
+from kdoct_utils.show.sliders import Choice, Slider, sliders
+from kdoct_utils.show.svg import bars_svg, scan_html
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or importlib.util.find_spec("playwright") is None, reason="no browser, or no playwright"

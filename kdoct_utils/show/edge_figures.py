@@ -1,4 +1,4 @@
-"""Drawings of notebook 06: rounding to integers, and what each format costs. Numbers in, a Figure out."""
+"""Figures of notebook 06: rounding to integers, and what each format costs. Numbers in, a Figure out."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from kdoct_utils.show.figures import stacked_bars
 from kdoct_utils.show.style import LINE_COLORS, LINE_STYLES, headline, look
 
 
@@ -28,8 +31,8 @@ def share_bars(shares: Mapping[str, float], *, xlabel: str, title: str) -> Figur
 def rounding(values: np.ndarray, back: np.ndarray, scale: float, *, title: str) -> Figure:
     """The values of a tensor, and how far each is from what comes back after rounding. values, back: (n,)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.9))
-    left.hist(values, bins=80, log=True, color=LINE_COLORS[0])
-    left.set(xlabel="activation", ylabel="values (log scale)")
+    seaborn.histplot(values, bins=80, color=LINE_COLORS[0], alpha=1, linewidth=0, legend=False, ax=left)
+    left.set(xlabel="activation", ylabel="values (log scale)", yscale="log")
     near = np.flatnonzero(np.abs(values) < 3 * scale)
     near = near[:: max(1, len(near) // 3000)]
     right.plot(values[near], (back - values)[near], ".", markersize=2, color=LINE_COLORS[1])
@@ -37,7 +40,7 @@ def rounding(values: np.ndarray, back: np.ndarray, scale: float, *, title: str) 
         right.axhline(side * scale, color="black", linestyle=":", linewidth=1)
     right.set(xlabel="activation, close to 0", ylabel="error of the round trip", ylim=(-0.8 * scale, 0.8 * scale))
     right.annotate("half a step", (1, 0.5 * scale), xycoords=("axes fraction", "data"), xytext=(0, 3),
-                   textcoords="offset points", fontsize=8, ha="right")
+                   textcoords="offset points", fontsize=8, ha="right")  # fmt: skip
     headline(figure, title)
     return figure
 
@@ -64,9 +67,7 @@ def stairs(
     return figure
 
 
-def channel_errors(
-    ranges: np.ndarray, step: float, errors: Mapping[str, Sequence[float]], *, title: str
-) -> Figure:
+def channel_errors(ranges: np.ndarray, step: float, errors: Mapping[str, Sequence[float]], *, title: str) -> Figure:
     """Channels sorted by their largest weight: that weight beside a shared step, and each one's rounding error.
 
     ranges: (channels,) > 0. errors: name -> (channels,) fractions of a channel's size.
@@ -87,11 +88,17 @@ def channel_errors(
     return figure
 
 
+def _plain_log(axis: Axes) -> None:
+    """0.1, 0.3, 1, 3, 10 beside a logarithmic axis, whatever its range."""
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
 def logit_scatter(full: np.ndarray, small: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
     """Logits of the 8-bit file against those of the float file, both (n, classes), in the looks of the classes."""
     figure, axis = plt.subplots(figsize=(5.0, 3.8))
-    ends = [full.min(), full.max()]
-    axis.plot(ends, ends, color="black", linestyle=":", linewidth=1, label="equal")
+    axis.axline((0, 0), slope=1, color="black", linestyle=":", linewidth=1, label="equal")
     for k, name in enumerate(class_names):
         drawn = look(name)
         axis.plot(full[:, k], small[:, k], drawn.marker, markersize=3, color=drawn.color, label=drawn.label, alpha=0.6)
@@ -113,8 +120,7 @@ def format_panels(formats: Mapping[str, Mapping], *, title: str) -> Figure:
         axis.margins(y=0.15)
         axis.grid(axis="x", visible=False)
     for i, row in enumerate(formats.values()):
-        low, high = row["interval"]
-        axes[2].plot([i, i], [low, high], color=LINE_COLORS[i], linestyle="-")
+        axes[2].plot([i, i], row["interval"], color=LINE_COLORS[i], linestyle="-")
         axes[2].plot(i, row["accuracy"], "osDPX"[i % 5], color=LINE_COLORS[i], markersize=7)
     axes[2].set(xticks=range(len(names)), xticklabels=names, xlim=(-0.5, len(names) - 0.5))
     axes[2].set_title("accuracy (95% interval)", fontsize=10, fontweight="normal")
@@ -125,23 +131,9 @@ def format_panels(formats: Mapping[str, Mapping], *, title: str) -> Figure:
 def time_bars(parts: Mapping[str, Mapping[str, float]], *, title: str) -> Figure:
     """Time by kind of work, one stacked bar a format. parts: format -> {work: microseconds}, the same works in each."""
     figure, axis = plt.subplots(figsize=(6.8, 1.6 + 0.35 * len(parts)))
-    works = list(next(iter(parts.values())))
     colors = ("#0072B2", "#D07C00", "#1B9E77", "#7A1F5C", "#BBBBBB", "#222222")
-    left = np.zeros(len(parts))
-    for work, color, hatch in zip(works, colors, ("", "///", "...", "xxx", "", "\\\\\\"), strict=False):
-        lengths = np.array([part[work] for part in parts.values()])
-        axis.barh(list(parts), lengths, left=left, color=color, hatch=hatch, edgecolor="white", label=work)
-        left += lengths
+    stacked_bars(axis, pd.DataFrame(parts).T, colors, ("", "///", "...", "xxx", "", "\\\\\\"))
     axis.set(xlabel="time in operations, profiler on (µs a scan)")
-    axis.invert_yaxis()
-    axis.grid(axis="y", visible=False)
     figure.legend(*axis.get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center")
     headline(figure, title)
     return figure
-
-
-def _plain_log(axis: Axes) -> None:
-    """0.1, 0.3, 1, 3, 10 beside a logarithmic axis, whatever its range."""
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

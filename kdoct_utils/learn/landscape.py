@@ -1,4 +1,4 @@
-"""Networks as places: the plane in which a walk of the weights lies best, and a drawing of the walk over the loss."""
+"""Networks as places: the plane in which a walk of the weights lies best."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from torch import Tensor
-
-from kdoct_utils.show.style import SEQUENTIAL
-from kdoct_utils.show.svg import framed_svg, png_uri
 
 Weights = Mapping[str, Tensor]
 
@@ -69,45 +65,3 @@ def plane_through(weights: Sequence[Weights]) -> Plane:
         for axis in shares.T
     )  # fmt: skip
     return Plane({**weights[0], **mean}, across, up, turns * lengths, float(lengths @ lengths / products.trace()))
-
-
-def walk_svg(
-    x: Sequence[float], y: Sequence[float], losses: np.ndarray, path: np.ndarray, mean: Sequence[float], seen: int,
-    *, title: str, description: str, side: int = 300,
-) -> str:
-    """A walk over the loss as an SVG string: snapshots numbered from 1, the first ``seen`` filled, their mean a star.
-
-    x, y (k,): places where the loss was measured, losses (k, k) with y down the rows; dark is low.
-    path (n, 2), mean (2,): in the units of x and y.
-    """
-    step = (x[1] - x[0], y[1] - y[0])
-    low = np.array([x[0] - step[0] / 2, y[0] - step[1] / 2])  # the outer edge of the first cell
-
-    def place(point: Sequence[float]) -> tuple[float, float]:
-        across, up = (np.asarray(point) - low) / (np.array([x[-1], y[-1]]) - low + np.array(step) / 2)
-        return side * across, 30 + side * (1 - up)
-
-    dots = [place(point) for point in path]
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in dots)
-    parts = [f'<polyline points="{line}" fill="none" stroke="white" stroke-width="4"/>'
-             f'<polyline points="{line}" fill="none" stroke="black" stroke-width="1.5"/>']  # fmt: skip
-    for number, (a, b) in enumerate(dots, start=1):
-        ground, ink = ("black", "white") if number <= seen else ("white", "black")
-        parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="9" fill="{ground}" stroke="{ink}"/>'
-                     f'<text x="{a:.1f}" y="{b + 4:.1f}" font-size="12" text-anchor="middle" fill="{ink}">{number}'
-                     "</text>")  # fmt: skip
-    a, b = place(mean)
-    corners = [(a + r * np.sin(k * np.pi / 5), b - r * np.cos(k * np.pi / 5)) for k, r in enumerate([13, 5.5] * 5)]
-    star = " ".join(f"{p:.1f},{q:.1f}" for p, q in corners)
-    parts.append(f'<polygon points="{star}" fill="#FFE27A" stroke="black" stroke-width="1.5"/>')
-    ground = (f'<image x="0" y="30" width="{side}" height="{side}" preserveAspectRatio="none" '
-              f'style="image-rendering: pixelated" href="{_shades(losses)}"/>')  # fmt: skip
-    return framed_svg(title, description, side, side + 30, [ground, *parts])
-
-
-def _shades(losses: np.ndarray) -> str:
-    """A pixel a place, dark where the loss is low, as a data URL."""
-    losses = np.asarray(losses, dtype=float)[::-1]  # a picture's first row is its top
-    spread = losses.max() - losses.min()
-    levels = (losses - losses.min()) / (spread or 1.0)
-    return png_uri((255 * colormaps[SEQUENTIAL](levels)[..., :3]).round().astype(np.uint8))

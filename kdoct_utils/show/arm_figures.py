@@ -1,0 +1,192 @@
+"""Figures that set arms beside each other: what they are told (05), how they learn and score (05), what is told (07).
+
+Numbers in, a Figure out, for `output.show`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdoct_utils.show.explorers import PUSHES
+from kdoct_utils.show.figures import draw_interval, draw_scan, stacked_bars
+from kdoct_utils.show.style import LINE_COLORS, Look, headline, look, message
+
+
+def answers_figure(
+    images: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray], class_names: Sequence[str], *, xlabel: str,
+    title: str,
+) -> Figure:
+    """Pictures of one scan beside bars of what is said of it.
+
+    images: name -> (H, W) in 0..255. answers: who -> probabilities (classes,).
+    """
+    widths = [1.0] * len(images) + [1.7]
+    figure, axes = plt.subplots(1, len(widths), figsize=(6.8, 2.5), width_ratios=widths)
+    for axis, (name, image) in zip(axes, images.items(), strict=False):
+        draw_scan(axis, image, name)
+    looks = dict(zip(answers, zip(LINE_COLORS, ("", "///", "..."), strict=False), strict=False))
+    _class_bars(axes[-1], answers, class_names, looks)
+    axes[-1].set(xlim=(0, 1), xlabel=xlabel)
+    axes[-1].legend(fontsize=8, ncols=len(answers), loc="lower left", bbox_to_anchor=(-0.3, 1.0), columnspacing=1.0)
+    headline(figure, title)
+    return figure
+
+
+def pushes_figure(
+    panels: Mapping[str, Mapping[str, np.ndarray]], class_names: Sequence[str], *, xlabel: str, title: str
+) -> Figure:
+    """What raises (right) and lowers (left) each class's logit. panels: heading -> name in PUSHES -> (classes,)."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(6.8, 1.5 + 0.35 * len(class_names)), sharex=True, sharey=True,
+                                squeeze=False)  # fmt: skip
+    for axis, (heading, pushes) in zip(axes[0], panels.items(), strict=True):
+        _class_bars(axis, {name: pushes[name] for name in PUSHES}, class_names, PUSHES)
+        axis.axvline(0, color="black", linewidth=1)
+        axis.set_title(heading, fontsize=9, fontweight="normal")
+        axis.set_xlabel(xlabel)
+    axes[0, 0].set_ylim(len(class_names) - 0.5, -0.5)
+    figure.legend(*axis.get_legend_handles_labels(), fontsize=8, ncols=len(PUSHES), loc="outside lower center")
+    headline(figure, title)
+    return figure
+
+
+def _class_bars(
+    axis: Axes, bars: Mapping[str, np.ndarray], class_names: Sequence[str], looks: Mapping[str, tuple[str, str]]
+) -> None:
+    """For every class a bar each, from the top. bars: who -> (classes,). looks: who -> color and hatch."""
+    height = 0.8 / len(bars)
+    for row, (who, lengths) in enumerate(bars.items()):
+        places = np.arange(len(class_names)) + height * (row - (len(bars) - 1) / 2)
+        color, hatch = looks[who]
+        axis.barh(places, lengths, 0.9 * height, color=color, hatch=hatch, edgecolor="white", label=who)
+    axis.set(yticks=range(len(class_names)), yticklabels=[look(name).label for name in class_names],
+             ylim=(len(class_names) - 0.5, -0.5))  # fmt: skip
+
+
+def range_figure(still: np.ndarray, moving: np.ndarray, *, shown: int = 40, ylabel: str, title: str) -> Figure:
+    """For scans sorted by ``still`` (n,), a dot there and a bar over the range of ``moving`` (views, n)."""
+    order = np.argsort(still)[np.unique(np.linspace(0, len(still) - 1, shown).round().astype(int))]
+    figure, axis = plt.subplots()
+    axis.vlines(range(len(order)), moving.min(axis=0)[order], moving.max(axis=0)[order], color="#9AA5B1", linewidth=3,
+                label=f"range over {len(moving)} views")  # fmt: skip
+    axis.plot(range(len(order)), still[order], "o", markersize=4, color=LINE_COLORS[1], label="plain scan")
+    axis.set(xlabel="training scans, sorted by the plain answer", ylabel=ylabel, xticks=[])
+    axis.legend(fontsize=8)
+    message(axis, title)
+    return figure
+
+
+def seed_curves(histories: Mapping[str, Sequence[pd.DataFrame]], *, title: str) -> tuple[Figure, dict[str, float]]:
+    """Validation accuracy by epoch: for each arm the mean of its seeds, and each seed as a thin line.
+
+    Epochs that not every training reached are left out of the means. Returns the figure and each arm's last mean.
+    """
+    table = pd.concat([history.assign(arm=look(arm).label, seed=seed, epoch=history["epoch"] + 1)
+                       for arm, runs in histories.items() for seed, history in enumerate(runs)])  # fmt: skip
+    reached = min(len(history) for runs in histories.values() for history in runs)
+    both = table[table["epoch"] <= reached]
+    figure, axis = plt.subplots()
+    shared = {"x": "epoch", "y": "validation_accuracy", "hue": "arm", "ax": axis,
+              "palette": {look(arm).label: look(arm).color for arm in histories}}  # fmt: skip
+    seaborn.lineplot(both, **shared, style="arm", markers={look(arm).label: look(arm).marker for arm in histories},
+                     errorbar=None, markersize=8, markeredgewidth=0.5)  # fmt: skip
+    seaborn.lineplot(table, **shared, units="seed", estimator=None, linewidth=0.7, alpha=0.5, legend=False)
+    axis.set(ylabel="validation accuracy", xticks=range(1, reached + 1, -(-reached // 12)))
+    axis.legend(fontsize=8)
+    message(axis, title)
+    last = both[both["epoch"] == reached].groupby("arm")["validation_accuracy"].mean()
+    return figure, {arm: float(last[look(arm).label]) for arm in histories}
+
+
+def dose_figure(curve: Mapping[float, Mapping[str, float]], *, xlabel: str, ylabel: str, title: str) -> Figure:
+    """Estimates with their intervals against a number. curve: number -> {"estimate", "low", "high"}."""
+    table = pd.DataFrame(curve).T.sort_index()
+    figure, axis = plt.subplots(figsize=(6.8, 2.9))
+    errors = [table["estimate"] - table["low"], table["high"] - table["estimate"]]
+    axis.errorbar(table.index, table["estimate"], yerr=errors, marker="o", capsize=4, color=LINE_COLORS[0])
+    axis.set(xlabel=xlabel, ylabel=ylabel, xticks=table.index)
+    message(axis, title)
+    return figure
+
+
+def share_figure(shares: pd.DataFrame, *, xlabel: str, title: str) -> Figure:
+    """Stacked bars. shares: a row a bar, a column a part, rows sum to 1."""
+    figure, axis = plt.subplots(figsize=(6.8, 1.2 + 0.3 * len(shares)))
+    stacked_bars(axis, shares, ("#D55E00", "#F0C060", "#0072B2"), ("///", "...", ""))
+    axis.set(xlabel=xlabel, xlim=(0, 1))
+    axis.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1)
+    headline(figure, title)
+    return figure
+
+
+def transfer_figure(
+    pictures: Mapping[str, np.ndarray], scores: Mapping[str, Mapping[str, tuple[float, float, float]]], *, xlabel: str,
+    title: str,
+) -> Figure:
+    """A picture of each of two datasets, and what every arm scores on them.
+
+    pictures: name of the dataset -> (H, W) in 0..255. scores: the same names -> arm -> (estimate, low, high).
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.7), width_ratios=(0.95, 0.95, 2.0))
+    for axis, (name, picture) in zip(axes, pictures.items(), strict=False):
+        draw_scan(axis, picture, name)
+    axis, arms = axes[2], list(next(iter(scores.values())))
+    for side, (name, of_arms) in enumerate(scores.items()):
+        for row, arm in enumerate(arms):
+            draw_interval(axis, row + 0.24 * (side - 0.5), of_arms[arm], look(arm), capsize=3, markersize=6,
+                          marker="os"[side], markerfacecolor=("white", look(arm).color)[side],
+                          label=name if row == 0 else None)  # fmt: skip
+    axis.set(yticks=range(len(arms)), yticklabels=[look(arm).label for arm in arms], xlabel=f"{xlabel}\n(95% interval)",
+             ylim=(len(arms) - 0.5, -0.5))  # fmt: skip
+    axis.grid(axis="y", visible=False)
+    axis.locator_params(axis="x", nbins=5)
+    axis.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
+    headline(figure, title)
+    return figure
+
+
+TOLD = {  # what an interval allows to say of a difference
+    "better": Look("better", "#0072B2", "^", ""),
+    "worse": Look("worse", "#D55E00", "v", ""),
+    "not told apart": Look("not told apart", "#6B6B6B", "o", ""),
+}
+
+
+def told(row: Mapping[str, float]) -> str:
+    """What an interval allows to say of a difference, one of TOLD. row: has low and high."""
+    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not told apart"
+
+
+def forest_figure(compared: pd.DataFrame, *, xlabel: str, title: str) -> Figure:
+    """Differences with 95 % intervals, one row an arm under the heading of its question.
+
+    compared: columns question, text, estimate, low and high, rows of a question together, as drawn.
+    What an interval tells is its marker and its color; an open circle is not told apart from zero.
+    """
+    headings = compared["question"].ne(compared["question"].shift())
+    places = np.arange(len(compared)) + 0.9 * headings.cumsum().to_numpy()
+    figure, axis = plt.subplots(figsize=(6.8, 1.2 + 0.235 * places[-1]))
+    for place, (_, row) in zip(places, compared.iterrows(), strict=True):
+        drawn = TOLD[told(row)]
+        face = "white" if drawn.label == "not told apart" else drawn.color
+        draw_interval(axis, place, tuple(row[["estimate", "low", "high"]]), drawn, markersize=6, capsize=3,
+                      linewidth=1.4, label=drawn.label, markerfacecolor=face)  # fmt: skip
+    axis.axvline(0, color="black", linewidth=1, linestyle=":")
+    above, questions = places[headings.to_numpy()] - 0.95, compared.loc[headings, "question"]
+    axis.set_yticks([*places, *above], [*compared["text"], *questions])
+    for label in axis.get_yticklabels()[len(places) :]:
+        label.set_fontweight("bold")
+    axis.tick_params(axis="y", labelsize=8, length=0)
+    axis.set(xlabel=f"{xlabel} (95% interval)", ylim=(places[-1] + 0.7, places[0] - 1.6))
+    axis.grid(axis="y", visible=False)
+    handles = {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}  # each word once
+    axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0),
+                borderaxespad=0.1)  # fmt: skip
+    headline(figure, title)
+    return figure

@@ -1,0 +1,276 @@
+"""Figures: colors told apart by every eye, and the numbers that were given are those that are drawn."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb, to_rgba
+from skimage.color import deltaE_ciede2000, rgb2lab
+
+from kdoct_utils.profiles import CLASS_NAMES
+from kdoct_utils.show import arm_figures, edge_figures, figures
+from kdoct_utils.show.style import ARM_LOOKS, CLASS_LOOKS, DIVERGING, LINE_COLORS, look, use_style
+
+# Linear-RGB matrices for full color-vision deficiency: Machado, Oliveira and Fernandes 2009.
+SIGHT = {
+    "full": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+CLASSES = ("normal", "drusen", "cnv")
+SCAN = np.random.default_rng(0).integers(0, 200, (32, 48)).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def style():
+    use_style()
+    yield
+    plt.close("all")
+
+
+def texts(figure) -> set[str]:
+    return {item.get_text() for item in figure.findobj(matplotlib.text.Text)}
+
+
+# --- style -----------------------------------------------------------------------------------------------------------
+
+
+def linear(color: str) -> np.ndarray:
+    value = np.array(to_rgb(color))
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def seen(color: str, sight: str) -> np.ndarray:
+    """The color in CIE Lab as that sight has it."""
+    value = np.clip(np.asarray(SIGHT[sight]) @ linear(color), 0, 1)
+    value = np.where(value <= 0.0031308, 12.92 * value, 1.055 * value ** (1 / 2.4) - 0.055)
+    return rgb2lab(value[None, None])[0, 0]
+
+
+@pytest.mark.parametrize("looks", [CLASS_LOOKS, ARM_LOOKS], ids=["classes", "arms"])
+def test_looks_differ_for_every_sight_and_without_color(looks):
+    for sight in SIGHT:
+        pairs = combinations([item.color for item in looks.values()], 2)
+        assert min(deltaE_ciede2000(seen(a, sight), seen(b, sight)) for a, b in pairs) > 12, sight
+    assert len({item.marker for item in looks.values()}) == len({item.hatch for item in looks.values()}) == len(looks)
+    for item in looks.values():
+        luminance = linear(item.color) @ [0.2126, 0.7152, 0.0722]
+        assert 1.05 / (luminance + 0.05) >= 3, f"{item.label}: WCAG asks 3:1 of graphics on white"
+
+
+def test_looks_cover_the_classes_and_unknown_names_are_refused():
+    assert tuple(CLASS_LOOKS) == CLASS_NAMES
+    with pytest.raises(ValueError, match="'amd'.*normal.*student_kd"):
+        look("amd")
+
+
+def test_the_theme_keeps_colors_line_styles_and_a_font_that_is_everywhere():
+    cycle = plt.rcParams["axes.prop_cycle"].by_key()
+    assert cycle["color"] == list(LINE_COLORS) and len(set(map(str, cycle["linestyle"]))) == len(LINE_COLORS)
+    assert plt.rcParams["font.sans-serif"][0] == "DejaVu Sans" and plt.rcParams["image.cmap"] == "gray"
+    lightness = rgb2lab(DIVERGING(np.linspace(0, 1, 64))[None, :, :3])[0, :, 0]
+    assert (np.diff(lightness) > 0).all()  # survives grey
+
+
+# --- figures of several notebooks ------------------------------------------------------------------------------------
+
+
+def test_confusion_matrix_writes_counts_and_row_percentages():
+    figure = figures.confusion_matrix([[3, 1], [0, 0]], ["normal", "cnv"], title="A message")
+    assert {"3\n75%", "1\n25%", "0\n–", "A message", "CNV", "predicted class"} <= texts(figure)
+    assert "share of the true class" in texts(figure)
+    with pytest.raises(ValueError, match="normal, cnv"):
+        figures.confusion_matrix([[1]], ["normal", "cnv"], title="x")
+
+
+def test_interval_plot_draws_the_interval_in_the_arm_look_and_a_dot_a_seed():
+    estimates = {"student_kd": (0.8, 0.7, 0.85), "mine": (0.1, 0, 0.2)}
+    figure = figures.interval_plot(estimates, xlabel="accuracy", title="t", seeds={"student_kd": [0.75, 0.85]})
+    line, bars = figure.axes[0].containers[0][0], figure.axes[0].containers[0][2][0]
+    assert line.get_color() == ARM_LOOKS["student_kd"].color and line.get_marker() == "P"
+    np.testing.assert_allclose(bars.get_segments()[0], [[0.7, 0], [0.85, 0]])
+    (dots,) = [item.get_offsets() for item in figure.axes[0].collections if len(item.get_offsets()) == 2]
+    assert sorted(dots[:, 0]) == [0.75, 0.85]
+    assert {"student, KD", "mine", "accuracy (95% interval; small dots: seeds)"} <= texts(figure)
+    assert "0.800  [0.700, 0.850]" in texts(figure)
+    plain = figures.interval_plot(estimates, xlabel="accuracy", title="t", reference=0.5, reference_label="half")
+    assert {"accuracy (95% interval)", "half"} <= texts(plain)
+    with pytest.raises(ValueError, match="mine.*does not hold"):
+        figures.interval_plot({"mine": (0.9, 0.1, 0.2)}, xlabel="x", title="t")
+
+
+def test_seeds_are_dots_and_their_mean_a_marker_on_their_range():
+    rows = [("CE", name, value) for name in ("normal", "cnv") for value in (0.2, 0.4, 0.9)]
+    table = pd.DataFrame(rows, columns=["loss", "class", "found"])
+    axis = figures.seeds_plot(table, x="found", y="loss", classes="class", xlabel="sensitivity").axes[0]
+    dots = np.concatenate([item.get_offsets() for item in axis.collections if len(item.get_offsets())])
+    assert sorted(dots[:, 0]) == pytest.approx([0.2, 0.2, 0.4, 0.4, 0.9, 0.9])
+    means = [line for line in axis.lines if line.get_marker() in ("o", "^") and len(line.get_xdata())]
+    assert [line.get_xdata()[0] for line in means[:2]] == pytest.approx([0.5, 0.5])
+    assert {(0.2, 0.9)} <= {tuple(line.get_xdata()) for line in axis.lines if len(line.get_xdata()) == 2}
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["normal", "CNV"]
+
+
+def test_overlay_names_what_is_there_and_refuses_unnamed_indices():
+    mask = np.zeros_like(SCAN, dtype=int)
+    mask[5:10], mask[15:20, :20] = 1, 2
+    layered = figures.layer_overlay(SCAN, mask, ["none", "RNFL", "RPE"])
+    assert {"RNFL", "RPE"} <= texts(layered)
+    assert len(layered.axes[1].collections) == 2 and not layered.axes[0].collections  # an outline a layer, tinted side
+    with pytest.raises(ValueError, match="index 2 has no name"):
+        figures.layer_overlay(SCAN, mask, ["none", "RNFL"])
+    with pytest.raises(ValueError, match="equal"):
+        figures.layer_overlay(SCAN, mask[1:], ["none", "a", "b"])
+
+
+def test_the_figure_has_a_column_for_every_map_and_marks_the_largest_pixel():
+    images, masks = np.zeros((2, 16, 16), np.uint8), np.zeros((2, 16, 16), bool)
+    masks[:, 3:6, 3:6] = True
+    maps = {"a": np.random.default_rng(0).random((2, 16, 16)), "nothing": np.zeros((2, 16, 16))}
+    figure = figures.maps_figure(images, masks, maps, ["first", "second"], title="Where")
+    axes = np.array(figure.axes).reshape(2, 3)
+    assert [axis.get_title(plt.rcParams["axes.titlelocation"]) for axis in axes[0]] == ["lesion", "a", "nothing"]
+    assert [len(axis.get_lines()) for axis in axes[1]] == [0, 2, 0]
+    plt.close(figure)
+
+
+def test_learning_curves_mark_averaged_weights_and_name_missing_columns():
+    history = pd.DataFrame({"epoch": [1, 2, 2], "train_loss": [1.0, 0.5, 0.5], "validation_loss": [1.1, 0.8, 0.7],
+                            "validation_accuracy": [0.5, 0.6, 0.7], "weights": ["best", "best", "swa"]})  # fmt: skip
+    lines = {line.get_label(): line for line in figures.learning_curves(history, title="t").axes[0].get_lines()}
+    assert list(lines["training"].get_ydata()) == [1.0, 0.5]
+    assert list(lines["validation, SWA"].get_ydata()) == [0.7]
+    with pytest.raises(ValueError, match="lacks train_loss, validation_accuracy"):
+        figures.learning_curves(history[["epoch", "validation_loss"]], title="t")
+
+
+def test_grid_curves_and_class_bars():
+    figure = figures.scan_grid([SCAN] * 5, list("abcde"), title="A long title that says something about scans " * 3)
+    assert len(figure.axes) == 8 and set("abcde") <= texts(figure)
+    with pytest.raises(ValueError, match="5 images for 1 titles"):
+        figures.scan_grid([SCAN] * 5, ["a"])
+    figure = figures.curves([1, 2], {"normal": [1, 2], "x": [2, 3]}, xlabel="T", ylabel="nats", title="t")
+    assert figure.axes[0].get_lines()[0].get_color() == CLASS_LOOKS["normal"].color
+    values = [[0.85, 0.15], [0.6, 0.4]]
+    figure = figures.class_bars(values, ["drusen", "cnv"], ["T = 1", "T = 4"], title="t")
+    drusen, cnv = figure.axes[0].containers
+    assert [bar.get_height() for bar in drusen] == [0.85, 0.6] and [bar.get_height() for bar in cnv] == [0.15, 0.4]
+    known = CLASS_LOOKS["cnv"]
+    assert cnv[0].get_facecolor() == to_rgba(known.color) and cnv[0].get_hatch() == known.hatch
+    assert {"T = 1", "T = 4", "0.85", "0.40", "CNV"} <= texts(figure)
+    with pytest.raises(ValueError, match="2 groups of 3 classes"):
+        figures.class_bars(values, CLASSES, ["a", "b"], title="t")
+
+
+# --- arms ------------------------------------------------------------------------------------------------------------
+
+
+def history(accuracies: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"epoch": range(len(accuracies)), "validation_accuracy": accuracies})
+
+
+def test_seed_curves_average_the_epochs_that_all_reached():
+    histories = {
+        "student_alone": [history([0.2, 0.4, 0.9]), history([0.4, 0.6])],
+        "student_kd": [history([0.5, 0.5, 0.5]), history([0.5, 0.7, 0.9])],
+    }
+    figure, last = arm_figures.seed_curves(histories, title="learning")
+    assert last == pytest.approx({"student_alone": 0.5, "student_kd": 0.6})
+    drawn = [line for line in figure.axes[0].get_lines() if len(line.get_xdata())]
+    assert np.allclose(drawn[0].get_ydata(), [0.3, 0.5]) and np.allclose(drawn[0].get_xdata(), [1, 2])
+    assert sorted(len(line.get_xdata()) for line in drawn) == [2, 2, 2, 3, 3, 3]  # two means, four seeds
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["student alone", "student, KD"]
+    figure, last = arm_figures.seed_curves({"student_kd": [history([0.5])]}, title="short")
+    assert last == {"student_kd": 0.5}
+    assert figure.axes[0].get_lines()[0].get_marker() == "P"  # a line of one point is seen by its marker
+
+
+def test_ranges_and_doses_are_drawn_in_order_with_their_intervals():
+    still, moving = np.array([0.9, 0.1, 0.5]), np.array([[0.8, 0.2, 0.5], [0.6, 0.3, 0.4]])
+    axis = arm_figures.range_figure(still, moving, ylabel="probability", title="moves").axes[0]
+    assert axis.get_lines()[0].get_ydata().tolist() == [0.1, 0.5, 0.9]
+    spans = [segment[:, 1].tolist() for segment in axis.collections[0].get_segments()]
+    assert spans == [[0.2, 0.3], [0.4, 0.5], [0.6, 0.8]]
+    curve = {0.7: {"estimate": 0.8, "low": 0.7, "high": 0.85}, 0.0: {"estimate": 0.5, "low": 0.4, "high": 0.6}}
+    axis = arm_figures.dose_figure(curve, xlabel="alpha", ylabel="accuracy", title="dose").axes[0]
+    line = axis.get_lines()[0]
+    assert list(line.get_xdata()) == [0.0, 0.7] and list(line.get_ydata()) == [0.5, 0.8]
+    spans = axis.containers[0].lines[2][0].get_segments()
+    assert np.allclose([segment[:, 1] for segment in spans], [[0.4, 0.6], [0.7, 0.85]])
+
+
+def test_bars_have_the_lengths_of_answers_pushes_and_shares():
+    answers = {"label": np.array([1.0, 0, 0]), "teacher": np.array([0.7, 0.2, 0.1])}
+    figure = arm_figures.answers_figure({"scan": SCAN}, answers, CLASSES, xlabel="probability", title="what is said")
+    assert figure.get_suptitle() == "what is said"
+    assert [bar.get_width() for bar in figure.axes[-1].patches] == pytest.approx([1, 0, 0, 0.7, 0.2, 0.1])
+    assert [label.get_text() for label in figure.axes[-1].get_yticklabels()] == ["normal", "drusen", "CNV"]
+    pushes = {"teacher": np.array([0.2, -0.1, -0.1]), "label": np.array([-0.4, 0.6, -0.2])}
+    pushes["sum"] = pushes["teacher"] + pushes["label"]
+    figure = arm_figures.pushes_figure({"one": pushes, "two": pushes}, CLASSES, xlabel="push", title="Pushes")
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths == [*pushes["teacher"], *pushes["label"], *pushes["sum"]]
+    shares = pd.DataFrame({"train": [0.6, 0.0], "validation": [0.2, 0.0], "test": [0.2, 1.0]}, index=["a", "b"])
+    bars = arm_figures.share_figure(shares, xlabel="share", title="roles").axes[0].patches
+    assert [bar.get_x() + bar.get_width() for bar in bars] == pytest.approx([0.6, 0.0, 0.8, 0.0, 1.0, 1.0])
+
+
+def test_what_an_interval_tells_is_marker_and_word():
+    rows = pd.DataFrame({"question": ["one?", "one?", "two?"], "text": ["a - b", "c - b", "d - b"],
+                         "estimate": [2.0, -2.0, 1.0], "low": [1.0, -3.0, 0.0], "high": [3.0, -1.0, 2.0]})  # fmt: skip
+    readings = [arm_figures.told(row) for _, row in rows.iterrows()]
+    assert readings == ["better", "worse", "not told apart"]  # touching zero is none
+    axis = arm_figures.forest_figure(rows, xlabel="points", title="forest").axes[0]
+    assert [drawn.lines[0].get_marker() for drawn in axis.containers] == ["^", "v", "o"]
+    assert [drawn.lines[0].get_xdata()[0] for drawn in axis.containers] == [2.0, -2.0, 1.0]
+    spans = [drawn.lines[2][0].get_segments()[0][:, 0].tolist() for drawn in axis.containers]
+    assert np.allclose(spans, [[1.0, 3.0], [-3.0, -1.0], [0.0, 2.0]])
+    shown = dict(zip([label.get_text() for label in axis.get_yticklabels()], axis.get_yticks(), strict=True))
+    assert shown["one?"] < shown["a - b"] < shown["c - b"] < shown["two?"] < shown["d - b"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == readings
+
+
+# --- edge ------------------------------------------------------------------------------------------------------------
+
+
+def test_edge_figures_hold_the_numbers_that_they_were_given():
+    axis = edge_figures.share_bars({"a": 0.25, "b": 1.0}, xlabel="share (%)", title="t").axes[0]
+    assert [bar.get_width() for bar in axis.patches] == [25, 100]
+    formats = {"fp32": {"bytes": 4000, "latency_ms": 0.5, "accuracy": 0.8, "interval": [0.7, 0.9]},
+               "int8": {"bytes": 2000, "latency_ms": 0.6, "accuracy": 0.7, "interval": [0.6, 0.8]}}  # fmt: skip
+    size, speed, accuracy = edge_figures.format_panels(formats, title="t").axes
+    assert [bar.get_height() for bar in size.patches] == [4, 2]
+    assert [bar.get_height() for bar in speed.patches] == [0.5, 0.6]
+    assert list(accuracy.lines[2].get_ydata()) == [0.6, 0.8]
+    axis = edge_figures.time_bars({"fp32": {"a": 1, "b": 2}, "int8": {"a": 3, "b": 4}}, title="t").axes[0]
+    assert [(bar.get_x(), bar.get_width()) for bar in axis.patches] == [(0, 1), (0, 3), (1, 2), (3, 4)]
+    full = np.arange(6.0).reshape(2, 3)
+    axis = edge_figures.logit_scatter(full, full + 1, CLASSES, title="t").axes[0]
+    assert [line.get_label() for line in axis.lines] == ["equal", "normal", "drusen", "CNV"]
+    assert list(axis.lines[2].get_ydata()) == [2, 5]
+
+
+def test_roundings_and_their_errors_are_drawn():
+    values = np.linspace(-1, 1, 2001)
+    left, right = edge_figures.rounding(values, np.round(values / 0.1) * 0.1, 0.1, title="t").axes
+    assert sum(bar.get_height() for bar in left.patches) == 2001 and left.get_yscale() == "log"
+    drawn = right.lines[0]  # errors close to zero only
+    assert np.abs(drawn.get_xdata()).max() < 0.3 and np.abs(drawn.get_ydata()).max() <= 0.05 + 1e-9
+    places = np.linspace(-1, 1, 5)
+    lines = {"float": places, "3 bits": np.sign(places)}
+    left, right = edge_figures.stairs(places, lines, [2, 3], [0.5, 0.25], title="t").axes
+    assert [line.get_label() for line in left.lines] == ["float", "3 bits"]
+    assert list(right.lines[0].get_ydata()) == [50, 25]
+    ranges = np.array([3.0, 1.0, 2.0])
+    left, right = edge_figures.channel_errors(ranges, 0.1, {"one scale": [0.3, 0.1, 0.2]}, title="t").axes
+    assert list(left.lines[0].get_ydata()) == [1, 2, 3]  # both in the order of the ranges
+    np.testing.assert_allclose(right.lines[0].get_ydata(), [10, 20, 30])
