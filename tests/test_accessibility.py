@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib
@@ -235,12 +236,13 @@ def test_colors_of_code_pass_axe(axe, site):
 
 
 def test_the_report_of_a_run_passes_axe(axe, tmp_path):
-    from kdoct_utils.course.report import page
+    from kdoct_utils.course.report import report_run
     from kdoct_utils.runs import open_run
 
     run = open_run(tmp_path / "run", profile="smoke", dataset="phantom", seed=0)
     run.update_metrics("teacher", {"accuracy": 0.91, "interval": [0.88, 0.94], "n_scans": 10, "n_patients": 4})
     run.update_metrics("kd_gain", {"estimate": 0.01, "low": -0.02, "high": 0.04, "seeds": 3})
     run.update_metrics("notebooks", {"00": {"seconds": 3.0, "peak_mb": 800.0}})
-    run.index_file.write_text(page(run, [ROOT / "notebooks" / "00_start_here.ipynb"]), encoding="utf-8")
-    assert axe(run.index_file) == {}
+    run.notebooks_dir.mkdir()
+    shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", run.notebooks_dir)
+    assert axe(report_run(run)) == {}

@@ -91,7 +91,7 @@ def test_options_reach_the_run(capsys, monkeypatch, tmp_path):
         return run
 
     monkeypatch.setattr(course, "run_course", fake_run)
-    monkeypatch.setattr(report, "report", lambda run: run.index_file)
+    monkeypatch.setattr(report, "report_run", lambda run: run.index_file)
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     options = ["-p", "alpha=0.5", "-p", "note=a=b", "--only", "03,05", "--again", "--timeout-minutes", "2"]
     code, out, _ = kdoct(

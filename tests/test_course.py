@@ -19,7 +19,7 @@ from kdoct_utils.course.execute import execute_notebook
 from kdoct_utils.course.notebooks import TIMEOUTS, find_notebooks_folder, run_course, select_notebooks
 from kdoct_utils.course.parameters import cast, declared_parameters, parse_assignments
 from kdoct_utils.course.progress import CourseBar, Forecast
-from kdoct_utils.course.report import figures_of, report, results_table, results_text
+from kdoct_utils.course.report import figures_of, report_run, run_tables, run_text
 from kdoct_utils.profiles import PARAMETERS, PROFILES
 from kdoct_utils.runs import RunError, open_run
 from tools.publish import badges, publish, repository_url
@@ -105,7 +105,7 @@ def stream(executed):
 def check_report(run):
     run.update_metrics("teacher", {"accuracy": 0.91, "interval": [0.88, 0.94], "n_scans": 10, "n_patients": 4})
     run.update_metrics("kd_gain", {"estimate": 0.01, "low": -0.02, "high": 0.04, "seeds": 3})
-    text = report(run).read_text()
+    text = report_run(run).read_text()
     assert text.count("<h1>") == 1 and '<html lang="en">' in text and "prefers-color-scheme: dark" in text
     assert '<th scope="col">accuracy</th>' in text and '<th scope="row">teacher</th>' in text
     assert "not told apart from zero" in text
@@ -311,9 +311,12 @@ def test_every_profile_has_a_time_limit():
 
 
 def test_results_of_an_unfinished_run():
-    assert results_text({}) == "This run has no results yet."
-    table = results_table({"student_kd": {"accuracy": None, "interval": None, "n_scans": 3, "n_patients": 2}})
-    assert table.loc["student, distilled (real time)", "accuracy"] == "–"
+    assert run_text({}) == "This run has no results yet."
+    tables = run_tables({"student_kd": {"accuracy": None, "interval": None, "n_scans": 3, "n_patients": 2}})
+    [row] = tables["Networks on the test patients"].to_dict("records")
+    assert row == {"network": "student, distilled (real time)", "accuracy": "–", "95 % interval": "–",
+                   "sensitivity": "–", "specificity": "–", "calibration error": "–", "B-scans": "3",
+                   "patients": "2"}  # fmt: skip
 
 
 def test_figures_are_found_by_their_alt_text(tmp_path):

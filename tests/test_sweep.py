@@ -13,25 +13,29 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-import joblib
 import pandas as pd
 import psutil
 import pytest
 from filelock import FileLock
 from test_course import COMMON, write_notebook
 
-from kdoct_utils.course import cli, sweep, sweep_report
-from kdoct_utils.course.grid import plan_sweep
-from kdoct_utils.course.sweep import flat, one_line, read_results, run_sweep
-from kdoct_utils.course.sweep_report import cross_validation, differences, points, report, tables_text
+from kdoct_utils.course import cli, sweep, workers
+from kdoct_utils.course.sweep import flat, one_line, plan_sweep, read_results, run_sweep
+from kdoct_utils.course.sweep_report import (
+    cross_validation_table,
+    differences_table,
+    read_predictions,
+    report_sweep,
+    sweep_text,
+    value_points,
+)
 from kdoct_utils.data.splits import make_splits, save_splits
+from kdoct_utils.judge.crossval import hits
 from kdoct_utils.judge.metrics import patient_bootstrap, percentile_interval
 from kdoct_utils.runs import RunError, load_run, open_run, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-PARAMETERS = COMMON + (
-    'temperature: float = 4.0\nalpha: float = 0.7\nkind: str = "kd"\nviews: list = [1]\nswa: bool = True\n'
-)
+PARAMETERS = COMMON + 'temperature: float = 4.0\nalpha: float = 0.7\nkind: str = "kd"\nswa: bool = True\n'
 # A run leaves a file in marks/ when it starts and one when it ends; each file holds the process ids above it.
 MARK = """
 import os, pathlib, secrets, psutil
@@ -47,12 +51,24 @@ again = bool(list(marks.glob(f"start-{temperature:g}-*")))
 mark("start")
 """
 WAIT_THE_FIRST_TIME = "import time\nif temperature == 2 and not again: time.sleep(600)"
+ONE_THREAD = "import os\nassert os.environ['OMP_NUM_THREADS'] == os.environ['MKL_NUM_THREADS'] == '1'"
 SCORE = """
 from kdoct_utils.runs import load_run
 run = load_run(run_dir)
 run.update_metrics("student_kd", {"accuracy": temperature / 10 + seed / 100, "interval": [0.1, 0.9], "names": ["a"]})
 run.update_metrics("kd_gain", {"estimate": alpha, "low": None})
 mark("end")
+"""
+# A sweep in a process of its own: home, how, values of the temperature.
+SCRIPT = """
+import json, signal, sys
+from pathlib import Path
+from kdoct_utils.course.sweep import plan_sweep, run_sweep
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+home, how = Path(sys.argv[1]), json.loads(sys.argv[2])
+made = plan_sweep("05", {"temperature": sys.argv[3]}, profile="smoke", run_dir=home / "sweep",
+                  notebooks_folder=home / "notebooks")
+run_sweep(made, progress=False, **how)
 """
 
 
@@ -62,9 +78,11 @@ def home(tmp_path):
     return tmp_path
 
 
-def small_sweep(home, grid, **options):
+def planned(home, grid, *code, **options):
+    """A sweep over a small notebook of this code."""
+    write_notebook(home / "notebooks" / "05_fake.ipynb", *code, parameters=PARAMETERS)
     settings = {"profile": "smoke", "run_dir": home / "sweep", "notebooks_folder": home / "notebooks"}
-    return run_sweep("05", grid, **(settings | {"progress": False} | options))
+    return plan_sweep("05", grid, **(settings | options))
 
 
 def marked(home, what):
@@ -90,61 +108,66 @@ def gone(pids):
     return all(map(over, pids))
 
 
+@contextmanager
+def sweep_process(home, values, **how):
+    arguments = [sys.executable, "-c", SCRIPT, str(home), json.dumps(how), values]
+    process = subprocess.Popen(arguments, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 # --- the grid --------------------------------------------------------------------------------------------------------
 
 
 def test_the_grid_has_every_combination_cast_and_named(home, monkeypatch):
-    path = write_notebook(home / "notebooks" / "05_fake.ipynb", parameters=PARAMETERS)
-    settings = {"profile": "smoke", "notebooks_folder": path.parent}
     monkeypatch.chdir(home)
-    made = plan_sweep("5", {"temperature": "1, 2.5", "fold": "0,1", "swa": "no", "kind": "a b,c"}, seeds=2, **settings)
+    grid = {"temperature": "1, 2.5", "fold": "0,1", "swa": "no", "kind": "a b,c"}
+    made = planned(home, grid, seeds=2, run_dir=None)
     assert made.folder == home / "runs" / "sweep-05-smoke-temperature-fold-swa-kind"
     assert made.grid == {"temperature": (1.0, 2.5), "fold": (0, 1), "swa": (False,), "kind": ("a b", "c")}
     assert made.swept == ["temperature", "fold", "kind"] and len(made.runs) == 16
     first, second = made.runs[:2]  # the seed changes fastest
     assert first.name == "temperature=1_fold=0_swa=False_kind=a-b_seed=0" and first.folder == made.folder / first.name
-    assert (first.seed, second.seed, made.seeds) == (0, 1, (0, 1))
+    assert (first.seed, second.seed) == (0, 1)
     assert first.options == {"fold": 0} and "fold" not in first.parameters  # the notebook does not declare it
     assert first.parameters["kind"] == "a b" and first.parameters["temperature"] == 1.0
     assert first.parameters["run_dir"] == str(first.folder) and first.parameters["profile"] == "smoke"
     assert len({run.mark for run in made.runs}) == 16
-    moved = plan_sweep("05_fake", {"temperature": [1], "fold": 0, "swa": False, "kind": "a b"}, run_dir="x", **settings)
+    moved = planned(home, {"temperature": [1], "fold": 0, "swa": False, "kind": "a b"}, run_dir="x")
     assert moved.runs[0].mark == first.mark  # the folder decides nothing
 
 
 def test_what_is_not_valid_is_refused_before_anything_is_made(home):
-    write_notebook(home / "notebooks" / "05_fake.ipynb", parameters=PARAMETERS)
-    cases = [
-        ({"temprature": "1"}, r"parameter 'temprature'; valid names: alpha, kind, .*; of the dataset: .*split.*fold"),
+    for grid, message in (
+        ({"temprature": "1"}, "parameter 'temprature'; valid names: alpha, kind, .*; of the dataset: .*split.*fold"),
         ({"seed": "1,2"}, "seed is set by --seed, not by -p"),
         ({"data_root": "x"}, "data_root is set by --data-root"),
-        ({"views": "1,2"}, r"'views' is a list, .* give one value in brackets, such as views=\[1,2\]"),
         ({"temperature": "1,hot"}, "'temperature' takes float, above 0 .*, not 'hot'"),
+        ({"temperature": "1,-1"}, "'temperature' takes float, above 0 .*, not '-1'"),
         ({"temperature": "1,,2"}, "'temperature' has an empty value in '1,,2'"),
-        ({"temperature": "1,1.0"}, "'temperature' has the value 1.0 twice"),
-        ({"temperature": []}, "'temperature' has no value"),
+        ({"temperature": []}, "'temperature' has an empty value"),
+        ({"temperature": "1,1.0"}, "two runs would share the folder 'temperature=1_seed=0'"),
         ({"fold": "0.5"}, "'fold' takes int, not '0.5'"),
         ({"kind": "a/b,a b"}, "two runs would share the folder 'kind=a-b_seed=0'"),
         ({"kind": "a" * 300}, "too many for the name of a folder"),
-    ]
-    for grid, message in cases:
-        with pytest.raises(RunError, match=message):
-            small_sweep(home, grid)
-    for options, message in (
-        ({"seeds": 0}, "at least one seed"),
-        ({"jobs": 0}, "at least one job"),
-        ({"jobs": 10**6}, "with --jobs 1000000. .* or fewer --jobs"),
-        ({"dataset": "neh"}, "needs --data-root"),
     ):
         with pytest.raises(RunError, match=message):
-            small_sweep(home, {"temperature": "1,2"}, **options)
-    with pytest.raises(RunError, match="no notebook '07'; valid: 05"):
-        plan_sweep("07", {}, notebooks_folder=home / "notebooks")
+            planned(home, grid)
+    for options, message in (({"seeds": 0}, "at least one seed"), ({"dataset": "neh"}, "needs --data-root")):
+        with pytest.raises(RunError, match=message):
+            planned(home, {}, **options)
+    for jobs, message in ((0, "at least one job"), (10**6, "with --jobs 1000000. .* or fewer --jobs")):
+        with pytest.raises(RunError, match=message):
+            run_sweep(planned(home, {"temperature": "1,2"}), jobs=jobs)
+    for notebook, message in (("07", "no notebook '07'; valid: 05"), (" ", "a sweep runs one notebook")):
+        with pytest.raises(RunError, match=message):
+            plan_sweep(notebook, {}, notebooks_folder=home / "notebooks")
     with pytest.raises(ValueError, match="unknown split 'random'; valid splits: patient, official"):
-        small_sweep(home, {"split": "random"})
+        run_sweep(planned(home, {"split": "random"}))
     assert not list((home / "sweep").glob("*/notebooks"))
-    whole = plan_sweep("05", {"views": "[1, 2]"}, notebooks_folder=home / "notebooks")
-    assert whole.grid == {"views": ([1, 2],)} and len(whole.runs) == 1
 
 
 def test_flat_names():
@@ -159,12 +182,9 @@ def test_flat_names():
 
 
 def test_a_run_that_fails_is_recorded_and_tried_again_and_the_others_are_not(home, capsys, monkeypatch):
-    threads = "import os\nassert os.environ['OMP_NUM_THREADS'] == os.environ['MKL_NUM_THREADS'] == str(%d)"
-    threads %= max(1, min(joblib.cpu_count() // 2, int(os.environ.get("OMP_NUM_THREADS", 10**6))))
     fails = f"import pathlib\nassert temperature != 2 or pathlib.Path({str(home / 'mended')!r}).exists(), 'too\\nhot'"
-    notebook = home / "notebooks" / "05_fake.ipynb"
-    write_notebook(notebook, MARK, threads, fails, SCORE, parameters=PARAMETERS)
-    monkeypatch.setattr("kdoct_utils.course.grid.find_notebooks_folder", lambda: notebook.parent)
+    small = planned(home, {"temperature": "1", "alpha": ".5"}, MARK, ONE_THREAD, fails, SCORE)
+    monkeypatch.setattr(sweep, "find_notebooks_folder", lambda: home / "notebooks")
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     folder = home / "sweep"
     command = ["sweep", "05", "-p", "temperature=1,2,3", "-p", "alpha=.5", "--profile", "smoke", "--jobs", "2"]
@@ -197,13 +217,12 @@ def test_a_run_that_fails_is_recorded_and_tried_again_and_the_others_are_not(hom
     table = pd.read_csv(folder / "results.csv")
     assert table["status"].tolist() == ["done"] * 3 and table["student_kd_accuracy"].tolist() == [0.1, 0.2, 0.3]
 
-    small_sweep(home, {"temperature": "1", "alpha": ".5"}, again=True, jobs=2)  # another grid in the same folder
+    run_sweep(small, again=True, progress=False)  # another grid in the same folder
     assert marked(home, "end") == [1, 1, 2, 3]
 
 
 def test_a_run_is_never_executed_twice_at_once(home, monkeypatch):
-    made = planned(home, {"temperature": "1,2"})
-    first, second = made.runs
+    first, second = opened(planned(home, {"temperature": "1,2"})).runs
     monkeypatch.setattr(sweep, "execute_notebook", lambda *_, **__: pytest.fail("it was executed"))
     stop = home / "stop"
     with ThreadPoolExecutor() as pool:
@@ -220,55 +239,26 @@ def test_a_run_is_never_executed_twice_at_once(home, monkeypatch):
     assert not second.result_file.exists()
 
 
-SCRIPT = """
-import signal, sys
-from pathlib import Path
-from kdoct_utils.course.sweep import run_sweep
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-home = Path(sys.argv[1])
-run_sweep("05", {"temperature": "1,2"}, jobs=int(sys.argv[2]), profile="smoke", run_dir=home / "sweep",
-          notebooks_folder=home / "notebooks", progress=False)
-"""
-
-
-@contextmanager
-def sweep_process(home, jobs):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(home), str(jobs)], env=environment)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.parametrize("how, jobs", [(signal.SIGKILL, 2), (signal.SIGTERM, 2), (signal.SIGINT, 1)])
 def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on_where_it_was(home, how, jobs):
-    write_notebook(home / "notebooks" / "05_fake.ipynb", MARK, WAIT_THE_FIRST_TIME, SCORE, parameters=PARAMETERS)
-    with sweep_process(home, jobs) as process:
+    made = planned(home, {"temperature": "1,2"}, MARK, WAIT_THE_FIRST_TIME, SCORE)
+    with sweep_process(home, "1,2", jobs=jobs) as process:
         # the run with 2 waits; before or beside it, the first is done
-        wait_for(
-            lambda: 1 in marked(home, "end") and (home / "sweep" / "temperature=1_seed=0" / "result.json").exists()
-        )
+        wait_for(made.runs[0].result_file.exists)
         started = wait_for(lambda: list((home / "marks").glob("start-2-*")))
-        children = psutil.Process(process.pid).children(recursive=True)
+        children = {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
         process.send_signal(how)
         code = process.wait(timeout=30)
-    assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: -2}[how] or (code, how) == (
-        1,
-        signal.SIGINT,
-    )
-    own = {child.pid for child in children}
-    kernel = int(started[0].read_text().split()[0])
-    assert kernel in own
+    assert code in {signal.SIGKILL: (-9,), signal.SIGTERM: (143,), signal.SIGINT: (-2, 1)}[how]
+    assert int(started[0].read_text().split()[0]) in children  # the kernel
     if how == signal.SIGKILL:
-        wait_for(lambda: gone(own), seconds=10)  # they find their parent gone
+        wait_for(lambda: gone(children), seconds=10)  # they find their parent gone
     else:
-        assert gone(own)  # the sweep waited for them
+        assert gone(children)  # the sweep waited for them
     assert not list((home / "sweep").glob(".stop*"))
-    made = small_sweep(home, {"temperature": "1,2"}, jobs=2)
+    results = run_sweep(made, jobs=2, progress=False)
     assert marked(home, "end") == [1, 2] and marked(home, "start") == [1, 2, 2]  # what was done is not done again
-    assert read_results(made)["status"].tolist() == ["done", "done"]
+    assert results["status"].tolist() == ["done", "done"]
 
 
 # --- on a cluster ----------------------------------------------------------------------------------------------------
@@ -276,20 +266,14 @@ def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on_where_it_was(home
 
 def test_a_cluster_does_every_run_once_though_a_worker_is_killed(home, cluster):
     address, start_workers = cluster
-    write_notebook(home / "notebooks" / "05_fake.ipynb", MARK, WAIT_THE_FIRST_TIME, SCORE, parameters=PARAMETERS)
-    workers = start_workers(2)
-    script = SCRIPT.replace("jobs=int(sys.argv[2])", "scheduler=sys.argv[2]").replace('"1,2"', '"1,2,3,4"')
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    sweeping = subprocess.Popen([sys.executable, "-c", script, str(home), address], env=environment)
-    try:
+    planned(home, {}, MARK, ONE_THREAD, WAIT_THE_FIRST_TIME, SCORE)
+    running = start_workers(2)
+    with sweep_process(home, "1,2,3,4", scheduler=address) as process:
         started = wait_for(lambda: list((home / "marks").glob("start-2-*")))[0]
         kernel, *above = map(int, started.read_text().split())
-        [doomed] = [worker for worker in workers if worker.pid in above]  # the one that waits in run 2
+        [doomed] = [worker for worker in running if worker.pid in above]  # the one that waits in run 2
         doomed.kill()
-        assert sweeping.wait(timeout=60) == 0
-    finally:
-        sweeping.kill()
-        sweeping.wait()
+        assert process.wait(timeout=60) == 0
     assert gone([kernel])  # the killed worker's run did not go on beside its second execution
     assert marked(home, "end") == [1, 2, 3, 4]
     assert marked(home, "start") == [1, 2, 2, 3, 4]
@@ -297,62 +281,44 @@ def test_a_cluster_does_every_run_once_though_a_worker_is_killed(home, cluster):
     assert table["temperature"].tolist() == [1, 2, 3, 4] and table["status"].tolist() == ["done"] * 4
 
 
-def test_runs_on_a_cluster_share_the_cores_of_their_machine(home, cluster):
-    address, start_workers = cluster
-    start_workers(2)
-    asked = "import os, pathlib\n"
-    asked += f"pathlib.Path({str(home)!r}, f'threads-{{temperature:g}}').write_text(os.environ['OMP_NUM_THREADS'])"
-    write_notebook(home / "notebooks" / "05_fake.ipynb", MARK, asked, SCORE, parameters=PARAMETERS)
-    run_sweep(
-        "05", {"temperature": "1,2"}, scheduler=address, profile="smoke", run_dir=home / "sweep",
-        notebooks_folder=home / "notebooks", progress=False,
-    )  # fmt: skip
-    share = str(max(1, min(joblib.cpu_count() // 2, int(os.environ.get("OMP_NUM_THREADS", 10**6)))))
-    assert [(home / f"threads-{k}").read_text() for k in (1, 2)] == [share, share]
-
-
 def test_a_cluster_that_is_not_there_or_not_installed_is_an_error(home, monkeypatch):
-    write_notebook(home / "notebooks" / "05_fake.ipynb", parameters=PARAMETERS)
-    monkeypatch.setattr(sweep, "SECONDS_TO_CONNECT", 0.5)
+    made = planned(home, {})
+    monkeypatch.setattr(workers, "SECONDS_TO_CONNECT", 0.5)
     if find_spec("distributed") is not None:
         with pytest.raises(RunError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
-            small_sweep(home, {}, scheduler="tcp://127.0.0.1:9")
+            run_sweep(made, scheduler="tcp://127.0.0.1:9", progress=False)
     for name in [name for name in sys.modules if name.split(".")[0] in ("dask", "distributed")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "dask", None)  # as if it were not installed
     with pytest.raises(RunError, match=r"needs dask and distributed.*pip install dask distributed"):
-        small_sweep(home, {}, scheduler="tcp://127.0.0.1:9")
+        run_sweep(made, scheduler="tcp://127.0.0.1:9", progress=False)
 
 
 # --- what is read from a sweep ---------------------------------------------------------------------------------------
 
 
-def planned(home, grid, seeds=1):
-    """A sweep whose run folders are there and empty."""
-    write_notebook(home / "notebooks" / "05_fake.ipynb", parameters=PARAMETERS)
-    made = plan_sweep("05", grid, seeds=seeds, profile="smoke", run_dir=home / "s", notebooks_folder=home / "notebooks")
+def opened(made):
+    """The sweep, its run folders there and empty."""
     for run in made.runs:
-        open_run(run.folder, profile="smoke", dataset="phantom", seed=run.seed, options=run.options, shared=made.shared)
+        open_run(run.folder, profile="smoke", dataset="phantom", seed=run.seed, options=run.options)
     return made
 
 
 def finish(run, rows):
     """Leave in a run's folder what an execution would. rows: (network, training seed, scan, patient, label, said)."""
-    table = pd.DataFrame(rows, columns=["network", "seed", "scan_id", "group", "label", "said"]).assign(fold=run.fold)
+    folder = load_run(run.folder)
+    table = pd.DataFrame(rows, columns=["network", "seed", "scan_id", "group", "label", "said"])
+    table = table.assign(fold=folder.options.fold)
     for name in ("normal", "drusen"):
         table[f"p_{name}"] = 0.1 + 0.8 * (table["said"] == name)
-    table.drop(columns="said").to_csv(load_run(run.folder).predictions_file, index=False)
+    table.drop(columns="said").to_csv(folder.predictions_file, index=False)
     result = {"run": run.name, "status": "done", "error": "", "message": "", "mark": run.mark, "seconds": 1.0}
     write_json(run.result_file, result)
-    return sweep.results_row(run, result)
-
-
-def keep_results(made, rows):
-    sweep.write_results(made, {row["run"]: row for row in rows})
+    return run.name, sweep.results_row(run, result)
 
 
 def test_values_are_compared_in_pairs_of_the_same_seed(home):
-    made = planned(home, {"temperature": "1,2", "worst_case": "yes,no"}, seeds=2)
+    made = opened(planned(home, {"temperature": "1,2", "worst_case": "yes,no"}, seeds=2))
     wrong = {(1.0, 0): "x", (2.0, 1): "x"}  # (temperature, seed) -> the patient whom the student gets wrong
 
     def rows(run):
@@ -362,71 +328,67 @@ def test_values_are_compared_in_pairs_of_the_same_seed(home):
             yield "teacher", run.seed, f"{patient}1", patient, "normal", "drusen"
 
     ended = [run for run in made.runs if run.options["worst_case"]]
-    keep_results(made, [finish(run, list(rows(run))) for run in ended])
-    predictions = sweep_report.read_all_predictions(made)
-    [found] = differences(made, predictions).to_dict("records")  # the teacher is the same, worst_case has no pairs
-    assert (found["parameter"], found["value"], found["reference"], found["network"]) == (
-        "temperature", 2.0, 1.0, "student_kd",
-    )  # fmt: skip
-    assert found["by_seed"] == {0: 0.5, 1: -0.5} and found["estimate"] == 0 and found["pairs"] == 2
-    # phantoms x of seed 0 and of seed 1 are two patients; as one they would cancel in every resample
-    assert found["low"] < 0 < found["high"]
-    [line] = [line for line in points(made, predictions, "temperature")["student_kd"] if line["value"] == 2.0]
+    sweep.write_results(made, dict(finish(run, list(rows(run))) for run in ended))
+    predictions = read_predictions(made)
+    [found] = differences_table(made, predictions).to_dict("records")  # same teacher; worst_case has no pairs
+    assert found.pop("95 % interval") == "[-0.750, 0.750]"  # phantoms x of two seeds are two patients
+    assert list(found.values()) == [
+        "temperature 2 minus 1: student, distilled (real time)", "+0.000", "+0.500, -0.500", "2",
+        "not told apart from zero",
+    ]  # fmt: skip
+    points = value_points(made, predictions, "temperature").set_index(["network", "value"])
     interval = percentile_interval(patient_bootstrap([1, 1, 0, 1], ["0x", "0y", "1x", "1y"]))
-    assert [line["estimate"], line["low"], line["high"]] == [0.75, *interval]
-
-    text = tables_text(made)
-    assert "temperature 2 minus 1: student, distilled (real time)" in text and "+0.500, -0.500" in text
-    assert "0.750 ± 0.250" in text and "not told apart from zero" in text and "4 of 8 runs are missing." in text
-    page = report(made).read_text()
+    assert points.loc[("student_kd", 2.0)].tolist() == [0.75, *interval]
+    text = sweep_text(made)
+    assert "0.750 ± 0.250" in text and "4 of 8 runs are missing." in text
+    page = report_sweep(made).read_text()
     assert '<img alt="Accuracy by temperature over all values of worst_case, with intervals.' in page
     assert "student, distilled (real time) 1: 0.750, 2: 0.750" in page and 'src="data:image/png;base64,' in page
     assert "temperature%3D1_worst_case" not in page  # only notebooks that were executed are linked
 
 
 def test_folds_are_pooled_and_their_ensemble_is_out_of_fold(home):
-    made = planned(home, {"fold": "0,1"})
-    patients = pd.DataFrame({"patient": list("abcdefgh"), "label": ["normal", "drusen"] * 4})
-    table = patients.assign(patient_class=patients["label"], group=patients["patient"], target=[0, 1] * 4)
-    table["scan_id"] = table["patient"] + "1"
+    made = opened(planned(home, {"fold": "0,1"}))
+    table = pd.DataFrame({"patient": list("abcdefgh"), "label": ["normal", "drusen"] * 4, "target": [0, 1] * 4})
+    table = table.assign(patient_class=table["label"], group=table["patient"], scan_id=table["patient"] + "1")
     split = make_splits(table, 0, folds=2, allow_tiny=True)
-    rows = []
+    rows = {}
     for run in made.runs:
-        folder = load_run(run.folder)
+        folder, fold = load_run(run.folder), run.options["fold"]
         table.to_csv(folder.table_file, index=False)
         save_splits(split, folder.splits_file)
-        tested = split.query("fold == @run.fold and role == 'test'")["scan_id"]
-        part = table[table["scan_id"].isin(tested)]
+        part = table[table["scan_id"].isin(split.query("fold == @fold and role == 'test'")["scan_id"])]
         # seed 0 is right everywhere; seed 1 says normal everywhere, in fold 1 only
-        rows.append(
-            finish(
-                run,
-                [
-                    (
-                        "student_kd",
-                        seed,
-                        row.scan_id,
-                        row.group,
-                        row.label,
-                        "normal" if seed and run.fold else row.label,
-                    )
-                    for row in part.itertuples()
-                    for seed in (0, 1)
-                ],
-            )
+        name, row = finish(
+            run,
+            [
+                ("student_kd", seed, row.scan_id, row.group, row.label, "normal" if seed and fold else row.label)
+                for row in part.itertuples()
+                for seed in (0, 1)
+            ],
         )
-    keep_results(made, rows)
-    predictions = sweep_report.read_all_predictions(made)
-    found, notes = cross_validation(made, predictions)
-    single, ensemble = found.to_dict("records")
-    assert notes == [] and (single["members"], ensemble["members"]) == (1, 2)
-    assert single["folds"] == {"mean": 0.875, "sd": 0.125, "n": 2}  # folds: 1 and (1 + .5) / 2
-    assert single["accuracy"]["estimate"] == 0.875 and single["n_patients"] == 8 and single["n_scans"] == 8
-    assert single["sensitivity"]["estimate"] == pytest.approx((1 + 6 / 8) / 2)
-    # the two seeds of fold 1 are level on drusen; the first class of equals is taken
-    assert ensemble["folds"]["mean"] == 0.75 and ensemble["accuracy"]["estimate"] == 0.75
-    assert "0.875 ± 0.125" in tables_text(made) and "ensemble of 2 seeds" in report(made).read_text()
-
-    one = {name: predictions[name] for name in list(predictions)[:1]}
-    found, notes = cross_validation(made, one)
+        rows[name] = row
+    sweep.write_results(made, rows)
+    predictions = read_predictions(made)
+    found, notes = cross_validation_table(made, predictions)
+    assert notes == [] and found["patients"].tolist() == ["8", "8"] and found["folds"].tolist() == ["2", "2"]
+    # folds: 1 and (1 + .5) / 2; the two seeds of fold 1 are level on drusen, the first class of equals is taken
+    assert found["accuracy, mean ± SD over folds"].tolist() == ["0.875 ± 0.125", "0.750 ± 0.250"]
+    assert [cell.split()[0] for cell in found["pooled accuracy"]] == ["0.875", "0.750"]
+    assert found["pooled sensitivity"][0].startswith("0.875 [")  # (1 + 6 / 8) / 2
+    assert "ensemble of 2 seeds" in report_sweep(made).read_text()
+    found, notes = cross_validation_table(made, {name: predictions[name] for name in list(predictions)[:1]})
     assert found.empty and "4 of 8 scans were never tested" in notes[0]
+
+
+def test_notebook_05_over_two_temperatures_shares_one_teacher(tmp_path):
+    made = plan_sweep("05", {"temperature": [1, 4]}, profile="smoke", run_dir=tmp_path / "sweep")
+    results = run_sweep(made, jobs=2, progress=False)
+    assert results["status"].tolist() == ["done", "done"] and results.equals(read_results(made))
+    shared = {pattern: len(list((made.folder / "shared").glob(f"{pattern}_*.safetensors")))
+              for pattern in ("teacher", "student_alone_seed0", "student_kd_seed0")}  # fmt: skip
+    assert shared == {"teacher": 1, "student_alone_seed0": 1, "student_kd_seed0": 2}
+    for name, table in read_predictions(made).items():
+        accuracy = results.set_index("run").loc[name, "student_kd_accuracy"]
+        assert hits(table.query("network == 'student_kd'")).mean() == pytest.approx(accuracy)
+    assert "Accuracy by temperature" in report_sweep(made).read_text()

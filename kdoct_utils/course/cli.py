@@ -55,8 +55,7 @@ def run(
     """Execute the notebooks in order into a run folder, print its results and write its index.html."""
     from kdoct_utils.course.notebooks import run_course
     from kdoct_utils.course.parameters import parse_assignments
-    from kdoct_utils.course.report import read_results
-    from kdoct_utils.course.report import report as write_report
+    from kdoct_utils.course.report import report_run, run_results
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
     made = run_course(
@@ -70,32 +69,31 @@ def run(
         again=again,
         timeout=None if timeout_minutes is None else 60 * timeout_minutes,
     )
-    index = write_report(made)
-    show_results(read_results(made), as_json)
+    index = report_run(made)
+    show_results(run_results(made), as_json)
     typer.echo(f"\nReport: {index}", err=as_json)
 
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> None:
     """Write index.html from a run folder and print its results."""
-    from kdoct_utils.course.report import read_results
-    from kdoct_utils.course.report import report as write_report
+    from kdoct_utils.course.report import report_run, run_results
     from kdoct_utils.runs import load_run
 
     made = load_run(run_dir)
-    index = write_report(made)
-    show_results(read_results(made), as_json)
+    index = report_run(made)
+    show_results(run_results(made), as_json)
     typer.echo(f"\nReport: {index}", err=as_json)
 
 
 def show_results(results: dict, as_json: bool) -> None:
     """Print what a run measured, and its signs of trouble."""
-    from kdoct_utils.course.report import results_text
+    from kdoct_utils.course.report import run_text
 
     if as_json:
         print_json(results)
     else:
-        typer.echo(results_text(results))
+        typer.echo(run_text(results))
 
 
 @app.command()
@@ -125,28 +123,19 @@ def sweep(
 ) -> None:
     """Run one notebook for every combination of values, and compare the runs; exit code 1 where one failed."""
     from kdoct_utils.course.parameters import parse_assignments
-    from kdoct_utils.course.sweep import FAILED, read_results, run_sweep
+    from kdoct_utils.course.sweep import FAILED, plan_sweep, run_sweep
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped sweep stops its runs
-    made = run_sweep(
-        notebook,
-        parse_assignments(parameter or []),
-        seeds=seeds,
-        seed=seed,
-        jobs=jobs,
-        profile=profile,
-        dataset=dataset,
-        data_root=data_root,
-        run_dir=run_dir,
-        scheduler=scheduler,
-        timeout=None if timeout_minutes is None else 60 * timeout_minutes,
-        again=again,
-    )
-    from kdoct_utils.course.sweep_report import report as write_report
-    from kdoct_utils.course.sweep_report import tables_text
+    made = plan_sweep(
+        notebook, parse_assignments(parameter or []), seeds=seeds, seed=seed, profile=profile, dataset=dataset,
+        data_root=data_root, run_dir=run_dir,
+    )  # fmt: skip
+    timeout = None if timeout_minutes is None else 60 * timeout_minutes
+    results = run_sweep(made, jobs=jobs, scheduler=scheduler, timeout=timeout, again=again)
+    from kdoct_utils.course.sweep_report import report_sweep, sweep_text
 
-    index, results = write_report(made), read_results(made)
-    print_json(results.to_dict("records")) if as_json else typer.echo(tables_text(made))
+    index = report_sweep(made)
+    print_json(results.to_dict("records")) if as_json else typer.echo(sweep_text(made))
     typer.echo(f"\nResults: {made.results_file}\nReport: {index}", err=as_json)
     failed = results[results["status"] == FAILED]
     if len(failed):

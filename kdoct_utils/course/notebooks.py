@@ -124,9 +124,10 @@ def check_dataset(profile: Profile, dataset: str | None, data_root: str | Path |
     return dataset
 
 
-def _common_values(
+def common_values(
     profile: Profile, dataset: str, data_root: str | Path | None, run_dir: Path, seed: int
 ) -> dict[str, object]:
+    """COMMON_PARAMETERS as a notebook gets them."""
     root = str(Path(data_root).expanduser().resolve()) if data_root else ""
     return dict(zip(COMMON_PARAMETERS, (profile.name, dataset, root, str(run_dir), seed), strict=True))
 
@@ -134,7 +135,7 @@ def _common_values(
 def _plan_of_run(run: RunFolder, notebooks: Sequence[Path], given: Mapping[str, object]) -> dict[str, dict]:
     """What each notebook of a run is given. The dataset options of the run that are not the defaults are among it, so
     that a notebook run later is given them again."""
-    common = _common_values(run.profile, run.dataset, run.data_root, run.path, run.seed)
+    common = common_values(run.profile, run.dataset, run.data_root, run.path, run.seed)
     options = {name: value for name, value in asdict(run.options).items() if value != getattr(DataOptions(), name)}
     return plan_parameters(notebooks, common, options | dict(given))[0]
 
@@ -177,7 +178,7 @@ def run_course(
     dataset = check_dataset(profile, dataset, data_root)
     notebooks = select_notebooks(only, notebooks_folder or find_notebooks_folder())
     path = Path(run_dir or default_run_dir(profile.name, dataset, seed)).expanduser().resolve()
-    given, common = parameters or {}, _common_values(profile, dataset, data_root, path, seed)
+    given, common = parameters or {}, common_values(profile, dataset, data_root, path, seed)
     _, options = plan_parameters(notebooks, common, given)  # refuses what is not valid before a folder is made
     memory = check_memory(profile)
     if not memory.ok:

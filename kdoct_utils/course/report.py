@@ -1,18 +1,17 @@
-"""What a run measured, as tables and as one HTML page beside the executed notebooks."""
+"""What a run measured: tables for a terminal, and one HTML page beside the executed notebooks (see templates/)."""
 
 from __future__ import annotations
 
 import json
 import re
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from kdoct_utils.course.notebooks import notebook_number, notebook_title
+from kdoct_utils.judge.diagnosis import diagnose
 from kdoct_utils.runs import RunError, RunFolder, atomic_path
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 NETWORKS = {
     "teacher": "teacher",
@@ -21,72 +20,16 @@ NETWORKS = {
     "student_cached": "student, distilled (cached logits)",
 }
 DIFFERENCES = {"kd_gain": "distilled minus alone", "leakage_gap": "scan split minus patient split"}
+# keys -> titles of the columns of the tables
+SCORES = {"name": "network", "accuracy": "accuracy", "interval": "95 % interval", "sensitivity": "sensitivity",
+          "specificity": "specificity", "ece": "calibration error", "n_scans": "B-scans",
+          "n_patients": "patients"}  # fmt: skip
+COMPARED = {"name": "accuracy difference", "estimate": "estimate", "interval": "95 % interval", "seeds": "seeds",
+            "reading": "so the difference is"}  # fmt: skip
+FORMATS = {"name": "format", "kilobytes": "kilobytes", "latency": "milliseconds a B-scan", "accuracy": "accuracy"}
+COSTS = {"name": "notebook", "seconds": "seconds", "peak_mb": "peak MB"}
 
-# Contrast of text and links on the background is at least 4.5 : 1 in both schemes.
-STYLE = """
-:root { color-scheme: light dark; --text: #1f2328; --page: #ffffff; --line: #59636e; --band: #f0f3f6; --link: #0550ae }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6edf3; --page: #0d1117; --line: #8b949e; --band: #1c2128; --link: #79c0ff }
-}
-body { font: 1rem/1.6 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 }
-main { max-width: 60rem; margin: auto; padding: 1.5rem }
-a { color: var(--link) }
-a:focus-visible, [tabindex]:focus-visible { outline: 3px solid var(--link); outline-offset: 2px }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
-caption { text-align: left; font-weight: 600; padding-bottom: .3rem }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
-thead th { background: var(--band) }
-"""
-
-
-def number_text(value: float | None, digits: int = 3) -> str:
-    """A dash where nothing was measured."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def interval_text(low: float | None, high: float | None) -> str:
-    """[low, high] as text; a dash where nothing was measured."""
-    return "–" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
-
-
-def results_table(metrics: dict) -> DataFrame:
-    """One row a network that the run has scored on its test patients; fractions of 1, 95 % interval of the accuracy."""
-    import pandas as pd
-
-    rows = {}
-    for key, name in NETWORKS.items():
-        if key in metrics:
-            found = metrics[key]
-            rows[name] = {
-                "accuracy": number_text(found.get("accuracy")),
-                "95 % interval": interval_text(*(found.get("interval") or (None, None))),
-                "sensitivity": number_text(found.get("sensitivity")),
-                "specificity": number_text(found.get("specificity")),
-                "calibration error": number_text(found.get("ece")),
-                "B-scans": found.get("n_scans"),
-                "patients": found.get("n_patients"),
-            }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
-
-
-def differences_table(metrics: dict) -> DataFrame:
-    """The paired differences of the course, each with what its interval allows to say."""
-    import pandas as pd
-
-    rows = {}
-    for key, name in DIFFERENCES.items():
-        if key in metrics:
-            found = metrics[key]
-            low, high, seeds = found.get("low"), found.get("high"), found.get("seeds")
-            rows[name] = {
-                "estimate": number_text(found.get("estimate")),
-                "95 % interval": interval_text(low, high),
-                "seeds": len(seeds) if isinstance(seeds, list) else seeds,
-                "so the difference is": read_interval(low, high),
-            }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy difference")
+Tables = dict[str, pd.DataFrame]  # by title; every cell is text, the first column names the rows
 
 
 def read_interval(low: float | None, high: float | None) -> str:
@@ -96,53 +39,42 @@ def read_interval(low: float | None, high: float | None) -> str:
     return "above zero" if low > 0 else "below zero" if high < 0 else "not told apart from zero"
 
 
-def edge_table(metrics: dict) -> DataFrame:
-    """Size, latency and accuracy of each exported format."""
-    import pandas as pd
-
-    formats = {name: found for name, found in metrics.get("edge", {}).items() if isinstance(found, dict)}
-    rows = {
-        name: {
-            "kilobytes": number_text(None if found.get("bytes") is None else found["bytes"] / 1000, 0),
-            "milliseconds a B-scan": number_text(found.get("latency_ms"), 2),
-            "accuracy": number_text(found.get("accuracy")),
-        }
-        for name, found in formats.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("format")
+def cell_text(value: object, digits: int = 3) -> str:
+    """A number with its digits, [low, high] of two, text as it is; a dash where nothing was measured."""
+    if isinstance(value, (list, tuple)) and None not in value:
+        return f"[{', '.join(cell_text(part, digits) for part in value)}]"
+    if value is None or isinstance(value, (list, tuple)) or value != value:
+        return "–"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def cost_table(metrics: dict) -> DataFrame:
-    """Wall time and peak memory of each notebook."""
-    import pandas as pd
-
-    rows = {
-        number: {"seconds": number_text(found.get("seconds"), 0), "peak MB": number_text(found.get("peak_mb"), 0)}
-        for number, found in sorted(metrics.get("notebooks", {}).items())
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("notebook")
+def text_table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> pd.DataFrame:
+    """The rows as text. columns: key in a row -> its title; the first names the row."""
+    table = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
+    return table.rename(columns=columns).map(cell_text)
 
 
-def tables(metrics: dict) -> dict[str, DataFrame]:
-    """Every table that the run has rows for, by title."""
-    found = {
-        "Networks on the test patients": results_table(metrics),
-        "Differences": differences_table(metrics),
-        "On the edge": edge_table(metrics),
-        "Time and memory": cost_table(metrics),
-    }
-    return {title: table for title, table in found.items() if len(table)}
+def terminal_text(tables: Tables) -> str:
+    """Each table under its title, not cut to the width of the terminal as rich would."""
+    return "\n\n".join(f"{title}\n{table.to_string(index=False)}" for title, table in tables.items())
 
 
-def read_results(run: RunFolder) -> dict:
+def write_page(path: Path, template: str, **content: object) -> Path:
+    """Fill a template, escaping all text, and write the page."""
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("kdoct_utils.course")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(environment.get_template(template).render(content), encoding="utf-8")
+    return path
+
+
+def run_results(run: RunFolder) -> dict:
     """``metrics.json`` and, where there is anything to judge, "signs_of_trouble".
 
     That section holds fired ([{name, finding, check_next}]), quiet ([names]) and undecided (name -> what is missing).
     """
-    import pandas as pd
-
-    from kdoct_utils.judge.diagnosis import diagnose
-
     metrics = run.read_metrics()
     kept = run.predictions_file.exists()
     found = diagnose(metrics, pd.read_csv(run.predictions_file, dtype={"scan_id": str}) if kept else None)
@@ -153,8 +85,42 @@ def read_results(run: RunFolder) -> dict:
     return metrics | {"signs_of_trouble": {"fired": fired, "quiet": quiet, "undecided": found.undecided}}
 
 
-def signs_lines(signs: dict) -> list[str]:
-    """ "signs_of_trouble" in words: a line a sign that fired, one line where none did, one on those undecided."""
+def run_tables(metrics: dict) -> Tables:
+    """Every table that the run has rows for. Scores are fractions of 1."""
+    networks = [{"name": name} | metrics[key] for key, name in NETWORKS.items() if key in metrics]
+    differences = [{"name": name} | metrics[key] for key, name in DIFFERENCES.items() if key in metrics]
+    for row in differences:
+        interval, seeds = (row.get("low"), row.get("high")), row.get("seeds")
+        row |= {"interval": interval, "reading": read_interval(*interval)}
+        row["seeds"] = len(seeds) if isinstance(seeds, list) else seeds
+    edge = [
+        {
+            "name": name,
+            "kilobytes": cell_text(found["bytes"] / 1000 if found.get("bytes") is not None else None, 0),
+            "latency": cell_text(found.get("latency_ms"), 2),
+            "accuracy": found.get("accuracy"),
+        }
+        for name, found in metrics.get("edge", {}).items()
+        if isinstance(found, dict)
+    ]
+    costs = [
+        {"name": number} | {key: cell_text(found.get(key), 0) for key in ("seconds", "peak_mb")}
+        for number, found in sorted(metrics.get("notebooks", {}).items())
+    ]
+    found = {
+        "Networks on the test patients": text_table(networks, SCORES),
+        "Differences": text_table(differences, COMPARED),
+        "On the edge": text_table(edge, FORMATS),
+        "Time and memory": text_table(costs, COSTS),
+    }
+    return {title: table for title, table in found.items() if len(table)}
+
+
+def signs_lines(results: dict) -> list[str]:
+    """The signs of trouble in words: a line a sign that fired, one line where none did, one on those undecided."""
+    if "signs_of_trouble" not in results:
+        return []
+    signs = results["signs_of_trouble"]
     lines = [f"{sign['name']}: {sign['finding']}. Check next: {sign['check_next']}" for sign in signs["fired"]]
     if not lines:
         lines = [f"none fired of {len(signs['quiet'])} looked at. That proves nothing: the next error is quiet too."]
@@ -164,117 +130,54 @@ def signs_lines(signs: dict) -> list[str]:
     return lines
 
 
-def results_text(results: dict) -> str:
-    """The tables for a terminal, and the signs of trouble. results: of `read_results`, or metrics.json alone."""
-    parts = [f"{title}\n{table.reset_index().to_string(index=False)}" for title, table in tables(results).items()]
-    if "signs_of_trouble" in results:
-        parts.append("\n".join(["Signs of trouble", *signs_lines(results["signs_of_trouble"])]))
+def run_text(results: dict) -> str:
+    """The tables for a terminal, and the signs of trouble. results: of `run_results`, or metrics.json alone."""
+    parts = [terminal_text(run_tables(results))] if run_tables(results) else []
+    if lines := signs_lines(results):
+        parts.append("\n".join(["Signs of trouble", *lines]))
     return "\n\n".join(parts) or "This run has no results yet."
 
 
-def report(run: RunFolder) -> Path:
+def report_run(run: RunFolder) -> Path:
     """Write ``index.html`` and, beside each executed notebook, its HTML. Returns the page's path.
 
     Raises RunError if the run has no executed notebook.
     """
-    notebooks = sorted(run.notebooks_dir.glob("*.ipynb"))
-    if not notebooks:
+    paths = sorted(run.notebooks_dir.glob("*.ipynb"))
+    if not paths:
         raise RunError(f"{run.path} has no executed notebook; `kdoct run` makes them")
-    for notebook in notebooks:
-        export_notebook(notebook)
-    text = page(run, notebooks)
-    with atomic_path(run.index_file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return run.index_file
+    notebooks = [
+        {
+            "number": int(notebook_number(path.name)),
+            "title": notebook_title(path),
+            "page": export_notebook(path).relative_to(run.path).as_posix(),
+            "figures": figures_of(path),
+        }
+        for path in paths
+    ]
+    results = run_results(run)
+    return write_page(
+        run.index_file, "run.html", notebooks=notebooks, tables=run_tables(results), signs=signs_lines(results),
+        title=f"KD-OCT course: profile {run.profile.name}, dataset {run.dataset}, seed {run.seed}",
+        departs_from_paper=run.profile.departs_from_paper,
+    )  # fmt: skip
 
 
 def export_notebook(notebook: Path) -> Path:
     """The executed notebook as HTML in the same folder; made again only where the notebook is newer."""
-    html = notebook.with_suffix(".html")
-    if html.exists() and html.stat().st_mtime >= notebook.stat().st_mtime:
-        return html
+    page = notebook.with_suffix(".html")
+    if page.exists() and page.stat().st_mtime >= notebook.stat().st_mtime:
+        return page
     import nbformat
     from nbconvert import HTMLExporter
 
     from kdoct_utils.show.output import with_alt_text
 
-    resources = {"metadata": {"name": notebook.stem}}  # the page's title
     executed = with_alt_text(nbformat.read(notebook, as_version=4))
-    text, _ = HTMLExporter().from_notebook_node(executed, resources)
-    with atomic_path(html) as temporary:
+    text, _ = HTMLExporter().from_notebook_node(executed, {"metadata": {"name": notebook.stem}})  # the page's title
+    with atomic_path(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return html
-
-
-def page(run: RunFolder, notebooks: list[Path]) -> str:
-    """The report as one self-contained page."""
-    results = read_results(run)
-    shown = "\n".join(scrolling_table(title, table) for title, table in tables(results).items())
-    signs = _signs_html(results["signs_of_trouble"]) if "signs_of_trouble" in results else ""
-    title = f"KD-OCT course: profile {run.profile.name}, dataset {run.dataset}, seed {run.seed}"
-    departs = run.profile.departs_from_paper
-    note = f"<p>Departs from the paper: {escape(departs)}.</p>" if departs else ""
-    body = f"""<p>Fractions of 1, with 95 % intervals from resampled patients. For teaching; not a medical device.</p>
-{note}
-<h2>Results</h2>
-{shown or "<p>Nothing has been measured yet.</p>"}
-{signs}<h2>Notebooks and figures</h2>
-<ol start="0">
-{"".join(_notebook_html(notebook) for notebook in notebooks)}
-</ol>"""
-    return html_page(title, body)
-
-
-def html_page(title: str, body: str) -> str:
-    """A self-contained page in the style of all reports. title: text, also the heading; body: HTML under it."""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{escape(title)}</h1>
-{body}
-</main>
-</body>
-</html>
-"""
-
-
-def scrolling_table(title: str, table: DataFrame) -> str:
-    """A table with caption, row and column headers; it scrolls by itself where the page is too narrow."""
-    head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in [table.index.name, *table.columns])
-    body = "\n".join(
-        f'<tr><th scope="row">{escape(str(name))}</th>'
-        + "".join(f"<td>{escape('–' if value is None else str(value))}</td>" for value in row)
-        + "</tr>"
-        for name, row in zip(table.index, table.itertuples(index=False), strict=True)
-    )
-    return (
-        f'<div class="scroll" role="region" aria-label="{escape(title)}" tabindex="0"><table>'
-        f"<caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def _signs_html(signs: dict) -> str:
-    items = "".join(f"<li>{escape(line)}</li>\n" for line in signs_lines(signs))
-    return f"<h2>Signs of trouble</h2>\n<ul>\n{items}</ul>\n"
-
-
-def _notebook_html(notebook: Path) -> str:
-    target = f"notebooks/{notebook.stem}.html"
-    figures = "".join(
-        f'<li><a href="{target}#cell-id={cell_id}">{escape(text)}</a></li>\n' for cell_id, text in figures_of(notebook)
-    )
-    listed = f"<ul>\n{figures}</ul>" if figures else ""
-    return (
-        f'<li value="{int(notebook_number(notebook.name))}"><a href="{target}">{escape(notebook_title(notebook))}</a>'
-        f"{listed}</li>\n"
-    )
+    return page
 
 
 def figures_of(notebook: Path) -> list[tuple[str, str]]:

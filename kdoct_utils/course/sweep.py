@@ -1,4 +1,4 @@
-"""Many runs of one notebook, side by side: on this machine through joblib, or on a Dask cluster.
+"""Many runs of one notebook: the grid of values, the runs side by side, and what they measured in one table.
 
 Each run has a run folder, and executes in a process of its own. How it ended is kept there in ``result.json``: what is
 done is not done again, so a sweep that was stopped, however hard, goes on where it was. A run is held by a file lock
@@ -8,214 +8,245 @@ while it executes: two sweeps, or a cluster that gives a run to a second worker,
 from __future__ import annotations
 
 import functools
+import re
 import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import joblib
+from filelock import FileLock, Timeout
 
 from kdoct_utils.course.check import check_memory
 from kdoct_utils.course.execute import execute_notebook
-from kdoct_utils.course.grid import Sweep, SweepRun, plan_sweep
-from kdoct_utils.course.notebooks import TIMEOUTS, notebook_number
-from kdoct_utils.profiles import get_profile
+from kdoct_utils.course.notebooks import (
+    TIMEOUTS,
+    check_dataset,
+    common_values,
+    find_notebooks_folder,
+    fingerprint,
+    notebook_number,
+    select_notebooks,
+)
+from kdoct_utils.course.parameters import cast, plan_parameters, settable_parameters
+from kdoct_utils.course.workers import Results, on_cluster, on_this_machine
+from kdoct_utils.profiles import Profile, get_profile
 from kdoct_utils.runs import RunError, atomic_path, load_run, open_run, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
-SECONDS_TO_STOP = 20.0  # that a stopped sweep waits for its processes to end
-SECONDS_TO_CONNECT = 30.0
+LONGEST_NAME = 200  # of a folder, in characters; most file systems take 255 bytes
 LONGEST_ERROR = 300  # characters of the one line in the table; result.json has all of it
+SECONDS_TO_STOP = 20.0  # that a stopped sweep waits for its processes to end
 
 
 class Stopped(Exception):
     """The sweep that this run belongs to was stopped."""
 
 
-def run_sweep(
-    notebook: str,
-    grid: Mapping[str, object],
-    *,
-    seeds: int = 1,
-    seed: int = 0,
-    jobs: int = 1,
-    profile: str = "quick",
-    dataset: str | None = None,
-    data_root: str | Path | None = None,
-    run_dir: str | Path | None = None,
-    scheduler: str | None = None,
-    timeout: float | None = None,
-    again: bool = False,
-    progress: bool = True,
-    notebooks_folder: Path | None = None,
-) -> Sweep:
-    """Execute the grid (see ``plan_sweep``) and keep a row a run in ``results.csv``, written anew as runs end.
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep: a notebook with its parameters, in a run folder of its own.
 
-    jobs: runs at the same time on this machine, which share its cores. scheduler: address of a Dask scheduler,
-    "tcp://host:port"; then its workers do the runs, one for each of their threads, and jobs counts for nothing. They
-    need this package and must see the run folders under the same paths.
-    timeout: seconds a run may take; None: the profile's in ``course.TIMEOUTS``.
+    given: the value of every parameter of the grid. parameters: what the notebook gets. options: fields of DataOptions.
+    mark: hash of all that decides the result; a result with the same mark is not computed again.
+    """
+
+    name: str
+    notebook: Path
+    given: dict[str, object]
+    parameters: dict[str, object]
+    options: dict[str, object]
+    seed: int
+    folder: Path
+    mark: str
+
+    @property
+    def result_file(self) -> Path:
+        """How the run ended."""
+        return self.folder / "result.json"
+
+    def finished_result(self) -> dict | None:
+        """What result.json holds if the run is done with the same notebook, parameters and package; else None."""
+        result = read_json(self.result_file) if self.result_file.exists() else {}
+        return result if result.get("mark") == self.mark and result.get("status") == DONE else None
+
+    def lock(self) -> FileLock:
+        """Held while the run executes; the system lets go of it when the holder dies."""
+        return FileLock(self.folder / ".run.lock")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of a grid over one notebook. grid: every parameter that was given, with its values in order."""
+
+    folder: Path
+    notebook: Path
+    profile: Profile
+    dataset: str
+    data_root: str | Path | None
+    grid: dict[str, tuple]
+    runs: tuple[SweepRun, ...]
+
+    @property
+    def results_file(self) -> Path:
+        return self.folder / "results.csv"
+
+    @property
+    def swept(self) -> list[str]:
+        """The parameters with more than one value."""
+        return [name for name, values in self.grid.items() if len(values) > 1]
+
+
+# --- the grid: every value is checked before a folder is made --------------------------------------------------------
+
+
+def plan_sweep(
+    notebook: str, grid: Mapping[str, object], *, seeds: int = 1, seed: int = 0, profile: str = "quick",
+    dataset: str | None = None, data_root: str | Path | None = None, run_dir: str | Path | None = None,
+    notebooks_folder: Path | None = None,
+) -> Sweep:  # fmt: skip
+    """Every combination of the values in ``grid``, each with ``seeds`` seeds from ``seed`` on.
+
+    notebook: number or name. grid: parameter -> values, as a list or as text with commas, cast to the declared types;
+    dataset options such as fold and split are parameters too. A seed decides phantoms, split and all weights.
+
+    The seed changes fastest: neighbors need different teachers, so that runs side by side seldom wait for one another.
+    Raises RunError (a ValueError) for a name or value that is not valid.
+    """
+    size = get_profile(profile)
+    dataset = check_dataset(size, dataset, data_root)
+    found = select_notebooks([notebook], notebooks_folder or find_notebooks_folder()) if notebook.strip() else []
+    if len(found) != 1:
+        raise RunError(f"a sweep runs one notebook, by number or name, not {notebook!r}")
+    if seeds < 1:
+        raise RunError(f"a sweep needs at least one seed, not {seeds}")
+    path, values = found[0], read_grid(found[0], grid)
+    parts = ["sweep", notebook_number(path.name), profile, *([dataset] if dataset != "phantom" else []), *values]
+    folder = Path(run_dir or Path("runs") / "-".join(parts)).expanduser().resolve()
+    runs = []
+    for combination in product(*values.values()):  # sklearn's ParameterGrid sorts the names, and with them the rows
+        given = dict(zip(values, combination, strict=True))
+        for one_seed in range(seed, seed + seeds):
+            own = folder / _folder_name(given, one_seed)
+            common = common_values(size, dataset, data_root, own, one_seed)
+            plan, options = plan_parameters([path], common, given)
+            decides = {key: value for key, value in plan[path.name].items() if key != "run_dir"}  # it may be moved
+            mark = fingerprint(path, {"parameters": decides, "options": options, "common": [profile, dataset, one_seed]})
+            runs.append(SweepRun(own.name, path, given, plan[path.name], options, one_seed, own, mark))
+    twice = [name for name, count in Counter(run.name for run in runs).items() if count > 1]
+    if twice:
+        raise RunError(f"two runs would share the folder {twice[0]!r}: give them values that differ more")
+    return Sweep(folder, path, size, dataset, data_root, values, tuple(runs))
+
+
+def read_grid(notebook: Path, grid: Mapping[str, object]) -> dict[str, tuple]:
+    """The values of each parameter, cast. Raises RunError for an unknown name or a value that does not fit."""
+    kinds, values = settable_parameters([notebook], grid), {}
+    for name, given in grid.items():
+        parts = [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+        parts = parts if isinstance(parts, (list, tuple)) else [parts]
+        if not parts or (len(parts) > 1 and "" in parts):
+            raise RunError(f"parameter {name!r} has an empty value in {given!r}")
+        values[name] = tuple(cast(name, part, kinds[name]) for part in parts)
+    return values
+
+
+def _folder_name(given: Mapping[str, object], seed: int) -> str:
+    name = "_".join(f"{key}={value_text(value)}" for key, value in {**given, "seed": seed}.items())
+    if len(name) > LONGEST_NAME:
+        raise RunError(f"{name[:40]}...: {len(name)} characters are too many for the name of a folder")
+    return re.sub(r"[^\w.+=-]+", "-", name)
+
+
+def value_text(value: object) -> str:
+    """A value in few characters: 2.0 as "2", where that is the same number."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+# --- the runs --------------------------------------------------------------------------------------------------------
+
+
+def run_sweep(
+    sweep: Sweep, *, jobs: int = 1, scheduler: str | None = None, timeout: float | None = None, again: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Execute the runs that are not done and return ``results.csv``: a row a run, written anew as runs end.
+
+    jobs: runs at the same time on this machine; small networks compute with one thread each, larger ones share its
+    cores. scheduler: address of a Dask scheduler, "tcp://host:port"; then its workers do the runs, one for each of
+    their threads, and jobs counts for nothing. They need this package and must see the run folders under equal paths.
+    timeout: seconds a run may take; None: the profile's in ``notebooks.TIMEOUTS``.
     again: also execute runs that are done; the networks in their folders are kept.
 
     A run that fails is recorded with its error, and the others go on. Calling again does those that failed or are
-    missing. Raises RunError (a ValueError) before anything starts for values that are not valid, a machine too
-    small, a folder of other runs, or a cluster that is not there.
+    missing. Raises RunError (a ValueError) before anything starts for a machine too small, a folder of other runs, or a
+    cluster that is not there.
     """
-    sweep = plan_sweep(
-        notebook, grid, seeds=seeds, seed=seed, profile=profile, dataset=dataset, data_root=data_root, run_dir=run_dir,
-        notebooks_folder=notebooks_folder,
-    )  # fmt: skip
-    threads = None
+    profile, threads = sweep.profile, sweep.profile.student_training.threads
     if jobs < 1:
         raise RunError(f"a sweep needs at least one job, not {jobs}")
     if scheduler is None:
-        settings = get_profile(profile)
-        memory = check_memory(replace(settings, memory_gb=settings.memory_gb * jobs))
+        memory = check_memory(replace(profile, memory_gb=profile.memory_gb * jobs))
         if not memory.ok:
             raise RunError(f"{memory.found} with --jobs {jobs}. {memory.remedy}, or fewer --jobs")
-        threads = max(1, joblib.cpu_count() // jobs)
+        threads = threads or max(1, joblib.cpu_count() // jobs)
     for run in sweep.runs:
-        open_run(
-            run.folder, profile=profile, dataset=sweep.dataset, data_root=data_root, seed=run.seed,
-            options=run.options, shared=sweep.shared,
-        )  # fmt: skip
+        open_run(run.folder, profile=profile, dataset=sweep.dataset, data_root=sweep.data_root, seed=run.seed,
+                 options=run.options, shared=sweep.folder / "shared")  # fmt: skip
         if again:
             run.result_file.unlink(missing_ok=True)
     stop = sweep.folder / f".stop-{secrets.token_hex(4)}"
-    limit = TIMEOUTS[profile] if timeout is None else timeout
+    limit = TIMEOUTS[profile.name] if timeout is None else timeout
     work = functools.partial(perform, timeout=limit, threads=threads, stop=stop)
-    do = functools.partial(_on_cluster, scheduler) if scheduler else functools.partial(_here, jobs)
-    _do_all(sweep, do, work, stop, progress)
-    return sweep
-
-
-Work = Callable[..., dict]  # of a SweepRun; threads= says with how many it may compute
-
-
-def _do_all(
-    sweep: Sweep,
-    do: Callable[[Sequence[SweepRun], Work], Generator[dict, None, None]],
-    work: Work,
-    stop: Path,
-    progress: bool,
-) -> None:
-    """Do the runs that are not done, and keep the table and the bar up to date."""
-    from tqdm.auto import tqdm
-
-    finished = {run.name: result for run in sweep.runs if (result := finished_result(run))}
-    todo = [run for run in sweep.runs if run.name not in finished]
-    rows = {run.name: results_row(run, finished[run.name]) for run in sweep.runs if run.name in finished}
-    runs = {run.name: run for run in sweep.runs}
-    failed = 0
-    write_results(sweep, rows)
-    results = do(todo, work) if todo else (none for none in ())
-    bar = tqdm(total=len(sweep.runs), initial=len(finished), unit="run", desc="sweep", disable=not progress)
+    todo = [run for run in sweep.runs if not run.finished_result()]
+    results = on_cluster(scheduler, todo, work, _record_failure) if scheduler else on_this_machine(jobs, todo, work)
     try:
-        with bar:
-            for result in results:
-                name = result["run"]
-                rows[name] = results_row(runs[name], result)
-                write_results(sweep, rows)
-                failed += result["status"] == FAILED
-                if progress and result["status"] == FAILED:
-                    bar.write(f"{name} failed: {result['error']}", file=sys.stderr)
-                bar.set_description(name, refresh=False)
-                bar.set_postfix(failed=failed, refresh=False)
-                bar.update()
+        _collect(sweep, results, progress)
     except BaseException:  # also Ctrl-C: what was started must not go on alone
         stop.touch()
         results.close()  # nothing new is started
-        _wait_until_stopped(todo)
+        _wait_until_released(todo)
         stop.unlink(missing_ok=True)
         raise
+    return read_results(sweep)
 
 
-def _wait_until_stopped(runs: Sequence[SweepRun]) -> None:
-    """Wait until no run is held, for a limited time."""
-    from filelock import FileLock, Timeout
+def _collect(sweep: Sweep, results: Results, progress: bool) -> None:
+    """Keep the table and the bar up to date while results come."""
+    from tqdm.auto import tqdm
 
+    runs = {run.name: run for run in sweep.runs}
+    rows = {run.name: results_row(run, result) for run in sweep.runs if (result := run.finished_result())}
+    write_results(sweep, rows)
+    failed = 0
+    with tqdm(total=len(runs), initial=len(rows), unit="run", desc="sweep", disable=not progress) as bar:
+        for result in results:
+            name = result["run"]
+            rows[name] = results_row(runs[name], result)
+            write_results(sweep, rows)
+            failed += result["status"] == FAILED
+            if progress and result["status"] == FAILED:
+                bar.write(f"{name} failed: {result['error']}", file=sys.stderr)
+            bar.set_description(name, refresh=False)
+            bar.set_postfix(failed=failed, refresh=False)
+            bar.update()
+
+
+def _wait_until_released(runs: Sequence[SweepRun]) -> None:
+    """Wait until no run is held, for a limited time: one may be another sweep's, or on a cluster out of reach."""
     deadline = time.monotonic() + SECONDS_TO_STOP
     for run in runs:
-        try:
-            with FileLock(_lock_file(run), timeout=max(0.0, deadline - time.monotonic())):
-                continue
-        except Timeout:
-            continue  # on a cluster that cannot be reached, or another sweep's
-
-
-# --- where runs are done ---------------------------------------------------------------------------------------------
-
-
-def _here(jobs: int, runs: Sequence[SweepRun], work: Work) -> Generator[dict, None, None]:
-    """On this machine. Threads are enough: each waits for the process that executes its run."""
-    from joblib import Parallel, delayed
-
-    parallel = Parallel(n_jobs=jobs, backend="threading", batch_size=1, return_as="generator_unordered")
-    yield from parallel(delayed(work)(run) for run in runs)
-
-
-def _on_cluster(address: str, runs: Sequence[SweepRun], work: Work) -> Generator[dict, None, None]:
-    """On the workers of a Dask scheduler. A run whose worker dies is given to another one.
-
-    Futures rather than joblib's Dask backend: that waits forever for a run whose workers have died too often.
-    """
-    try:
-        from dask.distributed import Client, as_completed
-    except ModuleNotFoundError:
-        raise RunError(
-            "--scheduler needs dask and distributed, which are not installed; run: pip install dask distributed"
-        ) from None
-    try:
-        client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
-    except OSError as error:
-        raise RunError(f"no Dask scheduler answers at {address}: {error}") from None
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
-        except TimeoutError:
-            raise RunError(f"the scheduler at {address} has no worker; start one: dask worker {address}") from None
-        slots = Counter()  # of each machine
-        for worker, count in client.nthreads().items():
-            slots[urlsplit(worker).hostname] += count
-        share = functools.partial(_on_worker, work, slots)
-        futures = {client.submit(share, run, key=f"{run.name}-{secrets.token_hex(4)}", pure=False): run for run in runs}
-        for future in as_completed(futures, loop=client.loop):
-            yield _outcome(future, futures[future], address)
-
-
-def _on_worker(work: Work, slots: Mapping[str, int], run: SweepRun) -> dict:
-    """A run with its share of the cores of its machine. slots: runs that each machine does at the same time."""
-    from dask.distributed import get_worker
-
-    worker = get_worker()
-    beside = slots.get(urlsplit(worker.address).hostname) or worker.state.nthreads  # 0: it has come since
-    return work(run, threads=max(1, joblib.cpu_count() // beside))
-
-
-def _outcome(future, run: SweepRun, address: str) -> dict:
-    """The result of a run on a cluster; a failed one where its workers died."""
-    from dask.distributed import KilledWorker
-
-    if future.status == "finished":
-        return future.result()
-    if future.status != "error":
-        raise RunError(f"the scheduler at {address} went away; start one and run the same command again")
-    error = future.exception()
-    if not isinstance(error, KilledWorker):
-        raise error
-    return _record(run, FAILED, f"the workers that executed it died, the last at {error.last_worker.address}")
-
-
-# --- one run ---------------------------------------------------------------------------------------------------------
+        with suppress(Timeout), run.lock().acquire(timeout=max(0.0, deadline - time.monotonic())):
+            pass
 
 
 def perform(run: SweepRun, *, timeout: float, threads: int | None, stop: Path) -> dict:
@@ -230,40 +261,42 @@ def perform(run: SweepRun, *, timeout: float, threads: int | None, stop: Path) -
         if stop.exists():
             raise Stopped
 
+    lock = run.lock()
     try:
-        with _held(run, check):
-            return finished_result(run) or _execute(run, timeout, threads, check)
+        while not lock.is_locked:
+            check()
+            with suppress(Timeout):
+                lock.acquire(timeout=1.0)
+        return run.finished_result() or _execute(run, timeout, threads, check)
     except Stopped:
         return {"run": run.name, "status": STOPPED}
+    finally:
+        lock.release()
 
 
 def _execute(run: SweepRun, timeout: float, threads: int | None, check: Callable[[], None]) -> dict:
-    folder = load_run(run.folder)
+    folder, started = load_run(run.folder), time.monotonic()
     for stale in (run.result_file, folder.metrics_file, folder.predictions_file):
         stale.unlink(missing_ok=True)  # a result holds what this execution measured, nothing else
-    executed = folder.notebooks_dir / run.notebook.name
-    started = time.monotonic()
     try:
         cost = execute_notebook(
-            run.notebook, executed, run.parameters, cwd=run.notebook.parent, timeout=timeout, on_poll=lambda _: check(),
-            threads=threads,
+            run.notebook, folder.notebooks_dir / run.notebook.name, run.parameters, cwd=run.notebook.parent,
+            timeout=timeout, on_poll=lambda _: check(), threads=threads,
         )  # fmt: skip
     except (RunError, OSError) as error:
-        return _record(run, FAILED, str(error), round(time.monotonic() - started, 1))
+        return _record_failure(run, str(error), round(time.monotonic() - started, 1))
     number = notebook_number(run.notebook.name)
     folder.update_metrics("notebooks", {number: {"seconds": cost.seconds, "peak_mb": cost.peak_mb}})
     return _record(run, DONE, "", cost.seconds)
 
 
-def _record(run: SweepRun, status: str, message: str, seconds: float | None = None) -> dict:
-    result = {
-        "run": run.name,
-        "status": status,
-        "error": one_line(message),
-        "message": message,
-        "mark": run.mark,
-        "seconds": seconds,
-    }
+def _record_failure(run: SweepRun, message: str, seconds: float | None = None) -> dict:
+    return _record(run, FAILED, message, seconds)
+
+
+def _record(run: SweepRun, status: str, message: str, seconds: float | None) -> dict:
+    result = {"run": run.name, "status": status, "error": one_line(message), "message": message, "mark": run.mark,
+              "seconds": seconds}  # fmt: skip
     write_json(run.result_file, result)
     return result
 
@@ -275,48 +308,16 @@ def one_line(message: str) -> str:
     return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
 
 
-def finished_result(run: SweepRun) -> dict | None:
-    """What result.json holds if the run is done with the same notebook, parameters and package; else None."""
-    if not run.result_file.exists():
-        return None
-    result = read_json(run.result_file)
-    return result if result.get("mark") == run.mark and result.get("status") == DONE else None
-
-
-def _lock_file(run: SweepRun) -> Path:
-    return run.folder / ".run.lock"
-
-
-@contextmanager
-def _held(run: SweepRun, check: Callable[[], None]) -> Iterator[None]:
-    """Hold the run, as soon as nobody else does; the system lets go of it when the holder dies."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(_lock_file(run))
-    while True:
-        check()
-        try:
-            lock.acquire(timeout=1.0)
-            break
-        except Timeout:
-            continue
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
 def results_row(run: SweepRun, result: dict) -> dict:
     """One row of results.csv: the run, how it ended, and every number in its metrics.json."""
-    row = {"run": run.name, "notebook": run.notebook.stem, **run.given, "seed": run.seed, "fold": run.fold}
+    folder = load_run(run.folder)
+    row = {"run": run.name, "notebook": run.notebook.stem, **run.given, "seed": run.seed, "fold": folder.options.fold}
     row |= {name: result[name] for name in ("status", "error", "seconds")}
-    if result["status"] != DONE:
-        return row
-    metrics = load_run(run.folder).read_metrics()
-    return row | flat({name: value for name, value in metrics.items() if name != "notebooks"})
+    measured = folder.read_metrics() if result["status"] == DONE else {}
+    return row | flat({name: value for name, value in measured.items() if name != "notebooks"})
 
 
 def flat(metrics: Mapping[str, object], prefix: str = "") -> dict[str, object]:

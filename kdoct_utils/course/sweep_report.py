@@ -3,339 +3,239 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
-from html import escape
-from itertools import product
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdoct_utils.course.grid import Sweep, SweepRun, value_text
-from kdoct_utils.course.report import NETWORKS, html_page, interval_text, number_text, read_interval, scrolling_table
-from kdoct_utils.course.sweep import DONE, finished_result, read_results
+from kdoct_utils.course.report import NETWORKS, Tables, cell_text, read_interval, terminal_text, text_table, write_page
+from kdoct_utils.course.sweep import DONE, Sweep, SweepRun, read_results, value_text
 from kdoct_utils.data.splits import load_splits
 from kdoct_utils.datasets import PHANTOMS, DataOptions
 from kdoct_utils.judge import crossval
 from kdoct_utils.judge.metrics import patient_bootstrap, percentile_interval
-from kdoct_utils.runs import atomic_path, load_run
-from kdoct_utils.show import style as plots
+from kdoct_utils.runs import load_run
 from kdoct_utils.show.output import figure_png
+from kdoct_utils.show.style import ARM_LOOKS, LINE_COLORS, LINE_STYLES, Look, message, use_style
 
-Predictions = Mapping[str, pd.DataFrame]  # by the name of the run
-OPTIONS = tuple(DataOptions.types())
 MARKERS = ("o", "s", "^", "D", "v", "P")
+COMPARED = {"name": "accuracy difference", "estimate": "estimate", "interval": "95 % interval", "by_seed": "by seed",
+            "pairs": "pairs", "reading": "so the difference is"}  # fmt: skip
+POOLED = {"name": "out-of-fold predictions", "folds_accuracy": "accuracy, mean ± SD over folds",
+          "accuracy": "pooled accuracy", "sensitivity": "pooled sensitivity", "specificity": "pooled specificity",
+          "folds": "folds", "n_patients": "patients"}  # fmt: skip
+
+Predictions = Mapping[str, pd.DataFrame]  # of the finished runs of a sweep, by the run's name
 
 
-def network_name(key: str) -> str:
-    return NETWORKS.get(key, key)
-
-
-def read_all_predictions(sweep: Sweep) -> dict[str, pd.DataFrame]:
-    """The predictions that the finished runs kept, by the name of the run.
+def read_predictions(sweep: Sweep) -> Predictions:
+    """The predictions that the finished runs kept.
 
     Phantoms of another seed are other patients under the same names, so the seed becomes part of their names.
     """
     found = {}
     for run in sweep.runs:
         path = load_run(run.folder).predictions_file
-        if finished_result(run) and path.exists():
+        if run.finished_result() and path.exists():
             found[run.name] = crossval.read_predictions(path)
             if sweep.dataset in PHANTOMS:
                 found[run.name]["group"] = f"seed {run.seed}: " + found[run.name]["group"]
     return found
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------
+def sweep_tables(sweep: Sweep, predictions: Predictions) -> tuple[Tables, list[str]]:
+    """Every table that the sweep has rows for, and sentences on what is missing."""
+    results = read_results(sweep)
+    failed = results[results["status"] != DONE]
+    pooled, notes = cross_validation_table(sweep, predictions)
+    found = {
+        "Arms": arms_table(sweep, results, predictions),
+        "Differences in pairs": differences_table(sweep, predictions),
+        "Cross-validation": pooled,
+        "Runs that failed": failed[["run", "error"]],
+    }
+    if len(results) < len(sweep.runs):
+        notes.append(f"{len(sweep.runs) - len(results)} of {len(sweep.runs)} runs are missing.")
+    if not predictions and len(failed) < len(results):
+        notes.append(f"{sweep.notebook.name} keeps no predictions, so nothing is compared scan by scan.")
+    return {title: table for title, table in found.items() if len(table)}, notes
+
+
+def sweep_text(sweep: Sweep) -> str:
+    """The tables for a terminal."""
+    tables, notes = sweep_tables(sweep, read_predictions(sweep))
+    return "\n\n".join([terminal_text(tables), *notes])
+
+
+def arm_of(run: SweepRun) -> str:
+    """The values of a run without its fold, in words."""
+    return ", ".join(f"{name} {value_text(value)}" for name, value in run.given.items() if name != "fold") or "all runs"
+
+
+def spread_text(values: pd.Series) -> str:
+    """Mean ± population SD; a dash where nothing was measured."""
+    found = crossval.mean_and_spread(values)
+    return f"{found['mean']:.3f} ± {found['sd']:.3f}" if found["n"] else "–"
 
 
 def arms_table(sweep: Sweep, results: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
-    """One row a combination of values: accuracy of every network, mean ± population SD over its seeds and folds."""
-    names = [name for name in sweep.grid if name != "fold"]
-    accuracy = _accuracies(results, predictions)
-    rows = {}
-    for combination in product(*(sweep.grid[name] for name in names)):
-        arm = [
-            run.name for run in sweep.runs if all(run.given[n] == v for n, v in zip(names, combination, strict=True))
-        ]
-        chosen = accuracy[accuracy.index.isin(arm)]
-        row = {network_name(key): _spread_text(chosen[key]) for key in accuracy}
-        rows[_arm_text(names, combination)] = row | {"runs": len(chosen)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy, mean ± SD")
-
-
-def _accuracies(results: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
-    """A row a finished run, a column a network: from its predictions, else from its metrics."""
+    """One row an arm: accuracy of every network over its seeds and folds, from predictions, else from metrics.json."""
     done = results[results["status"] == DONE].set_index("run")
-    scored = [name.removesuffix("_accuracy") for name in done if name.endswith("_accuracy")]
-    known = [key for key in scored if key in NETWORKS] or scored
-    found = done[[f"{key}_accuracy" for key in known]].set_axis(known, axis=1)
-    told = {
-        run: table.assign(hit=crossval.hits(table)).groupby("network")["hit"].mean()
-        for run, table in predictions.items()
-    }
-    found = pd.DataFrame.from_dict(told, orient="index").reindex(found.index).combine_first(found)
-    order = [key for key in NETWORKS if key in found]
-    return found[[*order, *(key for key in found if key not in order)]]
+    accuracy = done.filter(regex="_accuracy$").rename(columns=lambda name: name.removesuffix("_accuracy"))
+    if set(NETWORKS) & set(accuracy):
+        accuracy = accuracy.filter(list(NETWORKS))
+    hits = {run: pd.Series(crossval.hits(table)).groupby(table["network"]).mean() for run, table in predictions.items()}
+    accuracy = pd.DataFrame.from_dict(hits, orient="index").reindex(done.index).combine_first(accuracy)
+    networks = sorted(accuracy, key=lambda key: [*NETWORKS, key].index(key))
+    rows = []
+    for arm in dict.fromkeys(map(arm_of, sweep.runs)):
+        chosen = accuracy[accuracy.index.isin([run.name for run in sweep.runs if arm_of(run) == arm])]
+        rows.append({"arm": arm, "runs": len(chosen)} | {key: spread_text(chosen[key]) for key in networks})
+    titles = {key: NETWORKS.get(key, key) for key in networks}
+    return text_table(rows, {"arm": "accuracy, mean ± SD", **titles, "runs": "runs"})
 
 
-def _arm_text(names: list[str], values: tuple) -> str:
-    return ", ".join(f"{name} {value_text(value)}" for name, value in zip(names, values, strict=True)) or "all runs"
-
-
-def _spread_text(values: pd.Series) -> str:
-    found = crossval.mean_and_spread(values)
-    return "–" if not found["n"] else f"{found['mean']:.3f} ± {found['sd']:.3f}"
-
-
-def differences(sweep: Sweep, predictions: Predictions) -> pd.DataFrame:
+def differences_table(sweep: Sweep, predictions: Predictions) -> pd.DataFrame:
     """Each value of a swept parameter against its first, in pairs of runs that differ in nothing else.
 
-    Columns: parameter, value, reference, network, estimate, low, high, pairs, by_seed (dict: sweep seed -> difference).
     Dataset options are left out, since they change what is tested, and so are networks that a value does not change.
     """
     rows = []
-    for name in [name for name in sweep.swept if name not in OPTIONS]:
+    there = {(run.seed, str(run.given)): run for run in sweep.runs if run.name in predictions}
+    for name in [name for name in sweep.swept if name not in DataOptions.types()]:
         reference, *others = sweep.grid[name]
         for value in others:
-            pairs = list(_pairs(sweep, predictions, name, value, reference))
-            networks = dict.fromkeys(network for run, _ in pairs for network in predictions[run.name]["network"])
-            for network in networks:
-                tables = [(predictions[run.name], predictions[other.name]) for run, other in pairs]
+            pairs = [
+                (run, there[key])
+                for run in there.values()
+                if run.given[name] == value and (key := (run.seed, str(run.given | {name: reference}))) in there
+            ]
+            tables = [(predictions[run.name], predictions[other.name]) for run, other in pairs]
+            for network in dict.fromkeys(network for table, _ in tables for network in table["network"]):
                 found = crossval.paired_arms(tables, network)
-                by_seed = pd.Series(found.pop("by_pair")).groupby([run.seed for run, _ in pairs]).mean().to_dict()
-                if any(by_seed.values()) or found["low"] != found["high"]:
-                    row = {"parameter": name, "value": value, "reference": reference, "network": network}
-                    rows.append(row | found | {"pairs": len(pairs), "by_seed": by_seed})
-    return pd.DataFrame(rows)
+                by_seed = pd.Series(found["by_pair"]).groupby([run.seed for run, _ in pairs]).mean()
+                if by_seed.any() or found["low"] != found["high"]:
+                    compared = f"{name} {value_text(value)} minus {value_text(reference)}"
+                    rows.append(
+                        {
+                            "name": f"{compared}: {NETWORKS.get(network, network)}",
+                            "estimate": f"{found['estimate']:+.3f}",
+                            "interval": (found["low"], found["high"]),
+                            "by_seed": ", ".join(f"{difference:+.3f}" for difference in by_seed),
+                            "pairs": len(pairs),
+                            "reading": read_interval(found["low"], found["high"]),
+                        }
+                    )
+    return text_table(rows, COMPARED)
 
 
-def _pairs(
-    sweep: Sweep, predictions: Predictions, name: str, value: object, reference: object
-) -> Iterator[tuple[SweepRun, SweepRun]]:
-    def rest(run: SweepRun) -> tuple:
-        return run.seed, *(str(other) for key, other in run.given.items() if key != name)
-
-    there = [run for run in sweep.runs if run.name in predictions]
-    references = {rest(run): run for run in there if run.given[name] == reference}
-    for run in there:
-        if run.given[name] == value and rest(run) in references:
-            yield run, references[rest(run)]
-
-
-def differences_table(found: pd.DataFrame) -> pd.DataFrame:
-    """``differences`` for readers."""
-    rows = {
-        f"{row.parameter} {value_text(row.value)} minus {value_text(row.reference)}: {network_name(row.network)}": {
-            "estimate": f"{row.estimate:+.3f}",
-            "95 % interval": interval_text(row.low, row.high),
-            "by seed": ", ".join(f"{value:+.3f}" for value in row.by_seed.values()),
-            "pairs": row.pairs,
-            "so the difference is": read_interval(row.low, row.high),
-        }
-        for row in found.itertuples()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy difference")
-
-
-def cross_validation(sweep: Sweep, predictions: Predictions) -> tuple[pd.DataFrame, list[str]]:
+def cross_validation_table(sweep: Sweep, predictions: Predictions) -> tuple[pd.DataFrame, list[str]]:
     """For every arm, seed and network: mean and SD over folds, and scores of the pooled out-of-fold predictions.
 
     A network that was trained with several seeds in each fold has a second row: their ensemble, on scans that none of
     them has seen. Returns the rows and sentences on what could not be pooled; both empty where fold is not swept.
     """
     rows, notes = [], []
-    if "fold" not in sweep.swept:
-        return pd.DataFrame(), notes
-    groups: dict[tuple, list[SweepRun]] = {}
+    groups: dict[str, list[SweepRun]] = {}
     for run in sweep.runs:
-        if run.name in predictions:
-            arm = tuple(value for name, value in run.given.items() if name != "fold")
-            groups.setdefault((run.seed, *map(str, arm)), []).append(run)
-    for (seed, *_), runs in groups.items():
-        names = [name for name in sweep.grid if name != "fold"]
-        arm = _arm_text(names, tuple(runs[0].given[name] for name in names)) + f", seed {seed}"
+        if "fold" in sweep.swept and run.name in predictions:
+            groups.setdefault(f"{arm_of(run)}, seed {run.seed}", []).append(run)
+    for arm, runs in groups.items():
         together = pd.concat([predictions[run.name] for run in runs], ignore_index=True)
-        split = _split_of(runs[0])
+        folder, split = load_run(runs[0].folder), None
+        if folder.splits_file.exists() and folder.table_file.exists():
+            split = load_splits(folder.splits_file, pd.read_csv(folder.table_file, dtype=str, keep_default_na=False))
         for network, part in together.groupby("network", sort=False):
+            name, seeds = f"{arm}: {NETWORKS.get(network, network)}", part["seed"].nunique()
             try:
-                rows += [{"arm": arm, **row} for row in _pooled_rows(network, part, split)]
+                rows.append(_pooled_row(name, part, crossval.pool_out_of_fold(part, split)))
+                if seeds > 1 and split is not None:
+                    ensemble = crossval.ensemble_out_of_fold(part, split)
+                    rows.append(_pooled_row(f"{name}, ensemble of {seeds} seeds", ensemble, ensemble))
             except ValueError as error:
                 notes.append(f"{arm}: {error}.")
-    return pd.DataFrame(rows), notes
+    return text_table(rows, POOLED), notes
 
 
-def _split_of(run: SweepRun) -> pd.DataFrame | None:
-    """The split of all folds; None where the notebook made none."""
-    folder = load_run(run.folder)
-    if not (folder.splits_file.exists() and folder.table_file.exists()):
-        return None
-    return load_splits(folder.splits_file, pd.read_csv(folder.table_file, dtype=str, keep_default_na=False))
+def _pooled_row(name: str, by_fold: pd.DataFrame, pooled: pd.DataFrame) -> dict:
+    folds = crossval.fold_scores(by_fold).groupby("fold")["accuracy"].mean()
+    row = {"name": name, "folds_accuracy": spread_text(folds), "folds": len(folds)} | crossval.pooled_scores(pooled)
+    for score in crossval.SCORES:
+        found = row[score]
+        row[score] = f"{cell_text(found['estimate'])} {cell_text((found['low'], found['high']))}"
+    return row
 
 
-def _pooled_rows(network: str, part: pd.DataFrame, split: pd.DataFrame | None) -> Iterator[dict]:
-    by_fold = crossval.fold_scores(part).groupby("fold")["accuracy"].mean()
-    pooled = crossval.pool_out_of_fold(part, split)
-    folds = crossval.mean_and_spread(by_fold)
-    yield {"network": network, "members": 1, "folds": folds} | crossval.pooled_scores(pooled)
-    seeds = part["seed"].nunique()
-    if seeds > 1 and split is not None:
-        ensemble = crossval.ensemble_out_of_fold(part, split)
-        folds = crossval.mean_and_spread(crossval.fold_scores(ensemble)["accuracy"])
-        yield {"network": network, "members": seeds, "folds": folds} | crossval.pooled_scores(ensemble)
-
-
-def cross_validation_table(found: pd.DataFrame) -> pd.DataFrame:
-    """``cross_validation`` for readers."""
-    rows = {}
-    for row in found.to_dict("records"):
-        members = f", ensemble of {row['members']} seeds" if row["members"] > 1 else ""
-        rows[f"{row['arm']}: {network_name(row['network'])}{members}"] = {
-            "accuracy, mean ± SD over folds": f"{row['folds']['mean']:.3f} ± {row['folds']['sd']:.3f}",
-            **{
-                f"pooled {name}": f"{number_text(row[name]['estimate'])} "
-                f"{interval_text(row[name]['low'], row[name]['high'])}"
-                for name in crossval.SCORES
-            },
-            "folds": row["folds"]["n"],
-            "patients": row["n_patients"],
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("out-of-fold predictions")
-
-
-def failures_table(results: pd.DataFrame) -> pd.DataFrame:
-    """The runs that failed, each with its error."""
-    failed = results[results["status"] != DONE]
-    return failed.set_index("run")[["error"]].rename_axis("run") if len(failed) else pd.DataFrame()
-
-
-def tables(sweep: Sweep) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Every table that the sweep has rows for, by title, and sentences on what is missing."""
-    results, predictions = read_results(sweep), read_all_predictions(sweep)
-    pooled, notes = cross_validation(sweep, predictions)
-    found = {
-        "Arms": arms_table(sweep, results, predictions),
-        "Differences in pairs": differences_table(differences(sweep, predictions)),
-        "Cross-validation": cross_validation_table(pooled),
-        "Runs that failed": failures_table(results),
-    }
-    if len(results) < len(sweep.runs):
-        notes.append(f"{len(sweep.runs) - len(results)} of {len(sweep.runs)} runs are missing.")
-    if not predictions and (results["status"] == DONE).any():
-        notes.append(f"{sweep.notebook.name} keeps no predictions, so nothing is compared scan by scan.")
-    return {title: table for title, table in found.items() if len(table)}, notes
-
-
-def tables_text(sweep: Sweep) -> str:
-    """The tables for a terminal."""
-    found, notes = tables(sweep)
-    parts = [f"{title}\n{table.reset_index().to_string(index=False)}" for title, table in found.items()]
-    return "\n\n".join([*parts, *notes])
-
-
-# --- page ------------------------------------------------------------------------------------------------------------
-
-
-def report(sweep: Sweep) -> Path:
+def report_sweep(sweep: Sweep) -> Path:
     """Write ``index.html`` into the sweep's folder and return its path."""
-    found, notes = tables(sweep)
-    title = f"Sweep of notebook {sweep.notebook.stem}: profile {sweep.profile}, dataset {sweep.dataset}"
-    parts = [
-        "<p>Fractions of 1 on test patients. ± is the population standard deviation over the runs of an arm. "
-        "Intervals of 95 % resample patients; those of differences also the training seeds inside a run. They do not "
-        "know what another split or teacher would change: for that, compare the differences by seed. Of many intervals "
-        "some leave zero by chance: about one in twenty. For teaching; not a medical device.</p>",
-        *(f"<p>{escape(note)}</p>" for note in notes),
-        "<h2>Results</h2>",
-        *(scrolling_table(name, table) for name, table in found.items()),
-        *_figures_html(sweep),
-        "<h2>Runs</h2>",
-        _runs_html(sweep),
-    ]
-    with atomic_path(sweep.index_file) as temporary:
-        temporary.write_text(html_page(title, "\n".join(parts)), encoding="utf-8")
-    return sweep.index_file
+    predictions = read_predictions(sweep)
+    tables, notes = sweep_tables(sweep, predictions)
+    pages = {run.name: f"{run.name}/notebooks/{run.notebook.name}" for run in sweep.runs}
+    return write_page(
+        sweep.folder / "index.html", "sweep.html", tables=tables, notes=notes, results=sweep.results_file.name,
+        title=f"Sweep of notebook {sweep.notebook.stem}: profile {sweep.profile.name}, dataset {sweep.dataset}",
+        figures=sweep_figures(sweep, predictions),
+        runs=[{"name": name, "page": page if (sweep.folder / page).exists() else ""} for name, page in pages.items()],
+    )  # fmt: skip
 
 
-def _runs_html(sweep: Sweep) -> str:
-    items = []
-    for run in sweep.runs:
-        executed = run.folder / "notebooks" / run.notebook.name
-        name, target = escape(run.name), quote(f"{run.name}/notebooks/{run.notebook.name}")
-        items.append(f'<li><a href="{target}">{name}</a></li>' if executed.exists() else f"<li>{name}</li>")
-    table = f'<p>All numbers: <a href="{sweep.results_file.name}">{sweep.results_file.name}</a>.</p>'
-    return "\n".join([table, "<ul>", *items, "</ul>"])
-
-
-def points(sweep: Sweep, predictions: Predictions, name: str) -> dict[str, list[dict]]:
-    """For each network and value of a parameter: accuracy over all runs with that value, resampling patients.
-
-    Returns network -> a list in the order of the values, of {value, estimate, low, high}.
-    """
-    found: dict[str, list[dict]] = {}
-    for value in sweep.grid[name]:
-        runs = [run for run in sweep.runs if run.given[name] == value and run.name in predictions]
-        if not runs:
-            continue
-        together = pd.concat([predictions[run.name] for run in runs], ignore_index=True)
-        for network, part in together.groupby("network", sort=False):
-            right = crossval.hits(part).astype(float)
-            low, high = percentile_interval(patient_bootstrap(right, part["group"].to_numpy(dtype=str)))
-            found.setdefault(network, []).append(
-                {"value": value, "estimate": float(right.mean()), "low": low, "high": high}
-            )
-    return found
-
-
-def value_figure(found: Mapping[str, list[dict]], values: tuple, name: str) -> Figure:
-    """Accuracy with its interval for each value of a parameter and each network. found: see ``points``."""
-    plots.use_style()
-    figure, axis = plt.subplots()
-    places = {str(value): place for place, value in enumerate(values)}
-    for number, (network, line) in enumerate(found.items()):
-        shift = 0.08 * (number - (len(found) - 1) / 2)  # intervals side by side, not on one another
-        x = np.array([places[str(point["value"])] for point in line]) + shift
-        middle, low, high = (np.array([point[key] for point in line]) for key in ("estimate", "low", "high"))
-        color, marker = plots.LINE_COLORS[number % 6], MARKERS[number % 6]
-        if network in plots.ARM_LOOKS:
-            color, marker = plots.look(network).color, plots.look(network).marker
-        style = plots.LINE_STYLES[number % 6]
-        axis.errorbar(
-            x, middle, yerr=[middle - low, high - middle], color=color, marker=marker, linestyle=style, capsize=4,
-            label=network_name(network),
-        )  # fmt: skip
-    axis.set(xticks=range(len(values)), xticklabels=[value_text(value) for value in values])
-    axis.set(xlabel=name, ylabel="accuracy\n(95% interval over patients)")
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    ranges = {network: np.ptp([point["estimate"] for point in line]) for network, line in found.items()}
-    widest = max(ranges, key=ranges.get)
-    ends = [value([point["estimate"] for point in found[widest]]) for value in (min, max)]
-    title = f"{network_name(widest)}: {ends[0]:.3f} to {ends[1]:.3f} by {name}"
-    plots.message(axis, title if ranges[widest] else f"No network changes with {name}")
-    return figure
-
-
-def _figures_html(sweep: Sweep) -> Iterator[str]:
-    """A figure with its alternative text for each swept parameter."""
-    predictions = read_all_predictions(sweep)
+def sweep_figures(sweep: Sweep, predictions: Predictions) -> list[dict[str, str]]:
+    """For each swept parameter its name, a figure of the accuracies as PNG in base64, and its alternative text."""
+    figures = []
     for name in sweep.swept:
-        found = points(sweep, predictions, name)
-        if not found:
+        points = value_points(sweep, predictions, name)
+        if points.empty:
             continue
         others = [other for other in sweep.swept if other != name]
         over = f" over all values of {' and '.join(others)}" if others else ""
         spoken = "; ".join(
-            f"{network_name(network)} " + ", ".join(f"{value_text(p['value'])}: {p['estimate']:.3f}" for p in line)
-            for network, line in found.items()
+            f"{NETWORKS.get(network, network)} "
+            + ", ".join(f"{value_text(point.value)}: {point.estimate:.3f}" for point in line.itertuples())
+            for network, line in points.groupby("network", sort=False)
         )
-        figure = value_figure(found, sweep.grid[name], name)
         alt = f"Accuracy by {name}{over}, with intervals. {spoken}."
+        figure = value_figure(points, name, sweep.grid[name])
         png = base64.b64encode(figure_png(figure, description=alt)).decode()
         plt.close(figure)
-        yield (
-            f'<h2>{escape(name)}</h2>\n<p><img alt="{escape(alt)}" src="data:image/png;base64,{png}" '
-            f'style="max-width: 100%; background: white"></p>\n<p>{escape(alt)}</p>'
-        )
+        figures.append({"name": name, "alt": alt, "png": png})
+    return figures
+
+
+def value_points(sweep: Sweep, predictions: Predictions, name: str) -> pd.DataFrame:
+    """For each value of a parameter and network: accuracy over all runs with that value, resampling patients.
+
+    Columns: value, network, estimate, low, high.
+    """
+    rows = []
+    for value in sweep.grid[name]:
+        tables = [predictions[run.name] for run in sweep.runs if run.given[name] == value and run.name in predictions]
+        for network, part in pd.concat(tables).groupby("network", sort=False) if tables else []:
+            right = crossval.hits(part).astype(float)
+            low, high = percentile_interval(patient_bootstrap(right, part["group"].to_numpy(dtype=str)))
+            rows.append({"value": value, "network": network, "estimate": right.mean(), "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def value_figure(points: pd.DataFrame, name: str, values: tuple) -> Figure:
+    """Accuracy with its interval for each value of a parameter and each network. points: see `value_points`."""
+    use_style()
+    figure, axis = plt.subplots()
+    networks = points.groupby("network", sort=False)
+    for number, (network, line) in enumerate(networks):
+        shift = 0.08 * (number - (len(networks) - 1) / 2)  # intervals side by side, not on one another
+        drawn = ARM_LOOKS.get(network, Look(network, LINE_COLORS[number % 6], MARKERS[number % 6], ""))
+        error = [line["estimate"] - line["low"], line["high"] - line["estimate"]]
+        axis.errorbar(
+            line["value"].map(values.index) + shift, line["estimate"], yerr=error, color=drawn.color,
+            marker=drawn.marker, linestyle=LINE_STYLES[number % 6], capsize=4, label=NETWORKS.get(network, network),
+        )  # fmt: skip
+    axis.set(xticks=range(len(values)), xticklabels=map(value_text, values), xlabel=name)
+    axis.set_ylabel("accuracy\n(95% interval over patients)")
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    low, high = networks["estimate"].min(), networks["estimate"].max()
+    widest = (high - low).idxmax()
+    changes = f"{NETWORKS.get(widest, widest)}: {low[widest]:.3f} to {high[widest]:.3f} by {name}"
+    message(axis, changes if low[widest] < high[widest] else f"No network changes with {name}")
+    return figure

@@ -4,16 +4,16 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from kdoct_utils.course.sweep import read_results, run_sweep
+from kdoct_utils.course.sweep import plan_sweep, run_sweep
 
 RUNS = 2  # of notebook 05 in profile smoke, with different data: nothing is shared
 
 
 def seconds(folder: Path, **way: object) -> float:
     started = time.perf_counter()
-    made = run_sweep("05", {}, seeds=RUNS, profile="smoke", run_dir=folder, progress=False, **way)
+    results = run_sweep(plan_sweep("05", {}, seeds=RUNS, profile="smoke", run_dir=folder), progress=False, **way)
     took = time.perf_counter() - started
-    assert len(read_results(made)) == RUNS and (read_results(made)["status"] == "done").all()
+    assert results["status"].tolist() == RUNS * ["done"]
     return took
 
 
