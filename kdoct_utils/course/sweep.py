@@ -140,7 +140,8 @@ def plan_sweep(
             common = common_values(size, dataset, data_root, own, one_seed)
             plan, options = plan_parameters([path], common, given)
             decides = {key: value for key, value in plan[path.name].items() if key != "run_dir"}  # it may be moved
-            mark = fingerprint(path, {"parameters": decides, "options": options, "common": [profile, dataset, one_seed]})
+            decides = {"parameters": decides, "options": options, "common": [profile, dataset, one_seed]}
+            mark = fingerprint(path, decides)
             runs.append(SweepRun(own.name, path, given, plan[path.name], options, one_seed, own, mark))
     twice = [name for name, count in Counter(run.name for run in runs).items() if count > 1]
     if twice:
