@@ -210,9 +210,9 @@ def notebooks_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
 
 def report_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
     """The run's index.html, to show what participants will get."""
-    from kdoct_utils.course.report import report
+    from kdoct_utils.course.report import report_run
 
-    return Step("report", True, str(Path(plan.folder.name) / report(plan.run()).name))
+    return Step("report", True, str(Path(plan.folder.name) / report_run(plan.run()).name))
 
 
 def copies_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
