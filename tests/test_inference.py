@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from kdoct_utils.learn.augment import augment, test_time_views
 from kdoct_utils.learn.inference import ScanImages, predict_logits
@@ -23,11 +22,9 @@ def images() -> np.ndarray:
 
 def test_batches_carry_targets_and_indices_of_their_scans(images):
     data = ScanImages(images, np.arange(11) % 3, np.arange(100, 111))
-    batch, target, indices = data.__getitems__([7, 2])
+    batch, target, indices = data.take([7, 2])
     assert batch.dtype == torch.uint8 and torch.equal(batch, torch.from_numpy(images[[7, 2]]))
     assert target.tolist() == [1, 2] and indices.tolist() == [107, 102]
-    image, label, index = data[7]
-    assert torch.equal(image, batch[0]) and (int(label), int(index)) == (1, 107)
 
 
 def test_rows_pick_scans_from_a_larger_memory_map_without_copying_it(images, tmp_path):
@@ -37,14 +34,9 @@ def test_rows_pick_scans_from_a_larger_memory_map_without_copying_it(images, tmp
     assert data.indices.tolist() == [9, 4, 0]
     part = data.subset(np.array([2, 0]))
     assert part.images is everything
-    batch, target, indices = part.__getitems__([0, 1])
+    batch, target, indices = part.take([0, 1])
     assert torch.equal(batch, torch.from_numpy(images[[0, 9]]))
     assert target.tolist() == [2, 0] and indices.tolist() == [0, 9]
-
-
-def test_works_in_a_data_loader(images):
-    loader = DataLoader(ScanImages(images, np.zeros(11)), batch_size=4, collate_fn=lambda batch: batch)
-    assert [indices.tolist() for _, _, indices in loader] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
 
 
 def test_sets_that_do_not_agree_are_refused(images):

@@ -183,7 +183,7 @@ def test_accumulation_with_a_tail_averages_over_images():
     data, found, expected, over_batches = trainer.train_set, [], [], []
 
     def mean_gradient(positions: np.ndarray) -> torch.Tensor:
-        images, target, indices = data.__getitems__(positions)
+        images, target, indices = data.take(positions)
         logits = trainer.model(augment(images, indices, STUDENT, 4, 0, SIZE, 1))
         gradients = torch.autograd.grad(functional.cross_entropy(logits, target), list(trainer.model.parameters()))
         return torch.cat([gradient.flatten() for gradient in gradients])
@@ -396,7 +396,7 @@ def test_average_of_a_network_with_batch_norm_gets_new_statistics():
     means, variances = [], []
     with torch.no_grad():
         for batch in batches:
-            images, _, indices = data.__getitems__(batch)
+            images, _, indices = data.take(batch)
             features = model.conv_stem(augment(images, indices, STUDENT, 4, 3, SIZE, 1))  # (batch, 8, 16, 16)
             means.append(features.mean(dim=(0, 2, 3)))
             variances.append(features.var(dim=(0, 2, 3)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from kdoct_utils.learn.augment import augment, test_time_views
@@ -14,7 +13,7 @@ from kdoct_utils.learn.pipelines import EVALUATION, AugmentConfig
 BATCH = 64  # images at once, without gradients: on a CPU larger batches are slower, for they outgrow its cache
 
 
-class ScanImages(Dataset):
+class ScanImages:
     """Scans with their targets, handed out as whole batches.
 
     images: uint8 (n, R, R), a memory map or not; target (n,) class numbers; indices (n,) numbers that identify each
@@ -46,25 +45,17 @@ class ScanImages(Dataset):
         positions = np.ascontiguousarray(positions)
         return ScanImages(self.images, self.target[positions], self.indices[positions], self.rows[positions])
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        images, target, indices = self.__getitems__([position])
-        return images[0], target[0], indices[0]
-
-    def __getitems__(self, positions: np.ndarray | list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch in one step: images uint8 (batch, R, R), target (batch,), indices (batch,)."""
+    def take(self, positions: np.ndarray | list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The scans at these positions as one batch: images uint8 (batch, R, R), target (batch,), indices (batch,)."""
         positions = np.ascontiguousarray(positions)
         images = torch.from_numpy(np.ascontiguousarray(self.images[self.rows[positions]]))
         return images, self.target[positions], self.indices[positions]
 
 
 def predict_logits(
-    model: nn.Module,
-    images: np.ndarray | ScanImages,
-    image_size: int,
-    channels: int,
-    batch_size: int = BATCH,
+    model: nn.Module, images: np.ndarray | ScanImages, image_size: int, channels: int, batch_size: int = BATCH,
     views: bool = False,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Logits (n, classes), float32, of uint8 images (n, R, R) without augmentation, in eval mode.
 
     views: average the logits of the five test-time views instead. The mode of ``model`` is put back afterwards.
@@ -79,7 +70,7 @@ def predict_logits(
     logits = []
     with torch.inference_mode():
         for positions in _in_turn(len(data), batch_size):
-            batch, _, indices = data.__getitems__(positions)
+            batch, _, indices = data.take(positions)
             batch = batch.to(device)
             if views:
                 stack = test_time_views(batch, image_size, channels)  # (5, batch, channels, S, S)
@@ -91,16 +82,9 @@ def predict_logits(
 
 
 def cache_teacher_logits(
-    teacher: nn.Module,
-    data: ScanImages,
-    augmentation: AugmentConfig,
-    seed: int,
-    views: int,
-    image_size: int,
-    channels: int,
-    batch_size: int = BATCH,
-    progress: bool = True,
-) -> np.ndarray:
+    teacher: nn.Module, data: ScanImages, augmentation: AugmentConfig, seed: int, views: int, image_size: int,
+    channels: int, batch_size: int = BATCH, progress: bool = True,
+) -> np.ndarray:  # fmt: skip
     """Logits (views, n, classes), float32, of a teacher in eval mode for the first ``views`` augmented views.
 
     The seed is that of the training that will use them: the student then sees the same views. Column i belongs to
@@ -114,7 +98,7 @@ def cache_teacher_logits(
         for view in range(views):
             logits = []
             for positions in _in_turn(len(data), batch_size):
-                images, _, indices = data.__getitems__(positions)
+                images, _, indices = data.take(positions)
                 inputs = augment(images.to(device), indices, augmentation, seed, view, image_size, channels)
                 logits.append(teacher(inputs).float().cpu())
                 bar.update(len(positions))

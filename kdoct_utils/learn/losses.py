@@ -13,11 +13,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def focal_loss(
-    logits: Tensor,
-    target: Tensor,
-    gamma: float = 2.0,
-    class_weights: Tensor | None = None,
-    reduction: str = "mean",
+    logits: Tensor, target: Tensor, gamma: float = 2.0, class_weights: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
     """Cross-entropy that looks away from what is already easy: w_t (1 - p_t)^gamma (-log p_t).
 
@@ -74,11 +70,7 @@ def soften(logits: Tensor, temperature: float) -> Tensor:
 
 
 def distillation_terms(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor,
-    temperature: float = 4.0,
-    reduction: str = "mean",
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 4.0, reduction: str = "mean"
 ) -> tuple[Tensor, Tensor]:
     """The two parts of the distillation loss before alpha weighs them: (soft, hard).
 
@@ -98,13 +90,9 @@ def distillation_terms(
 
 
 def distillation_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor,
-    temperature: float = 4.0,
-    alpha: float = 0.7,
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 4.0, alpha: float = 0.7,
     reduction: str = "mean",
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """What the student minimizes: alpha T^2 KL(teacher_T || student_T) + (1 - alpha) cross-entropy.
 
     student_logits, teacher_logits: (batch, classes); no gradient reaches the teacher's. target: (batch,).
@@ -122,11 +110,7 @@ def distillation_loss(
 
 
 def decoupled_terms(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor,
-    temperature: float = 4.0,
-    reduction: str = "mean",
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 4.0, reduction: str = "mean"
 ) -> tuple[Tensor, Tensor]:
     """The two parts of T^2 KL(teacher_T || student_T): (target class, other classes), TCKD and NCKD of the paper.
 
@@ -146,14 +130,9 @@ def decoupled_terms(
 
 
 def decoupled_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor,
-    temperature: float = 4.0,
-    alpha: float = 0.7,
-    beta: float = 1.0,
-    reduction: str = "mean",
-) -> Tensor:
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 4.0, alpha: float = 0.7,
+    beta: float = 1.0, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
     """Decoupled distillation (DKD): alpha (TCKD + beta NCKD) + (1 - alpha) cross-entropy.
 
     beta >= 0 weighs the other classes; plain distillation puts the teacher's 1 - p_t there. The paper's beta is
@@ -187,15 +166,9 @@ def relation_terms(
 
 
 def relation_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    target: Tensor,
-    temperature: float = 1.0,
-    alpha: float = 0.7,
-    beta: float = 1.0,
-    gamma: float = 1.0,
-    reduction: str = "mean",
-) -> Tensor:
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 1.0, alpha: float = 0.7,
+    beta: float = 1.0, gamma: float = 1.0, reduction: str = "mean",
+) -> Tensor:  # fmt: skip
     """DIST: alpha (beta inter + gamma intra) + (1 - alpha) cross-entropy.
 
     beta, gamma: weights of the two relations. The paper writes one weight for each of the three terms; alpha keeps

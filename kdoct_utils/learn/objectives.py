@@ -38,8 +38,11 @@ class Objective(nn.Module):
         """Raise ValueError where the objective cannot serve the scans ``indices`` (n,)."""
 
     def describe(self) -> dict:
-        """Names and numbers that tell this objective from another, for checkpoints."""
-        return {"objective": type(self).__name__}
+        """Its name, numbers and class weights, which tell this objective from another: for checkpoints."""
+        mine = {name: value for name, value in vars(self).items() if name != "training"}  # torch's flag of the mode
+        numbers = {name: value for name, value in mine.items() if isinstance(value, (int, float))}
+        weights = {name: value.tolist() for name, value in self.named_buffers(recurse=False)}
+        return {"objective": type(self).__name__} | numbers | weights
 
 
 class CrossEntropyObjective(Objective):
@@ -53,9 +56,6 @@ class CrossEntropyObjective(Objective):
         logits = model(images).float()
         return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing), logits
 
-    def describe(self) -> dict:
-        return super().describe() | {"label_smoothing": self.label_smoothing}
-
 
 class FocalObjective(Objective):
     """Focal loss with class weights (classes,): the teacher's objective. Lin et al. 2017."""
@@ -67,10 +67,6 @@ class FocalObjective(Objective):
 
     def validation_losses(self, logits: Tensor, target: Tensor) -> Tensor:
         return focal_loss(logits, target, gamma=self.gamma, class_weights=self.class_weights, reduction="none")
-
-    def describe(self) -> dict:
-        weights = None if self.class_weights is None else self.class_weights.tolist()
-        return super().describe() | {"gamma": self.gamma, "class_weights": weights}
 
 
 class CachedLogits(nn.Module):
@@ -164,12 +160,6 @@ class DistillationObjective(Objective):
         if self.cached:
             self.teacher.check(indices)
 
-    def describe(self) -> dict:
-        numbers = {"temperature": self.temperature, "alpha": self.alpha}
-        if self.cached:
-            numbers |= {"views": len(self.teacher.logits), "replay": self.teacher.replay}
-        return super().describe() | numbers
-
 
 class DKDObjective(DistillationObjective):
     """Decoupled distillation: the true class and the others are compared apart. Zhao et al. 2022.
@@ -183,9 +173,6 @@ class DKDObjective(DistillationObjective):
 
     def compare(self, logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
         return decoupled_loss(logits, teacher_logits, target, self.temperature, self.alpha, self.beta, "none")
-
-    def describe(self) -> dict:
-        return super().describe() | {"beta": self.beta}
 
 
 class DISTObjective(DistillationObjective):
@@ -206,9 +193,6 @@ class DISTObjective(DistillationObjective):
     def compare(self, logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
         weights = (self.alpha, self.beta, self.gamma)
         return relation_loss(logits, teacher_logits, target, self.temperature, *weights, reduction="none")
-
-    def describe(self) -> dict:
-        return super().describe() | {"beta": self.beta, "gamma": self.gamma}
 
 
 class ConsistentMixupObjective(DistillationObjective):
@@ -232,6 +216,3 @@ class ConsistentMixupObjective(DistillationObjective):
         """What both networks see: (batch, channels, S, S), as ``images``."""
         share = float(np.random.default_rng((self.seed, view, int(indices[0]))).uniform())
         return torch.lerp(images, images.roll(1, dims=0), share)
-
-    def describe(self) -> dict:
-        return super().describe() | {"seed": self.seed}

@@ -102,24 +102,19 @@ def pretrain_teacher(
     profile = get_profile("quick")
     backbone = build_model(profile.teacher, 3, profile.channels, "none", seed)
     settings = {"patients": patients, "epochs": epochs, "seed": seed}
-    accuracy = pretrain_backbone(
-        backbone, profile.image_size, profile.channels, **settings, learning_rate=learning_rate, progress=True
-    )
-    _write_backbone(backbone, output, settings | {"accuracy": accuracy})
+    size, channels = profile.image_size, profile.channels
+    accuracy = pretrain_backbone(backbone, size, channels, **settings, learning_rate=learning_rate)
+    head = head_name(backbone) + "."
+    tensors = {k: v.half().contiguous() for k, v in backbone.state_dict().items() if not k.startswith(head)}
+    with atomic_path(output) as temporary:
+        save_file(tensors, temporary, metadata={k: str(v) for k, v in (settings | {"accuracy": accuracy}).items()})
     return accuracy
 
 
 def pretrain_backbone(
-    backbone: nn.Module,
-    size: int,
-    channels: int,
-    *,
-    patients: int,
-    epochs: int,
-    seed: int = 0,
-    learning_rate: float = 2e-3,
-    progress: bool = True,
-) -> float:
+    backbone: nn.Module, size: int, channels: int, *, patients: int, epochs: int, seed: int = 0,
+    learning_rate: float = 2e-3, progress: bool = True,
+) -> float:  # fmt: skip
     """Teach a timm backbone to name tissues, in place; its head stays as it was. See `pretrain_teacher`.
 
     size, channels: of the images. Seeds torch's global random generator.
@@ -155,10 +150,3 @@ def pixel_accuracy(model: LayerSegmenter, size: int, channels: int, seed: int, u
             right += (model(images).argmax(1) == tissues).sum().item()
             total += tissues.numel()
     return right / total
-
-
-def _write_backbone(backbone: nn.Module, output: Path, facts: dict) -> None:
-    head = head_name(backbone) + "."
-    tensors = {k: v.half().contiguous() for k, v in backbone.state_dict().items() if not k.startswith(head)}
-    with atomic_path(output) as temporary:
-        save_file(tensors, temporary, metadata={key: str(value) for key, value in facts.items()})

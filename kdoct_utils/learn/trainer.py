@@ -155,7 +155,7 @@ class Trainer:
 
     def _inputs(self, positions: np.ndarray, view: int) -> tuple[Tensor, Tensor, Tensor]:
         """Augmented images (batch, channels, S, S), target (batch,), indices (batch,), all on the device."""
-        batch = self.train_set.__getitems__(positions)
+        batch = self.train_set.take(positions)
         if self.device.type == "cuda":  # a GPU fetches them by itself from pinned memory, and nobody waits
             batch = [values.pin_memory() for values in batch]
         images, target, indices = (values.to(self.device, non_blocking=True) for values in batch)
