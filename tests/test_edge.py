@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import subprocess
 import sys
 import warnings
@@ -15,7 +14,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from kdoct_utils.edge import measure as edge
+from kdoct_utils.edge.card import model_card
+from kdoct_utils.edge.classifier import EdgeError, OnnxClassifier
+from kdoct_utils.edge.export import export_onnx, quantize_int8
+from kdoct_utils.edge.measure import check_parity, run_without_torch, time_by_operation, time_calls
 from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.inference import predict_logits
 from kdoct_utils.learn.models import build_model
@@ -71,7 +73,7 @@ def student(tmp_path_factory):
     with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(said):
         with contextlib.redirect_stderr(said):
             warnings.simplefilter("always")
-            edge.export_onnx(model, path, image_size=SIZE, stored_size=STORED, channels=1, class_names=CLASSES)
+            export_onnx(model, path, image_size=SIZE, stored_size=STORED, channels=1, class_names=CLASSES)
     return model, path, said.getvalue() + "".join(str(item.message) for item in warned)
 
 
@@ -82,22 +84,22 @@ def path(student):
 
 @pytest.fixture(scope="module")
 def int8_path(path):
-    return edge.quantize_int8(path, path.with_name("student_int8.onnx"), IMAGES[:24])
+    return quantize_int8(path, path.with_name("student_int8.onnx"), IMAGES[:24])
 
 
 def test_file_answers_as_torch_does(student):
     model, path, _ = student
-    parity = edge.check_parity(predict_logits(model, IMAGES, SIZE, 1), path, IMAGES)
+    parity = check_parity(predict_logits(model, IMAGES, SIZE, 1), path, IMAGES)
     assert parity["max_difference"] < 1e-4 and parity["agreement"] == 1
 
 
 def test_color_channels_and_no_resizing(tmp_path):
     model = lived_in(build_model(ModelConfig("efficientnet_course_tiny", dropout=0.0), 3, 3, seed=0))
     images = np.ascontiguousarray(IMAGES[:, :SIZE, :SIZE])
-    file = edge.export_onnx(
+    file = export_onnx(
         model, tmp_path / "c.onnx", image_size=SIZE, stored_size=SIZE, channels=3, class_names=CLASSES
     )
-    assert edge.check_parity(predict_logits(model, images, SIZE, 3), file, images)["max_difference"] < 1e-4
+    assert check_parity(predict_logits(model, images, SIZE, 3), file, images)["max_difference"] < 1e-4
 
 
 def test_export_leaves_the_model_as_it_was_and_says_nothing(student):
@@ -108,14 +110,14 @@ def test_export_leaves_the_model_as_it_was_and_says_nothing(student):
 
 def test_file_describes_itself_and_names_no_folder(path, int8_path):
     for file in (path, int8_path):
-        classifier = edge.OnnxClassifier(file)
+        classifier = OnnxClassifier(file)
         assert (classifier.class_names, classifier.image_size, classifier.stored_size) == (CLASSES, SIZE, STORED)
         assert b"site-packages" not in file.read_bytes() and b"kdoct_utils" not in file.read_bytes()
 
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_any_batch_size(path, batch):
-    classifier = edge.OnnxClassifier(path)
+    classifier = OnnxClassifier(path)
     np.testing.assert_allclose(classifier.logits(IMAGES[:7], batch), classifier.logits(IMAGES)[:7], atol=1e-5)
     assert classifier.logits(IMAGES[:batch]).shape == (batch, 3)
     assert classifier.logits(IMAGES[:0]).shape == (0, 3)
@@ -123,7 +125,7 @@ def test_any_batch_size(path, batch):
 
 def test_export_refuses_class_names_that_do_not_fit(student, tmp_path):
     with pytest.raises(ValueError, match="3 outputs for 2 classes: normal, cnv"):
-        edge.export_onnx(
+        export_onnx(
             student[0], tmp_path / "x.onnx", image_size=SIZE, stored_size=STORED, channels=1,
             class_names=("normal", "cnv"),
         )  # fmt: skip
@@ -132,7 +134,7 @@ def test_export_refuses_class_names_that_do_not_fit(student, tmp_path):
 
 def test_int8_is_smaller_and_close(path, int8_path):
     assert int8_path.stat().st_size < 0.6 * path.stat().st_size
-    full, small = (edge.OnnxClassifier(file).logits(IMAGES) for file in (path, int8_path))
+    full, small = (OnnxClassifier(file).logits(IMAGES) for file in (path, int8_path))
     assert (full.argmax(axis=1) == TARGET).mean() >= 0.9, "the student of this test has not learned"
     assert (small.argmax(axis=1) == full.argmax(axis=1)).mean() >= 0.9
     error = np.sqrt(((small - full) ** 2).mean() / full.var(axis=0).mean())
@@ -152,7 +154,7 @@ def test_int8_keeps_the_named_ends_in_float(path, int8_path):
 
 def test_int8_depends_on_the_calibration_images_alone(path, tmp_path):
     files = [
-        edge.quantize_int8(path, tmp_path / f"{i}.onnx", images).read_bytes()
+        quantize_int8(path, tmp_path / f"{i}.onnx", images).read_bytes()
         for i, images in enumerate([IMAGES[:16], IMAGES[:16].copy(), IMAGES[:16] // 4])
     ]
     assert files[0] == files[1] != files[2]
@@ -160,63 +162,63 @@ def test_int8_depends_on_the_calibration_images_alone(path, tmp_path):
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
 def test_other_calibrations_work_in_silence(path, tmp_path, method, capfd, recwarn):
-    edge.quantize_int8(path, tmp_path / "q.onnx", IMAGES[:16], method=method, operators=None)
-    assert edge.OnnxClassifier(tmp_path / "q.onnx").logits(IMAGES[:2]).shape == (2, 3)
+    quantize_int8(path, tmp_path / "q.onnx", IMAGES[:16], method=method, operators=None)
+    assert OnnxClassifier(tmp_path / "q.onnx").logits(IMAGES[:2]).shape == (2, 3)
     assert "".join(capfd.readouterr()) == "" and not recwarn.list
 
 
 def test_quantizing_refuses_bad_input(path, tmp_path):
     with pytest.raises(ValueError, match="'kl'; valid: minmax, entropy, percentile"):
-        edge.quantize_int8(path, tmp_path / "q.onnx", IMAGES, method="kl")
+        quantize_int8(path, tmp_path / "q.onnx", IMAGES, method="kl")
     with pytest.raises(ValueError, match="at least one image"):
-        edge.quantize_int8(path, tmp_path / "q.onnx", IMAGES[:0])
-    with pytest.raises(edge.EdgeError, match=r"uint8 \(n, 35, 35\), got uint8 of shape \(1, 8, 8\)"):
-        edge.quantize_int8(path, tmp_path / "q.onnx", IMAGES[:, :8, :8])
+        quantize_int8(path, tmp_path / "q.onnx", IMAGES[:0])
+    with pytest.raises(EdgeError, match=r"uint8 \(n, 35, 35\), got uint8 of shape \(1, 8, 8\)"):
+        quantize_int8(path, tmp_path / "q.onnx", IMAGES[:, :8, :8])
     assert not list(tmp_path.iterdir())
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path):
-    with pytest.raises(edge.EdgeError, match="no model file lost.onnx"):
-        edge.OnnxClassifier(tmp_path / "lost.onnx")
+    with pytest.raises(EdgeError, match="no model file lost.onnx"):
+        OnnxClassifier(tmp_path / "lost.onnx")
     (tmp_path / "torn.onnx").write_bytes(b"not a model")
-    with pytest.raises(edge.EdgeError, match="torn.onnx is not a readable ONNX model"):
-        edge.OnnxClassifier(tmp_path / "torn.onnx")
+    with pytest.raises(EdgeError, match="torn.onnx is not a readable ONNX model"):
+        OnnxClassifier(tmp_path / "torn.onnx")
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Identity", ["a"], ["b"])], "g", [value("a", 1, [1])], [value("b", 1, [1])]
     )
     foreign = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save_model(foreign, tmp_path / "foreign.onnx")
-    with pytest.raises(edge.EdgeError, match="foreign.onnx has no class_names, image_size, stored_size"):
-        edge.OnnxClassifier(tmp_path / "foreign.onnx")
+    with pytest.raises(EdgeError, match="foreign.onnx has no class_names, image_size, stored_size"):
+        OnnxClassifier(tmp_path / "foreign.onnx")
 
 
 @pytest.mark.parametrize("images", [IMAGES.astype(np.float32), IMAGES[0], IMAGES[:, 1:, 1:], IMAGES[:, None]])
 def test_images_are_never_converted_unasked(path, images):
-    with pytest.raises(edge.EdgeError, match=r"must be uint8 \(n, 35, 35\)"):
-        edge.OnnxClassifier(path).logits(images)
+    with pytest.raises(EdgeError, match=r"must be uint8 \(n, 35, 35\)"):
+        OnnxClassifier(path).logits(images)
 
 
 def test_parity_counts_disagreement_and_refuses_uneven_input(path):
-    reference = edge.OnnxClassifier(path).logits(IMAGES[:4])
+    reference = OnnxClassifier(path).logits(IMAGES[:4])
     changed = reference.copy()
     changed[0, (reference[0].argmax() + 1) % 3] += 100
-    parity = edge.check_parity(changed, path, IMAGES[:4])
+    parity = check_parity(changed, path, IMAGES[:4])
     assert parity["agreement"] == 0.75 and parity["max_difference"] == pytest.approx(100, rel=1e-5)
-    with pytest.raises(edge.EdgeError, match="3 rows of logits for 4 images"):
-        edge.check_parity(reference[:3], path, IMAGES[:4])
+    with pytest.raises(EdgeError, match="3 rows of logits for 4 images"):
+        check_parity(reference[:3], path, IMAGES[:4])
 
 
 def test_runs_where_torch_cannot_be_imported(int8_path, tmp_path):
     np.save(tmp_path / "scans.npy", IMAGES)
-    answer = edge.run_without_torch(int8_path, tmp_path / "scans.npy")
-    np.testing.assert_array_equal(answer["predictions"], edge.OnnxClassifier(int8_path).predict(IMAGES))
+    answer = run_without_torch(int8_path, tmp_path / "scans.npy")
+    np.testing.assert_array_equal(answer["predictions"], OnnxClassifier(int8_path).predict(IMAGES))
     assert answer["class_names"] == CLASSES and "torch" in answer["forbidden"] and answer["seconds"] > 0
     # the ban is real: what the runtime does need cannot be imported either once it is on the list
-    with pytest.raises(edge.EdgeError, match="import of numpy halted"):
-        edge.run_without_torch(int8_path, tmp_path / "scans.npy", forbidden=["numpy"])
-    with pytest.raises(edge.EdgeError, match="no file lost.npy"):
-        edge.run_without_torch(int8_path, tmp_path / "lost.npy")
+    with pytest.raises(EdgeError, match="import of numpy halted"):
+        run_without_torch(int8_path, tmp_path / "scans.npy", forbidden=["numpy"])
+    with pytest.raises(EdgeError, match="no file lost.npy"):
+        run_without_torch(int8_path, tmp_path / "lost.npy")
 
 
 def test_importing_edge_loads_no_training_package():
@@ -227,26 +229,16 @@ def test_importing_edge_loads_no_training_package():
 
 def test_time_calls_counts_and_orders():
     calls = []
-    times = edge.time_calls(lambda: calls.append(0), runs=5, warmup=2)
+    times = time_calls(lambda: calls.append(0), runs=5, warmup=2)
     assert len(calls) == 7 and 0 <= times["median_ms"] <= times["p90_ms"]
     with pytest.raises(ValueError, match="at least 1"):
-        edge.time_calls(lambda: None, runs=0)
+        time_calls(lambda: None, runs=0)
 
 
 def test_time_by_operation_names_what_the_runtime_ran(path, int8_path):
-    full, small = edge.time_by_operation(path, runs=3), edge.time_by_operation(int8_path, runs=3)
+    full, small = time_by_operation(path, runs=3), time_by_operation(int8_path, runs=3)
     assert full["Conv"] >= 0 and "QLinearConv" not in full and {"QLinearConv", "QuantizeLinear"} <= set(small)
     assert list(small.values()) == sorted(small.values(), reverse=True)
-
-
-def test_measure_fills_a_row_of_the_table(path):
-    target = edge.OnnxClassifier(path).predict(IMAGES)
-    target[:10] = (target[:10] + 1) % 3
-    row = edge.measure(path, IMAGES, target, runs=2)
-    assert row["accuracy"] == 0.75 and row["bytes"] == path.stat().st_size and row["latency_ms"] > 0
-    assert json.loads(json.dumps(edge.edge_metrics({"fp32": row})))["fp32"] == row
-    with pytest.raises(edge.EdgeError, match="'int8' lacks latency_ms, accuracy"):
-        edge.edge_metrics({"int8": {"bytes": 1}})
 
 
 CARD = {
@@ -264,7 +256,7 @@ CARD = {
 
 
 def test_card_is_written_from_the_numbers():
-    card = edge.model_card(**CARD)
+    card = model_card(**CARD)
     for words in (
         "accuracy 0.812, 95% interval over patients 0.700 to 0.900 (50 scans of 9 patients)",
         "| int8 | 200 | 0.20 | 0.790 |",
@@ -275,24 +267,24 @@ def test_card_is_written_from_the_numbers():
         "uint8, (batch, 1, 69, 69)",
     ):
         assert words in card, words
-    real = edge.model_card(**CARD | {"data": {"dataset": "ucsd", "refused": {"not an image": 2}}})
+    real = model_card(**CARD | {"data": {"dataset": "ucsd", "refused": {"not an image": 2}}})
     assert "synthetic" not in real and "2 scans were left out: not an image." in real
 
 
 def test_card_says_when_the_small_file_is_the_larger_one():
     """In a tiny network the names and nodes of an INT8 file outweigh the weights that it saves."""
     formats = {"fp32": CARD["formats"]["int8"], "int8": CARD["formats"]["fp32"]}
-    assert "INT8 is 2.0 times larger and 2.0 times faster; its" in edge.model_card(**CARD | {"formats": formats})
+    assert "INT8 is 2.0 times larger and 2.0 times faster; its" in model_card(**CARD | {"formats": formats})
     formats["int8"] = formats["fp32"]
     assert "INT8 is neither smaller nor larger and neither faster nor slower; its accuracy changes by +0.0 points" in (
-        edge.model_card(**CARD | {"formats": formats})
+        model_card(**CARD | {"formats": formats})
     )
 
 
 def test_card_fills_nothing_in():
     with pytest.raises(ValueError, match="lack accuracy, interval"):
-        edge.model_card(**CARD | {"student": CARD["student"] | {"accuracy": None, "interval": None}})
+        model_card(**CARD | {"student": CARD["student"] | {"accuracy": None, "interval": None}})
     with pytest.raises(ValueError, match="at least one exported format"):
-        edge.model_card(**CARD | {"formats": {}})
+        model_card(**CARD | {"formats": {}})
     with pytest.raises(ValueError, match="names no dataset"):
-        edge.model_card(**CARD | {"data": {}})
+        model_card(**CARD | {"data": {}})

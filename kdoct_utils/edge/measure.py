@@ -1,4 +1,4 @@
-"""A trained student outside of training: ONNX files, 8-bit integers, speed, and a runtime without torch.
+"""What an exported student says, how soon, and that it says so without torch.
 
 An exported file describes itself. Its input ``image`` is uint8 (batch, 1, R, R), grey, as scans are stored
 (`Profile.resize_size`); resizing to the network's side S, scaling, ImageNet normalization and repeating grey to
@@ -16,21 +16,14 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from kdoct_utils.edge.card import model_card
 from kdoct_utils.edge.classifier import EdgeError, OnnxClassifier
-from kdoct_utils.edge.export import export_onnx, quantize_int8
-
-__all__ = [
-    "EdgeError", "OnnxClassifier", "check_parity", "edge_metrics", "export_onnx", "latency", "measure", "model_card",
-    "quantize_int8", "run_without_torch", "time_by_operation", "time_calls",
-]  # fmt: skip
 
 
 def check_parity(reference: np.ndarray, path: str | Path, images: np.ndarray) -> dict[str, float]:
@@ -60,26 +53,11 @@ def time_calls(call: Callable[[], Any], runs: int = 100, warmup: int = 10) -> di
     return {"median_ms": 1000 * float(np.median(seconds)), "p90_ms": 1000 * float(np.quantile(seconds, 0.9))}
 
 
-def latency(path: str | Path, runs: int = 100, threads: int = 1) -> dict[str, float]:
-    """Milliseconds a scan at batch 1, preprocessing included: median_ms, p90_ms."""
-    classifier = OnnxClassifier(path, threads)
-    image = np.random.default_rng(0).integers(0, 256, (1, classifier.stored_size, classifier.stored_size), np.uint8)
-    return time_calls(lambda: classifier.logits(image), runs)
-
-
-def measure(path: str | Path, images: np.ndarray, target: np.ndarray, runs: int = 100) -> dict[str, float]:
-    """One row of the table of formats: bytes, latency_ms, latency_p90_ms, accuracy (0..1) of images (n, R, R)."""
-    speed = latency(path, runs)
-    accuracy = float((OnnxClassifier(path).predict(images) == np.asarray(target)).mean())
-    return {"bytes": Path(path).stat().st_size, "latency_ms": speed["median_ms"], "latency_p90_ms": speed["p90_ms"],
-            "accuracy": accuracy}  # fmt: skip
-
-
 def time_by_operation(path: str | Path, runs: int = 50) -> dict[str, float]:
     """Microseconds a scan spends in each kind of operation at batch 1, one thread, by ONNX Runtime's profiler.
 
     The names are those of the graph as the runtime rewrote it, so QLinearConv may stand where the file has Conv.
-    Profiling costs time itself: compare shares, and take the latency from `latency`. The slowest tenth of the calls
+    Profiling costs time itself: compare shares, and take the latency from `time_calls`. The slowest tenth of the calls
     of each node is left out, as a busy moment of the machine. The longest come first.
     """
     side = OnnxClassifier(path).stored_size
@@ -137,15 +115,3 @@ def run_without_torch(
     logits = np.asarray(answer["logits"], dtype=np.float32)
     return {"predictions": logits.argmax(axis=1), "logits": logits, "class_names": tuple(answer["class_names"]),
             "seconds": answer["seconds"], "forbidden": tuple(forbidden)}  # fmt: skip
-
-
-def edge_metrics(formats: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """The ``edge`` section of metrics.json: format ("fp32", "int8", ...) -> bytes, latency_ms, accuracy and more.
-
-    Raises EdgeError when a format lacks one of the three.
-    """
-    for name, row in formats.items():
-        missing = [key for key in ("bytes", "latency_ms", "accuracy") if key not in row]
-        if missing:
-            raise EdgeError(f"format {name!r} lacks {', '.join(missing)}")
-    return {name: dict(row) for name, row in formats.items()}
