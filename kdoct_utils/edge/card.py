@@ -23,7 +23,8 @@ def model_card(
 
     data: the provenance record; dataset, title, license, citation, url and what was refused are printed where present.
     student: a section of metrics.json (accuracy, sensitivity, specificity, interval, n_scans, n_patients, and ece,
-      per_class where present). formats: by name, each with bytes, latency_ms (median) and accuracy (0..1). training: one sentence on the recipe.
+      per_class where present). formats: by name, each with bytes, latency_ms (median) and accuracy (0..1).
+    training: one sentence on the recipe.
     Raises ValueError naming what is missing; nothing is filled in.
     """
     needed = ("accuracy", "sensitivity", "specificity", "interval", "n_scans", "n_patients")
