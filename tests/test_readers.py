@@ -3,12 +3,8 @@
 import hashlib
 import io
 import os
-import random
 import re
 import shutil
-import struct
-import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mini_neh
@@ -19,12 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kdoct_utils.data import archives
+from kdoct_utils.data.files import File, Source
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers import READERS
 from kdoct_utils.data.readers.common import parse_table, places, unexpected_layout
 from kdoct_utils.data.scans import SCAN_COLUMNS, link_patients, linked_pairs, read_scans
-from kdoct_utils.data.sources import FolderSource, Source, ZipSource, open_source
 from kdoct_utils.data.splits import audit_leakage, make_splits
 from kdoct_utils.datasets import DATASETS, DataOptions
 from kdoct_utils.phantom.miniature import write_quirky_neh, write_ucsd_folder
@@ -58,13 +53,6 @@ def ucsd(tmp_path_factory):
     """A miniature UCSD with train, val and test, and what was planted in it. Read only."""
     folder = tmp_path_factory.mktemp("ucsd") / "OCT2017"
     return folder, write_ucsd_folder(folder, 0, parts=("train", "val", "test"))
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache folder."""
-    monkeypatch.setenv("KDOCT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 # --- NEH: every quirk -------------------------------------------------------------------------------------------------
@@ -138,7 +126,6 @@ def test_every_published_count_of_neh_is_counted_and_the_differences_are_said(qu
     assert "rows: 35 found, 16,822 published" in record["differences"]
     assert "NORMAL folder, cnv label: 0 found, 0 published" not in record["differences"]
     assert len(record["differences"]) == sum(n != record["published"][what] for what, n in recount(folder).items())
-    assert "groups: 9 found, 437 published" in scans.provenance["differences"]
 
 
 def test_nothing_is_said_of_counts_that_are_as_published(quirky, monkeypatch):
@@ -247,173 +234,6 @@ def test_of_several_copies_of_the_images_the_one_with_most_of_them_counts(quirky
     assert len(scans) == 31 and scans.table["path"].str.startswith(f"{IMAGES}/").all()
 
 
-def test_a_stored_zip_within_a_zip_is_read_where_it_lies(forms, cache):
-    assert len(READERS["neh"](forms["zip in zip, stored"], DataOptions()).table) == 31
-    assert not cache.exists()
-
-
-def test_a_deflated_zip_within_a_zip_is_unpacked_once(forms, cache):
-    def names():
-        return [(path.name, path.stat().st_ino, path.stat().st_mtime_ns) for path in (cache / "archives").iterdir()]
-
-    path = forms["zip in zip, deflated"]
-    ZipSource(path)
-    first = names()
-    ZipSource(path)
-    assert len(first) == 1 and names() == first
-    again = cache.parent / "moved.zip"
-    shutil.copy(path, again)
-    os.utime(again, (1, 1))  # another file, as far as its stamp tells: unpacked for itself
-    ZipSource(again)
-    assert len(names()) == 2
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_unpacked_zip_is_made_anew_never_trusted(forms, cache, damage):
-    path = forms["zip in zip, deflated"]
-    source = ZipSource(path)
-    good = {name: source.read(name) for name in source.files()}
-    (unpacked,) = (cache / "archives").iterdir()
-    content = unpacked.read_bytes()
-    middle = len(content) // 2
-    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    unpacked.write_bytes(content[:-100] if damage == "cut" else flipped)
-    source = ZipSource(path)
-    assert {name: source.read(name) for name in source.files()} == good
-    assert unpacked.read_bytes() == content
-
-
-def test_a_stopped_unpacking_leaves_nothing(forms, cache, monkeypatch):
-    class Stopped(Exception):
-        pass
-
-    class Bar(archives.tqdm):
-        def update(self, n=1):
-            raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(archives, "tqdm", Bar)
-        with pytest.raises(Stopped):
-            ZipSource(forms["zip in zip, deflated"])
-    assert list((cache / "archives").iterdir()) == []
-
-
-def test_many_threads_read_one_archive(forms, quirky):
-    expected = mini_neh.files_under(quirky[0])
-    for form in ("zip in zip, stored", "zip in zip, deflated", "folder with one zip"):
-        source = open_source(forms[form], lambda names: False)
-        names = [name for name in source.files() if not name.endswith(".zip")] * 8
-        random.Random(1).shuffle(names)
-        with ThreadPoolExecutor(8) as threads:
-            for name, content in zip(names, threads.map(source.read, names), strict=True):
-                assert content == expected[name.removeprefix(mini_neh.TITLE + "/")]
-
-
-def test_stamps_of_an_archive_follow_the_content(tmp_path):
-    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
-        (tmp_path / f"{name}.zip").write_bytes(mini_neh.zip_bytes({"x/1.jpg": content, "x/": b"", "__MACOSX/1": b""}))
-    stamps = [ZipSource(tmp_path / f"{name}.zip").files() for name in "abc"]
-    assert list(stamps[0]) == ["x/1.jpg"]
-    assert stamps[0] == stamps[1] != stamps[2]
-
-
-# --- damaged archives -------------------------------------------------------------------------------------------------
-
-
-def encrypted(content):
-    """The same archive with every entry marked as encrypted."""
-    content = bytearray(content)
-    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        for match in re.finditer(re.escape(signature), bytes(content)):
-            content[match.start() + flags] |= 1
-    return bytes(content)
-
-
-def method(content, number):
-    """The same archive with another compression method in every header."""
-    content = bytearray(content)
-    for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
-        for match in re.finditer(re.escape(signature), bytes(content)):
-            struct.pack_into("<H", content, match.start() + place, number)
-    return bytes(content)
-
-
-ENTRIES = {"train/CNV/CNV-1-1.jpeg": b"first" * 50, "train/NORMAL/NORMAL-2-1.jpeg": b"second" * 50}
-GOOD = mini_neh.zip_bytes(ENTRIES)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "data.zip: cannot be read as a zip archive"),
-        (b"no archive at all" * 9, "data.zip: cannot be read as a zip archive .*download cut short"),
-        (GOOD[: len(GOOD) // 2], "data.zip: cannot be read as a zip archive .*download cut short"),
-        (encrypted(GOOD), "data.zip > train/CNV/CNV-1-1.jpeg: is encrypted"),
-        (GOOD.replace(b"firstfirst", b"fIrstfirst", 1), r"data.zip > train/CNV/CNV-1-1.jpeg: .*Bad CRC-32"),
-        (method(GOOD, 9), "data.zip > train/CNV/CNV-1-1.jpeg: cannot be read from the archive .*compression"),
-        (mini_neh.zip_bytes({"in.zip": GOOD[:-30], **ENTRIES}), "data.zip > in.zip: cannot be read as a zip archive"),
-        (mini_neh.zip_bytes({"in.zip": GOOD.replace(b"firstfirst", b"fIrstfirst", 1)}),
-         "data.zip > in.zip > train/CNV/CNV-1-1.jpeg: .*Bad CRC-32"),
-        (mini_neh.zip_bytes({"in.zip": encrypted(GOOD)}), "data.zip > in.zip > train/CNV/CNV-1-1.jpeg: is encrypted"),
-        (mini_neh.zip_bytes({"readme.txt": b"x"}), r"data.zip is not laid out as ucsd is.(.|\n)*no folders, 1 file"),
-    ],
-)
-def test_damaged_archives_are_errors_that_name_file_and_entry(tmp_path, content, message):
-    (tmp_path / "data.zip").write_bytes(content)
-    with pytest.raises(ScanError, match=message):
-        read("ucsd", tmp_path / "data.zip")
-
-
-def test_a_damaged_deflated_zip_within_a_zip_is_an_error_and_leaves_no_file(tmp_path, cache):
-    packed = bytearray(mini_neh.zip_bytes({"in.zip": GOOD}, zipfile.ZIP_DEFLATED))
-    packed[60:64] = b"\xff\xff\xff\xff"
-    (tmp_path / "data.zip").write_bytes(packed)
-    with pytest.raises(ScanError, match="data.zip > in.zip: cannot be unpacked to .*archives"):
-        read("ucsd", tmp_path / "data.zip")
-    assert list((cache / "archives").iterdir()) == []
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(position=st.integers(0, len(GOOD) - 1), value=st.integers(0, 255), cut=st.booleans())
-def test_any_byte_of_an_archive_may_be_wrong(tmp_path_factory, position, value, cut):
-    path = tmp_path_factory.getbasetemp() / "flipped.zip"
-    path.write_bytes(GOOD[:position] + (b"" if cut else bytes([value]) + GOOD[position + 1 :]))
-    try:
-        source = ZipSource(path)
-        contents = {source.read(name) for name in source.files()}
-    except ScanError as error:
-        assert str(error).startswith(str(path))
-    else:
-        assert contents <= set(ENTRIES.values())
-
-
-def test_a_zip_that_holds_itself_comes_to_an_end(tmp_path):
-    content = GOOD
-    for _ in range(6):
-        content = mini_neh.zip_bytes({"in.zip": content})
-    (tmp_path / "deep.zip").write_bytes(content)
-    assert list(ZipSource(tmp_path / "deep.zip").files()) == ["in.zip"]
-
-
-def test_what_is_neither_folder_nor_archive_is_an_error(tmp_path):
-    (tmp_path / "notes.txt").write_text("no data")
-    for dataset in ("neh", "ucsd"):
-        with pytest.raises(ScanError, match="notes.txt is neither a folder nor a zip archive"):
-            read(dataset, tmp_path / "notes.txt")
-
-
-def test_folders_linked_in_a_circle_are_listed_once(tmp_path):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "1.jpg").write_bytes(b"x")
-    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path)
-    (tmp_path / "0").symlink_to(tmp_path / "a")
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
-    source = FolderSource(tmp_path)
-    assert list(source.files()) == ["a/b/1.jpg", "gone.jpg"]
-    with pytest.raises(ScanError, match="gone.jpg: cannot be read"):
-        source.read("gone.jpg")
-
-
 # --- layouts that are not the expected one ----------------------------------------------------------------------------
 
 
@@ -519,29 +339,14 @@ def test_a_real_test_part_read_alone_is_split_from_nothing(real_lists, tmp_path)
     assert any("the version cannot be told from 1,000 images" in note for note in found.notes)
 
 
-class NamesSource(Source):
-    """Files that are only names."""
-
-    def __init__(self, names):
-        self.names = names
-
-    def files(self):
-        return dict.fromkeys(sorted(self.names), "1-1")
-
-    def read(self, name):
-        raise AssertionError(f"{name} need not be read")
-
-    def where(self, name):
-        return name
-
-
 @pytest.mark.parametrize(
     ("training", "version"), [(108309, "3"), (107500, "3"), (83484, "2"), (83900, "2"), (90000, None), (30, None)]
 )
-def test_the_version_is_told_by_the_number_of_images(training, version, monkeypatch):
+def test_the_version_is_told_by_the_number_of_images(training, version, monkeypatch, tmp_path):
     names = [f"train/CNV/CNV-{k % 4000}-{k}.jpeg" for k in range(training)]
     names += [f"test/{name}/{name}-{4000 + k % 9}-{k}.jpeg" for name in ("CNV", "DRUSEN") for k in range(500)]
-    monkeypatch.setattr("kdoct_utils.data.readers.ucsd.open_source", lambda root, complete: NamesSource(names))
+    source = Source(tmp_path, {name: File(name, "1-1") for name in names})
+    monkeypatch.setattr("kdoct_utils.data.readers.ucsd.open_source", lambda root, complete: source)
     found = READERS["ucsd"](Path("anywhere"), DataOptions())
     if version is None:
         assert found.counts == {} and any("the version cannot be told" in note for note in found.notes)
@@ -595,7 +400,7 @@ def test_ucsd_is_read_alike_from_an_archive(ucsd, tmp_path):
         pd.testing.assert_frame_equal(packed.table.drop(columns="path"), plain.table.drop(columns="path"))
         assert packed.hashes == plain.hashes
         assert "read from CellData/OCT in it" in packed.provenance["notes"]
-        assert "1 images outside the class folders are not read" in str(packed)
+        assert "1 images outside the class folders are not read" in str(packed.provenance)
     twice = wrapped | {f"copy/{name}": content for name, content in files.items()}
     (tmp_path / "twice.zip").write_bytes(mini_neh.zip_bytes(twice))
     with pytest.raises(ScanError, match="twice.zip holds it 2 times, in copy/, CellData/OCT/"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdoct_utils.data.archives import cache_root
+from kdoct_utils.data.files import cache_root
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.splits import SplitError, audit_leakage
 from kdoct_utils.lab import stages

@@ -30,7 +30,7 @@ from kdoct_utils.course.notebooks import (
     select_notebooks,
     unfinished,
 )
-from kdoct_utils.data.archives import cache_root
+from kdoct_utils.data.files import cache_root
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import CONFIG_NAME, RunError, RunFolder, atomic_path, open_run
 

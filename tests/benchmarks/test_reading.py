@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from kdoct_utils.data import cache
+from kdoct_utils.data.files import Source
 from kdoct_utils.data.scans import read_scans
-from kdoct_utils.data.sources import FolderSource
 from kdoct_utils.datasets import DataOptions
 from kdoct_utils.phantom.render import draw_patient, render_frames
 from kdoct_utils.profiles import PROFILES
@@ -47,7 +47,7 @@ def frames(tmp_path_factory):
         images += list(render_frames(draw_patient(("normal", "drusen", "cnv", "dme")[k % 4], [4, k]), 10).images)
     for k, image in enumerate(images):
         Image.fromarray(image).convert("RGB" if k % 4 == 0 else "L").save(root / f"{k:03d}.jpeg", quality=90)
-    return FolderSource(root)
+    return Source.of_folder(root)
 
 
 def seconds(work):
@@ -76,7 +76,7 @@ def test_hashing_in_parallel(tmp_path, monkeypatch):
         monkeypatch.setenv("KDOCT_CACHE", str(tmp_path / f"cache{threads}"))
         with monkeypatch.context() as patch:
             patch.setattr(os, "cpu_count", lambda threads=threads: threads)
-            source = FolderSource(tmp_path, [f"{k}.jpeg" for k in range(1000)])
+            source = Source.of_folder(tmp_path, [f"{k}.jpeg" for k in range(1000)])
             cost[threads], _ = seconds(lambda source=source: cache.file_hashes(source, source.files(), False))
     again, _ = seconds(lambda: cache.file_hashes(source, source.files(), False))
     print("\n1,000 files of 60 kB: " + ", ".join(f"{1000 * s:.0f} ms in {n} threads" for n, s in cost.items()))

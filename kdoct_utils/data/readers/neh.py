@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdoct_utils.data.files import open_source
 from kdoct_utils.data.readers.common import (
     IMAGE_SUFFIXES,
     UNKNOWN_EYE,
     Found,
-    class_name,
+    class_column,
     nearest_table,
     parse_table,
     places,
-    refuse_blanks,
     refuse_contradictions,
-    slice_numbers,
     unexpected_layout,
+    whole_numbers,
+    without_copies,
 )
-from kdoct_utils.data.sources import open_source
 from kdoct_utils.datasets import DataOptions
 
 NEH_TABLE = "data_information.csv"
@@ -43,29 +43,22 @@ def read_neh(root: Path, options: DataOptions) -> Found:
     then names has a row of its own, the odd row is refused as a duplicate; if there is no such file, it is refused.
     """
     source = open_source(root, _complete)
-    names = source.files()
-    table_name = nearest_table("neh", NEH_TABLE, root, names)
+    table_name = nearest_table("neh", NEH_TABLE, source)
     where = source.where(table_name)
-    table = parse_table(source.read(table_name), where, NEH_COLUMNS)
-    refuse_blanks(table, ["Patient ID", "Class", "Label", "Directory"], where)
+    filled = ["Patient ID", "Class", "Label", "Directory"]
+    table = parse_table(source.read(table_name), where, NEH_COLUMNS, filled)
     table["Directory"] = table["Directory"].str.replace("\\", "/")
     for column in ("Class", "Label"):
-        table[column.lower()] = [
-            class_name(value, "neh", f"{where}, line {line}, {column}")
-            for value, line in zip(table[column], table["line"], strict=True)
-        ]
-    table["slice"] = slice_numbers(table, "B-scan", where)
+        table[column.lower()] = class_column(table, column, "neh", where)
+    table["slice"] = whole_numbers(table, "B-scan", where)
+    names = source.files()
     place = _image_place(root, names, table["Directory"])
     files = [name.removeprefix(place) for name in names if name.startswith(place)]
 
-    found = Found(pd.DataFrame(), source)
-    found.counts = _row_counts(table)
-    repeated = table.duplicated(NEH_COLUMNS)
-    found.counts["exact duplicate rows"] = int(repeated.sum())
-    found.refuse("exact duplicate row", [f"line {line}" for line in table.loc[repeated, "line"]])
-    table = table[~repeated].copy()
-    refuse_contradictions(table, "Directory", where)
-    table = _resolve_files(table, files, found, where)
+    found = Found(table, source)
+    distinct = without_copies(table, NEH_COLUMNS, "Directory", found, where)
+    found.counts = _row_counts(table) | {"exact duplicate rows": len(table) - len(distinct)}
+    table = _resolve_files(distinct, files, found, where)
     found.counts |= _scan_counts(table)
     _note_disagreements(table, files, found)
     found.table = pd.DataFrame(
@@ -83,13 +76,13 @@ def read_neh(root: Path, options: DataOptions) -> Found:
 
 
 def _complete(names: Collection[str]) -> bool:
-    return bool(places("neh", names)) and any(_CASE_IMAGE.fullmatch(name) for name in names)
+    return bool(places("neh", names)) and any(map(_CASE_IMAGE.fullmatch, names))
 
 
 def _image_place(root: Path, names: Collection[str], directories: pd.Series) -> str:
     """The folder that the table's paths start from: of all that hold class folders, the one with most of its images."""
-    matches = [match for match in map(_CASE_IMAGE.fullmatch, names) if match]
     listed = set(directories.str.lower())
+    matches = [match for match in map(_CASE_IMAGE.fullmatch, names) if match]
     held = Counter(match["place"] for match in matches if match[0].removeprefix(match["place"]).lower() in listed)
     if not held:
         because = f"None of the {len(listed)} images that {NEH_TABLE} lists is there, such as {directories.iloc[0]}."
@@ -99,24 +92,15 @@ def _image_place(root: Path, names: Collection[str], directories: pd.Series) -> 
 
 def _resolve_files(table: pd.DataFrame, files: list[str], found: Found, where: str) -> pd.DataFrame:
     """Add the column ``file``: the real spelling of each row's file. Rows without one are refused and counted."""
-    exact = set(files)
-    by_case: dict[str, list[str]] = {}
-    for file in files:
-        by_case.setdefault(file.lower(), []).append(file)
-
-    def real_name(directory: str) -> str | None:
-        candidates = by_case.get(directory.lower(), [])
-        if directory in exact:
-            return directory
-        return candidates[0] if len(candidates) == 1 else None
-
-    table = table.assign(file=[real_name(directory) for directory in table["Directory"]])
+    spellings = pd.Series(files).groupby(pd.Series(files).str.lower()).agg(list)
+    only = spellings[spellings.str.len() == 1].str[0]  # of a file in small letters, where there is no other
+    exact = table["Directory"].isin(files)
+    table["file"] = table["Directory"].where(exact, table["Directory"].str.lower().map(only)).tolist()
+    found.counts["paths without a file"] = int((~exact).sum())
     lost = table["file"].isna()
-    odd = table["file"] != table["Directory"]
-    found.counts["paths without a file"] = int(odd.sum())
-    found.refuse("no such file", table.loc[lost, "Directory"].tolist())
-    taken = ~lost & odd & table["file"].isin(set(table.loc[~odd, "file"]))
-    found.refuse("another row's file in another letter case", table.loc[taken, "Directory"].tolist())
+    found.refuse("no such file", table.loc[lost, "Directory"])
+    taken = ~exact & table["file"].isin(table.loc[exact, "file"])
+    found.refuse("another row's file in another letter case", table.loc[taken, "Directory"])
     table = table[~lost & ~taken]
     refuse_contradictions(table, "file", where)
     respelled = int((table["file"] != table["Directory"]).sum())
@@ -135,30 +119,28 @@ def _row_counts(table: pd.DataFrame) -> dict[str, int]:
 def _scan_counts(table: pd.DataFrame) -> dict[str, int]:
     """Of the distinct files: how many, of how many patients and eyes, and of each class folder with each label."""
     patients = table["class"] + "/" + table["Patient ID"]
-    counts = {
+    pairs = Counter(zip(table["class"], table["label"], strict=True))
+    return {
         "scans": len(table),
         "patients": patients.nunique(),
         "eyes": (patients + " " + table["Eye"]).nunique(),
-        "worst-case scans": int((table["class"] == table["label"]).sum()),
-    }
-    crossed = pd.crosstab(table["class"], table["label"]).reindex(index=NEH_CLASSES, columns=NEH_CLASSES, fill_value=0)
-    for name in NEH_CLASSES:
-        counts |= {f"{name.upper()} folder, {label} label": int(crossed.loc[name, label]) for label in NEH_CLASSES}
-    return counts
+        "worst-case scans": sum(pairs[name, name] for name in NEH_CLASSES),
+    } | {
+        f"{name.upper()} folder, {label} label": pairs[name, label] for name in NEH_CLASSES for label in NEH_CLASSES
+    }  # fmt: skip
 
 
 def _note_disagreements(table: pd.DataFrame, files: list[str], found: Found) -> None:
     """Say where file names, folders and rows do not agree, and which images have no row."""
     spelled = table["file"].str.extract(r"_([A-Za-z]+)\.[A-Za-z]+$")[0].str.lower()
     case = table["file"].str.lower().str.extract(r"^([^/]+/[^/]+)/")[0]
-    rows = (
+    row_case = table["class"] + "/" + table["Patient ID"].str.lower()
+    for sentence, differ in (
         ("file names carry another label than their row", spelled.notna() & (spelled != table["label"])),
-        ("files lie under another class or patient than their row says",
-         case != table["class"] + "/" + table["Patient ID"].str.lower()),
-    )  # fmt: skip
-    for sentence, differ in rows:
+        ("files lie under another class or patient than their row says", case != row_case),
+    ):
         if differ.any():
             first = table.loc[differ, "file"].min()
             found.notes.append(f"{int(differ.sum())} {sentence}, such as {first}; the row counts")
-    images = {file for file in files if _CASE_IMAGE.fullmatch(file)}
-    found.refuse("image without a row in the table", list(images - set(table["file"])))
+    images = set(filter(_CASE_IMAGE.fullmatch, files))
+    found.refuse("image without a row in the table", images - set(table["file"]))

@@ -4,26 +4,26 @@ to the course's classes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pandas as pd
 
+from kdoct_utils.data.files import Source, open_source
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers.common import (
     IMAGE_SUFFIXES,
     UNKNOWN_EYE,
     Found,
+    check_rows,
     nearest_table,
     parse_table,
     places,
-    refuse_blanks,
-    refuse_contradictions,
     unexpected_layout,
+    without_copies,
 )
-from kdoct_utils.data.sources import open_source
 from kdoct_utils.datasets import DataOptions
 
 OCTDL_TABLE = "OCTDL_labels.csv"
@@ -33,6 +33,7 @@ OCTDL_COLUMNS = ["file_name", "disease", "condition", "patient_id", "eye", "sex"
 MISSING = "0"  # stands for a value that is not known
 UNKNOWN = UNKNOWN_EYE  # what the course writes instead, in eye, sex and year
 LEFT_OUT = "left out"
+NAMED = 5  # patients in one note
 
 
 class Rule(NamedTuple):
@@ -74,18 +75,10 @@ def mapping_table(table: pd.DataFrame) -> pd.DataFrame:
 
     table: with the columns disease, condition and patient_id, such as published_table().
     """
-    patients = table.groupby(["disease", "condition"])["patient_id"].agg(["size", "nunique"])
-    counts = patients.reindex([rule[:2] for rule in RULES], fill_value=0)
-    return pd.DataFrame(
-        {
-            "disease": [rule.disease for rule in RULES],
-            "condition": [rule.condition for rule in RULES],
-            "class": [rule.label or LEFT_OUT for rule in RULES],
-            "scans": counts["size"].to_numpy(),
-            "patients": counts["nunique"].to_numpy(),
-            "why": [rule.why for rule in RULES],
-        }
-    )
+    counts = table.groupby(["disease", "condition"])["patient_id"].agg(scans="size", patients="nunique")
+    rules = pd.DataFrame(RULES).rename(columns={"label": "class"}).replace({"class": {"": LEFT_OUT}})
+    counts = counts.reindex([rule[:2] for rule in RULES], fill_value=0).reset_index(drop=True)
+    return rules.join(counts)[["disease", "condition", "class", "scans", "patients", "why"]]
 
 
 def read_octdl(root: Path, options: DataOptions) -> Found:
@@ -101,31 +94,30 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
     sex or year, a missing patient_id, and one that is not the file name's.
     """
     source = open_source(root, _complete)
-    names = source.files()
-    table_name = nearest_table("octdl", OCTDL_TABLE, root, names)
+    table_name = nearest_table("octdl", OCTDL_TABLE, source)
     where = source.where(table_name)
-    table = parse_table(source.read(table_name), where, OCTDL_COLUMNS)
-    refuse_blanks(table, OCTDL_COLUMNS, where)
-    found = Found(pd.DataFrame(), source)
-    repeated = table.duplicated(OCTDL_COLUMNS)
-    found.refuse("exact duplicate row", [f"line {line}" for line in table.loc[repeated, "line"]])
-    table = table[~repeated].copy()
-    refuse_contradictions(table, "file_name", where)
-    _check_values(table, where)
-    table["slice"] = _numbers(table, where)
-    table["patient"] = "octdl/" + table["patient_id"]
-    table = _with_classes(table, where)
-    table = _with_files(table, found, root, str(PurePosixPath(table_name).parent))
-    found.counts = _counts(table)
-    found.notes = _notes(table)
+    table = parse_table(source.read(table_name), where, OCTDL_COLUMNS, filled=OCTDL_COLUMNS)
+    found = Found(table, source)
+    table = without_copies(table, OCTDL_COLUMNS, "file_name", found, where)
+    table = _with_classes(_checked(table, where), where)
+    table["file"] = _image_names(table, source, PurePosixPath(table_name).parent)
+    if table["file"].isna().all():
+        first = table["published"].iloc[0]
+        because = f"None of the {len(table)} images that {OCTDL_TABLE} lists is there, such as {first}."
+        raise unexpected_layout("octdl", root, source.files(), because)
+    found.refuse("no such file", table.loc[table["file"].isna(), "published"])
+    listed = {"", *(table["disease"] + "/" + table["file_name"]).str.lower()}
+    found.refuse("image without a row in the table", [name for name in source.files() if _key(name) not in listed])
+    table = table[table["file"].notna()]
+    found.counts, found.notes = _counts(table), _notes(table)
     for reason, rows in table[table["label"] == ""].groupby("why"):
-        found.refuse(str(reason), rows["file_name"].tolist())
+        found.refuse(str(reason), rows["file_name"])
     kept = table[table["label"] != ""]
     found.table = pd.DataFrame(
         {
             "scan_id": "octdl/" + kept["disease"] + "/" + kept["file_name"],
             "path": kept["file"],
-            "patient": kept["patient"],
+            "patient": "octdl/" + kept["patient_id"],
             "eye": kept["eye"].replace(MISSING, UNKNOWN),
             "slice": kept["slice"],
             "patient_class": kept["label"],
@@ -139,110 +131,77 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
     return found
 
 
-def _check_values(table: pd.DataFrame, where: str) -> None:
+def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Add the column ``slice``: the last number of the file name, <disease>_<patient_id>_<number>."""
     for column, pattern, valid in (
         ("patient_id", r"0*[1-9]\d*", "a whole number above 0"),
         ("eye", "OD|OS|0", "OD, OS, 0 (not known)"),
         ("sex", "F|M|0", "F, M, 0 (not known)"),
         ("year", r"0|\d{4}", "four digits, 0 (not known)"),
     ):
-        wrong = table[~table[column].str.fullmatch(pattern)]
-        if len(wrong):
-            row = wrong.iloc[0]
-            raise ScanError(f"{where}, line {row['line']}: {column} is {row[column]!r}; valid: {valid}")
-
-
-def _numbers(table: pd.DataFrame, where: str) -> pd.Series:
-    """Last number of each file name, <disease>_<patient_id>_<number>, which must name the row's own patient."""
+        wrong = ~table[column].str.fullmatch(pattern)
+        check_rows(table, wrong, where, f"{column} is {{{column}!r}}; valid: {valid}")
     parts = table["file_name"].str.extract(r"_(\d+)_(\d+)$")
-    wrong = table[parts[0].notna() & (parts[0] != table["patient_id"])]
-    if len(wrong):
-        row = wrong.iloc[0]
-        raise ScanError(
-            f"{where}, line {row['line']}: file_name {row['file_name']} names another patient than "
-            f"patient_id {row['patient_id']}"
-        )
-    return pd.to_numeric(parts[1]).astype("Int64")
+    problem = "file_name {file_name} names another patient than patient_id {patient_id}"
+    check_rows(table, parts[0].notna() & (parts[0] != table["patient_id"]), where, problem)
+    return table.assign(slice=pd.to_numeric(parts[1]).astype("Int64"))
 
 
 def _with_classes(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """Add the columns label ("" where the scan is left out) and why, by RULES; letter case does not count."""
     rules = {(rule.disease.lower(), rule.condition.lower()): rule for rule in RULES}
     keys = zip(table["disease"].str.lower(), table["condition"].str.lower(), strict=True)
-    of_row = [rules.get(key) for key in keys]
-    for rule, line, disease, condition in zip(
-        of_row, table["line"], table["disease"], table["condition"], strict=True
-    ):
-        if rule is None:
-            valid = ", ".join(f"{rule.disease} with {rule.condition}" for rule in RULES)
-            raise ScanError(
-                f"{where}, line {line}: unknown disease {disease!r} with condition {condition!r}; valid: {valid}"
-            )
-    return table.assign(
-        disease=[rule.disease for rule in of_row],
-        condition=[rule.condition for rule in of_row],
-        label=[rule.label for rule in of_row],
-        why=[rule.why for rule in of_row],
-    )
+    of_row = pd.Series([rules.get(key) for key in keys], index=table.index, dtype=object)
+    valid = ", ".join(f"{rule.disease} with {rule.condition}" for rule in RULES)
+    problem = "unknown disease {disease!r} with condition {condition!r}; valid: " + valid
+    check_rows(table, of_row.isna(), where, problem)
+    return table.assign(**{name: [getattr(rule, name) for rule in of_row] for name in Rule._fields})
 
 
-def _key(name: str) -> str | None:
-    """What a file of the source is called in the table, <disease>/<file_name> in small letters; None for no image."""
+def _key(name: str) -> str:
+    """What a file is called in the table, <disease>/<file_name> in small letters; "" for what is no image."""
     path = PurePosixPath(name.lower())
-    return f"{path.parent.name}/{path.stem}" if path.suffix in IMAGE_SUFFIXES else None
+    return f"{path.parent.name}/{path.stem}" if path.suffix in IMAGE_SUFFIXES else ""
 
 
 def _complete(names: Collection[str]) -> bool:
     diseases = {rule.disease.lower() for rule in RULES}
-    return bool(places("octdl", names)) and any((_key(name) or "").split("/")[0] in diseases for name in names)
+    return bool(places("octdl", names)) and any(_key(name).split("/")[0] in diseases for name in names)
 
 
-def _with_files(table: pd.DataFrame, found: Found, root: Path, place: str) -> pd.DataFrame:
-    """Add the column ``file``, the source's name of each row's image; refuse and count rows without one.
+def _image_names(table: pd.DataFrame, source: Source, place: PurePosixPath) -> list[str | None]:
+    """The source's name of each row's image, None where there is none.
 
-    place: the folder of the table in the source.
+    place: the folder of the table. Adds the column ``published``: where the image lies as published.
+    Raises ScanError if that is not there, and several others may be it.
     """
-    names = found.source.files()
-    by_key: dict[str | None, list[str]] = {}
-    for name in names:
-        by_key.setdefault(_key(name), []).append(name)
-    by_key.pop(None, None)
-    keys = (table["disease"] + "/" + table["file_name"]).str.lower()
-    published = [
-        str(PurePosixPath(place, OCTDL_IMAGES, disease, f"{name}.jpg"))
-        for disease, name in zip(table["disease"], table["file_name"], strict=True)
-    ]
-
-    def real_name(key: str, published: str) -> str | None:
-        candidates = by_key.get(key, [])
-        if published in candidates or not candidates:
-            return published if candidates else None
-        if len(candidates) > 1:
-            raise ScanError(f"{root}: {published} is not there, and may be any of {', '.join(candidates)}")
-        return candidates[0]
-
-    table = table.assign(file=[real_name(*pair) for pair in zip(keys, published, strict=True)])
-    lost = table["file"].isna()
-    if lost.all():
-        because = f"None of the {len(table)} images that {OCTDL_TABLE} lists is there, such as {published[0]}."
-        raise unexpected_layout("octdl", root, names, because)
-    found.refuse("no such file", [name for name, gone in zip(published, lost, strict=True) if gone])
-    unlisted = [name for key in by_key.keys() - set(keys) for name in by_key[key]]
-    found.refuse("image without a row in the table", unlisted)
-    return table[~lost]
+    candidates: dict[str, list[str]] = {}
+    for name in source.files():
+        candidates.setdefault(_key(name), []).append(name)
+    inside = table["disease"] + "/" + table["file_name"]
+    table["published"] = [str(place / OCTDL_IMAGES / f"{name}.jpg") for name in inside]
+    names: list[str | None] = []
+    for key, published in zip(inside.str.lower(), table["published"], strict=True):
+        found = candidates.get(key, [None])
+        if published not in found and len(found) > 1:
+            raise ScanError(f"{source.root}: {published} is not there, and may be any of {', '.join(found)}")
+        names.append(published if published in found else found[0])
+    return names
 
 
 def _counts(table: pd.DataFrame) -> dict[str, int]:
     """What DatasetInfo.published_counts has, counted in the rows whose image is there, before classes are mapped."""
-    counts = {"scans": len(table), "patients": table["patient"].nunique()}
-    for disease in dict.fromkeys(rule.disease for rule in RULES):
-        counts[f"{disease} scans"] = int((table["disease"] == disease).sum())
-    counts["AMD patients"] = table.loc[table["disease"] == "AMD", "patient"].nunique()
-    return counts
+    scans = table["disease"].value_counts()
+    return {
+        "scans": len(table),
+        "patients": table["patient_id"].nunique(),
+        **{f"{disease} scans": int(scans.get(disease, 0)) for disease in dict.fromkeys(rule.disease for rule in RULES)},
+        "AMD patients": table.loc[table["disease"] == "AMD", "patient_id"].nunique(),
+    }
 
 
 def _notes(table: pd.DataFrame) -> list[str]:
-    outcome = table["label"].where(table["label"] != "", LEFT_OUT)
+    outcome = table["label"].replace("", LEFT_OUT)
     notes = ["the class of the whole patient is not given: patient_class repeats the label"]
     for sentence, values in (
         ("in several diseases", table["disease"]),
@@ -250,18 +209,13 @@ def _notes(table: pd.DataFrame) -> list[str]:
         ("listed with several sexes", table["sex"]),
         ("listed with several years", table["year"]),
     ):
-        known = values[values != MISSING]
-        several = known.groupby(table["patient"]).unique()
+        several = values[values != MISSING].groupby("octdl/" + table["patient_id"]).unique()
         several = several[several.map(len) > 1]
         if len(several):
-            named = _some(f"{patient} ({', '.join(sorted(of))})" for patient, of in several.items())
-            notes.append(f"patients {sentence}: {len(several)}, {named}")
+            named = "; ".join(f"{patient} ({', '.join(sorted(of))})" for patient, of in several.head(NAMED).items())
+            more = f" and {len(several) - NAMED} more" if len(several) > NAMED else ""
+            notes.append(f"patients {sentence}: {len(several)}, {named}{more}")
     blank = (table["eye"] == MISSING) & (table["label"] != "")
     if blank.any():
         notes.append(f"{int(blank.sum())} scans of the course's classes give no eye")
     return notes
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    names = list(names)
-    return "; ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kdoct_utils.data.archives import Archive, cache_root
-from kdoct_utils.data.images import ScanError
-from kdoct_utils.data.readers.arrays import ArraySource, array_entry, read_array
-from kdoct_utils.data.readers.common import OFFICIAL_PART, UNKNOWN_EYE, UNKNOWN_PATIENT, Found, unexpected_layout
-from kdoct_utils.data.sources import FolderSource
+from kdoct_utils.data.files import FAULTS, File, Source, packed_files
+from kdoct_utils.data.images import SMALLEST_SIDE, ScanError, StoredImage
+from kdoct_utils.data.readers.common import (
+    FOUND_COLUMNS,
+    OFFICIAL_PART,
+    UNKNOWN_EYE,
+    UNKNOWN_PATIENT,
+    Found,
+    unexpected_layout,
+)
 from kdoct_utils.datasets import DATASETS, DataOptions
 from kdoct_utils.profiles import CLASS_NAMES
-from kdoct_utils.runs import RunError, read_json, write_json
 
 OCTMNIST_LABELS = ("cnv", "dme", "drusen", "normal")  # in the order of the file's numbers
 OCTMNIST_PARTS = {"train": "train", "val": "validation", "test": "test"}  # as its arrays are called, as the course does
 MD5 = DATASETS["octmnist"].md5  # of each published file
+
+
+class Pictures(Source):
+    """Square pictures by name, such as ``train/17``; their files give uint8 pixels, row by row."""
+
+    def decode(self, name: str, content: bytes) -> StoredImage:
+        side = math.isqrt(len(content))
+        return StoredImage(np.frombuffer(content, np.uint8).reshape(side, side), "npz")
 
 
 def read_octmnist(root: Path, options: DataOptions) -> Found:
@@ -28,44 +40,47 @@ def read_octmnist(root: Path, options: DataOptions) -> Found:
 
     The file's MD5 must be one of the published ones, unless ``options.verify`` is off; then a note says that it is
     not. No patient is known: patient is UNKNOWN_PATIENT, and the column ``part`` has the publishers' parts. The
-    notes say what that means for a result.
+    notes say what that means for a result. No array is ever in memory whole: each is unpacked to the cache folder.
 
     Raises ScanError for several files in a folder, another MD5, missing arrays, pictures that are not square uint8,
     labels that are no whole numbers from 0 to 3, and arrays of one part that differ in length.
     """
-    path = _the_file(Path(root))
-    note = _check_md5(path, options.verify)
-    archive = Archive.open(path)
-    source = ArraySource(path, archive, {part: f"{part}_images" for part in OCTMNIST_PARTS}, checked=note is None)
-    sides = {shape[1] for shape in source.shapes.values()}
+    path = _the_file(root)
+    notes = _check_md5(path, options.verify)
+    packed, status = packed_files(path, str(path)), path.stat()
+    stamp = f"{status.st_size}-{status.st_mtime_ns}"
+    tables, pictures, sides = [], {}, set()
+    for part, name in OCTMNIST_PARTS.items():
+        where, images = _array(path, packed, f"{part}_images")
+        shape = images.shape
+        if images.dtype != np.uint8 or len(shape) != 3 or not shape[0] or not SMALLEST_SIDE <= shape[1] == shape[2]:
+            raise ScanError(
+                f"{where}: {images.dtype} of shape {shape}; expected square pictures: uint8 of shape (n, side, side), "
+                f"at least one, side {SMALLEST_SIDE} or more"
+            )
+        sides.add(shape[1])
+        names = [f"{part}/{number}" for number in range(len(images))]
+        for number, image in enumerate(images):
+            pictures[names[number]] = File(f"{where}, picture {number}", stamp, image.tobytes)
+        table = pd.DataFrame({"path": names, "label": _labels(*_array(path, packed, f"{part}_labels"), len(images))})
+        tables.append(table.assign(**{OFFICIAL_PART: name}))
     if len(sides) > 1:
         raise ScanError(f"{path}: the parts have pictures of different sizes, {', '.join(map(str, sorted(sides)))} px")
-    tables = []
-    for part, name in OCTMNIST_PARTS.items():
-        label = _labels(archive, part, source.shapes[part][0])
-        numbers = range(len(label))
-        scans = {
-            "scan_id": [f"octmnist/{part}/{number:06d}" for number in numbers],
-            "path": [f"{part}/{number}" for number in numbers],
-            "patient": UNKNOWN_PATIENT,
-            "eye": UNKNOWN_EYE,
-            "slice": pd.array([pd.NA] * len(label), dtype="Int64"),
-            "patient_class": label,
-            "label": label,
-            OFFICIAL_PART: name,
-        }
-        tables.append(pd.DataFrame(scans))
     table = pd.concat(tables, ignore_index=True)
+    table = table.assign(
+        scan_id="octmnist/" + table["path"].str.replace(r"\d+", lambda number: number[0].zfill(6), regex=True),
+        patient=UNKNOWN_PATIENT, eye=UNKNOWN_EYE, slice=pd.array([pd.NA] * len(table), dtype="Int64"),
+        patient_class=table["label"],
+    )[[*FOUND_COLUMNS, OFFICIAL_PART]]  # fmt: skip
     counts = {f"{name} scans": int((table[OFFICIAL_PART] == name).sum()) for name in OCTMNIST_PARTS.values()}
-    notes = ([note] if note else []) + _notes(table, sides.pop())
-    return Found(table, source, notes=notes, counts=counts)
+    return Found(table, Pictures(path, pictures), notes=notes + _notes(table, sides.pop()), counts=counts)
 
 
 def _the_file(root: Path) -> Path:
     """The one npz file that is meant."""
     if root.is_file():
         return root
-    names = FolderSource(root).files()
+    names = Source.of_folder(root).files()
     here = [name for name in MD5 if name in names]
     if not here:
         raise unexpected_layout("octmnist", root, names)
@@ -74,17 +89,15 @@ def _the_file(root: Path) -> Path:
     return root / here[0]
 
 
-def _check_md5(path: Path, verify: bool) -> str | None:
-    """None for a published file; for another one a note, or a ScanError if it must be verified."""
-    try:
-        found = _md5(path)
-    except OSError as error:
-        raise ScanError(f"{path}: cannot be read ({error.strerror})") from error
+def _check_md5(path: Path, verify: bool) -> list[str]:
+    """Nothing for a published file; for another one a note, or a ScanError if it must be verified."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found in MD5.values():
-        return None
+        return []
     expected = MD5.get(path.name) or ", ".join(f"{md5} ({name})" for name, md5 in MD5.items())
     if not verify:
-        return f"{path.name} is not the published file: its MD5 is {found}, published: {expected}"
+        return [f"{path.name} is not the published file: its MD5 is {found}, published: {expected}"]
     raise ScanError(
         f"{path}: its MD5 is {found}, published: {expected}. It is cut short, changed, or another file. "
         f"Download it again ({DATASETS['octmnist'].download}), or take it as it is with verify=False "
@@ -92,37 +105,30 @@ def _check_md5(path: Path, verify: bool) -> str | None:
     )
 
 
-def _md5(path: Path) -> str:
-    """The MD5 of a file, kept for the next time as long as its size and time of change stay: it may have gigabytes."""
-    status = path.stat()
-    file_is = {"path": str(path.resolve()), "size": status.st_size, "changed": status.st_mtime_ns}
-    kept = cache_root() / "md5" / f"{hashlib.sha256(file_is['path'].encode()).hexdigest()[:20]}.json"
-    with suppress(RunError):  # there is none yet, or it is damaged
-        record = read_json(kept)
-        if record == file_is | {"md5": record.get("md5", "")}:
-            return record["md5"]
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    with suppress(OSError):  # where the cache cannot be written, it is computed each time
-        write_json(kept, file_is | {"md5": found})
-    return found
+def _array(path: Path, packed: dict[str, File], name: str) -> tuple[str, np.ndarray]:
+    """What messages call an array of the npz file, and the array, mapped into memory."""
+    file = packed.get(f"{name}.npy")
+    if file is None:
+        found = ", ".join(sorted(entry.removesuffix(".npy") for entry in packed)) or "none"
+        raise ScanError(f"{path}: no array {name}; arrays found: {found}")
+    unpacked = file.unpack()
+    try:
+        return file.where, np.load(unpacked, mmap_mode="r").view(np.ndarray)
+    except FAULTS as error:
+        raise ScanError(f"{file.where}: cannot be read as an array ({error})") from error
 
 
-def _labels(archive: Archive, part: str, count: int) -> np.ndarray:
-    """Class names (count,) of one part."""
-    entry = array_entry(archive, f"{part}_labels")
-    numbers = read_array(archive, entry)
+def _labels(where: str, numbers: np.ndarray, count: int) -> np.ndarray:
+    """Class names (count,) of one part, from their numbers (count,) or (count, 1)."""
     if not np.issubdtype(numbers.dtype, np.integer) or numbers.shape not in ((numbers.size,), (numbers.size, 1)):
-        raise ScanError(
-            f"{archive.where(entry)}: {numbers.dtype} of shape {numbers.shape}; expected whole numbers of shape (n, 1)"
-        )
+        raise ScanError(f"{where}: {numbers.dtype} of shape {numbers.shape}; expected whole numbers of shape (n, 1)")
     if len(numbers) != count:
-        raise ScanError(f"{archive.where(entry)}: {len(numbers)} labels for {count} pictures")
+        raise ScanError(f"{where}: {len(numbers)} labels for {count} pictures")
     numbers = numbers.reshape(-1)
     wrong = np.flatnonzero((numbers < 0) | (numbers >= len(OCTMNIST_LABELS)))
     if len(wrong):
         valid = ", ".join(f"{number} {name}" for number, name in enumerate(OCTMNIST_LABELS))
-        raise ScanError(f"{archive.where(entry)}: label {numbers[wrong[0]]} of picture {wrong[0]}; valid: {valid}")
+        raise ScanError(f"{where}: label {numbers[wrong[0]]} of picture {wrong[0]}; valid: {valid}")
     return np.array(OCTMNIST_LABELS, dtype=object)[numbers]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from kdoct_utils.data.files import Source, open_source
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers.common import (
     FOUND_COLUMNS,
@@ -19,7 +19,6 @@ from kdoct_utils.data.readers.common import (
     places,
     unexpected_layout,
 )
-from kdoct_utils.data.sources import FolderSource, Source, open_source
 from kdoct_utils.datasets import DATASETS, DataOptions
 
 UCSD_PARTS = {"train": "train", "val": "validation", "test": "test"}  # folder -> part
@@ -36,16 +35,14 @@ def read_ucsd(root: Path, options: DataOptions) -> Found:
     Files whose name breaks the pattern or contradicts the folder are refused and counted.
     """
     source = open_source(root, lambda names: bool(places("ucsd", names)))
-    names = source.files()
-    place = _place(root, source, names)
-    found = Found(pd.DataFrame(), source)
-    images, elsewhere = _class_images(root, place, names)
+    place = _place(source)
+    images, elsewhere = _class_images(source, place)
     folders = sorted({(part, folder) for part, folder, _ in images})
     labels = {pair: class_name(pair[1], "ucsd", str(root / place / pair[0] / pair[1])) for pair in folders}
+    found = Found(pd.DataFrame(), source)
     rows = []
     for part, folder, file in images:
-        label = labels[part, folder]
-        inside = "/".join(filter(None, (part, folder, file)))
+        label, inside = labels[part, folder], "/".join(filter(None, (part, folder, file)))
         match = UCSD_NAME.fullmatch(file)
         if match is None:
             found.refuse("file name is not CLASS-patient-index.jpeg", [inside])
@@ -55,7 +52,7 @@ def read_ucsd(root: Path, options: DataOptions) -> Found:
             scan = (f"ucsd/{inside}", place + inside, f"ucsd/{match[2]}", UNKNOWN_EYE, int(match[3]), label, label)
             rows.append((*scan, UCSD_PARTS.get(part.lower(), "")))
     table = pd.DataFrame(rows, columns=[*FOUND_COLUMNS, OFFICIAL_PART])
-    empty = (set(labels.values()) | _empty_folders(source, place)) - set(table["label"])
+    empty = (set(labels.values()) | _empty_folders(source)) - set(table["label"])
     if empty:
         raise ScanError(f"{root}: no scans in the folders of class {', '.join(sorted(empty))}")
     if place:
@@ -68,55 +65,50 @@ def read_ucsd(root: Path, options: DataOptions) -> Found:
     return found
 
 
-def _place(root: Path, source: Source, names: Collection[str]) -> str:
+def _place(source: Source) -> str:
     """Where the class folders, or train, test and val, begin: data_root itself, or in an archive, whose inside no
     data_root can name, the one place that there is."""
-    found = places("ucsd", names)
-    if not found or (found[0] and isinstance(source, FolderSource)):
-        raise unexpected_layout("ucsd", root, names)
+    found = places("ucsd", source.files())
+    if not found or (found[0] and not source.zipped):
+        raise unexpected_layout("ucsd", source.root, source.files())
     if found[0] and len(found) > 1:
-        raise ScanError(f"{root} holds it {len(found)} times, in {', '.join(found)}; unpack the one to be read")
+        raise ScanError(f"{source.root} holds it {len(found)} times, in {', '.join(found)}; unpack the one to be read")
     return found[0]
 
 
-def _class_images(root: Path, place: str, names: Collection[str]) -> tuple[list[tuple[str, str, str]], list[str]]:
+def _class_images(source: Source, place: str) -> tuple[list[tuple[str, str, str]], list[str]]:
     """Files of the class folders as (part or "", folder, file name), in the order of names; and images elsewhere."""
+    names, classes = source.files(), DATASETS["ucsd"].classes
     split = [tuple(name.removeprefix(place).split("/")) for name in names if name.startswith(place)]
-    classes = DATASETS["ucsd"].classes
     nested = [path for path in split if len(path) == 3 and path[0].lower() in UCSD_PARTS]
     flat = [("", *path) for path in split if len(path) == 2 and path[0].lower() not in UCSD_PARTS]
     parts_used = any(folder.lower() in classes for _, folder, _ in nested)
     if parts_used and any(folder.lower() in classes for _, folder, _ in flat):
         because = "There are class folders both beside and in train, test or val."
-        raise unexpected_layout("ucsd", root, names, because)
+        raise unexpected_layout("ucsd", source.root, names, because)
+
+    def is_image(name: str) -> bool:
+        return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
     # A folder beside real class folders that holds images is an unknown class: class_name makes it an error.
-    images = [
-        path
-        for path in (nested if parts_used else flat)
-        if path[1].lower() in classes or PurePosixPath(path[2]).suffix.lower() in IMAGE_SUFFIXES
-    ]
+    images = [path for path in (nested if parts_used else flat) if path[1].lower() in classes or is_image(path[2])]
     read = {"/".join(filter(None, path)) for path in images}
     others = (name.removeprefix(place) for name in names)
-    elsewhere = [
-        name for name in others if name not in read and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-    ]
-    return images, elsewhere
+    return images, [name for name in others if name not in read and is_image(name)]
 
 
-def _empty_folders(source: Source, place: str) -> set[str]:
+def _empty_folders(source: Source) -> set[str]:
     """Classes whose folder is there without a file in it, as a broken download leaves it; archives have none."""
-    if not isinstance(source, FolderSource):
+    if source.zipped:
         return set()
-    top = [path for path in (source.root / place).iterdir() if path.is_dir()]
-    inner = [path for folder in top if folder.name.lower() in UCSD_PARTS for path in folder.iterdir() if path.is_dir()]
-    return {path.name.lower() for path in [*top, *inner]} & set(DATASETS["ucsd"].classes)
+    folders = [path for path in source.root.iterdir() if path.is_dir()]
+    folders += [path for part in folders if part.name.lower() in UCSD_PARTS for path in part.iterdir() if path.is_dir()]
+    return {path.name.lower() for path in folders} & set(DATASETS["ucsd"].classes)
 
 
 def _count(table: pd.DataFrame, found: Found) -> None:
     """Tell the version by the number of images, and count what is published of it."""
     n = len(table) + sum(map(len, found.refused.values()))
-    held_out = table[table[OFFICIAL_PART] == "test"]
-    trained = set(table.loc[table[OFFICIAL_PART] == "train", "patient"])
     published = DATASETS["ucsd"].published_counts
     expected = {
         "2": published["scans (version 2)"],
@@ -127,6 +119,8 @@ def _count(table: pd.DataFrame, found: Found) -> None:
         sizes = " and ".join(f"version {name} has {of:,}" for name, of in expected.items())
         found.notes.append(f"the version cannot be told from {n:,} images: {sizes}")
         return
+    held_out = table[table[OFFICIAL_PART] == "test"]
+    trained = set(table.loc[table[OFFICIAL_PART] == "train", "patient"])
     counts = {
         "scans": len(table),
         "patients": table["patient"].nunique(),
