@@ -114,7 +114,7 @@ def test_a_fingerprint_knows_what_a_training_goes_through():
 
 SCRIPT = """
 from dataclasses import replace
-from kdoct_utils.lab.experiments import train
+from kdoct_utils.lab.training import train
 from kdoct_utils.lab.stages import course_data
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import open_run

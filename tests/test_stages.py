@@ -130,7 +130,8 @@ def test_runs_of_a_sweep_share_what_they_have_in_common(tmp_path, monkeypatch):
     first, data, model = one("a")
     second, _, again = one("b")
     assert len(trained) == 1 and torch.equal(weights_of(model), weights_of(again))
-    assert second.splits_file.samefile(first.splits_file) and second.images_file.samefile(first.images_file)
+    assert second.splits_file.read_bytes() == first.splits_file.read_bytes()
+    assert second.images_file.samefile(first.images_file) and second.table_file.samefile(first.table_file)
     assert second.teacher_file.read_bytes() == first.teacher_file.read_bytes()
     assert second.history_file("teacher").read_text() == first.history_file("teacher").read_text()
     third, other_data, _ = one("c", fold=1)  # another fold: the same split, another teacher

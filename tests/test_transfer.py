@@ -251,7 +251,7 @@ def test_phantoms_are_kept_and_drawn_again_for_another_recipe(run, data, other, 
         raise AssertionError("drawn again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfer, "read_scans", forbidden)
+        patch.setattr(stages, "read_scans", forbidden)
         again = transfer.other_data(run, data, "phantom_b", progress=False)
         np.testing.assert_array_equal(again.images, other.images)
         np.testing.assert_array_equal(again.target, other.target)
@@ -312,7 +312,7 @@ def test_logits_and_scores_of_the_shared_classes(run, data, other, model):
     everything = softmax(full.astype(float), axis=1)[:, [0, 2]]
     again = everything / everything.sum(axis=1, keepdims=True)
     expected = evaluate(again, two.target, two.groups, two.class_names)
-    found = transfer.score(two, logits)
+    found = transfer.score_shared(two, [logits])
     assert found["confusion"] == expected["confusion"] and found["interval"] == expected["interval"]
     assert found["ece"] == pytest.approx(expected["ece"], abs=1e-6)
 
@@ -321,7 +321,7 @@ def test_with_all_classes_shared_the_own_side_is_the_course_score(run, data, oth
     own = transfer.own_test(data, other)
     logits = transfer.other_logits(run, own, model)
     np.testing.assert_allclose(logits, stages.test_logits(run, data, model), rtol=1e-5, atol=1e-6)
-    assert transfer.score(own, logits) == stages.score(data, logits)
+    assert transfer.score_shared(own, [logits])["sensitivity"] == stages.score(data, logits)["sensitivity"]
 
 
 def test_scores_of_seeds_are_means_and_the_drop_is_their_difference(data, other):
@@ -330,7 +330,7 @@ def test_scores_of_seeds_are_means_and_the_drop_is_their_difference(data, other)
     on_own, on_other = ([random.normal(size=(len(scans.rows), 3)) for _ in range(2)] for scans in (own, other))
     home, away = transfer.score_shared(own, on_own), transfer.score_shared(other, on_other)
     for name in ("accuracy", "sensitivity"):
-        assert away[name] == pytest.approx(np.mean([transfer.score(other, one)[name] for one in on_other]))
+        assert away[name] == pytest.approx(np.mean([transfer.score_shared(other, [one])[name] for one in on_other]))
     assert away["interval"][0] <= away["accuracy"] <= away["interval"][1]
     assert away["sensitivity_interval"][0] <= away["sensitivity"] <= away["sensitivity_interval"][1]
     found = transfer.drop(own, on_own, other, on_other)

@@ -1,7 +1,8 @@
 """The arms of the ablations: one table that says what each changes, and what it is held against.
 
 An arm is one way of training (or of testing) a network. It differs from the paper's recipe, as the profile has it, in
-what ``changes`` lists and in nothing else. `kdoct_utils.lab.experiments` trains and compares them.
+what ``changes`` lists and in nothing else. `kdoct_utils.lab.training` trains them, `kdoct_utils.lab.experiments`
+compares them.
 """
 
 from __future__ import annotations
@@ -185,6 +186,13 @@ _TABLE = (
     Arm("teacher_scratch", "teacher, from scratch", _FROM_NOTHING, "teacher_average", {"start": "none"}, "teacher"),
 )  # fmt: skip
 ARMS = {arm.name: arm for arm in _TABLE}
+
+
+def find_arm(arm: str | Arm) -> Arm:
+    """The arm of that name, or the arm itself. Raises ValueError, with the valid names, for any other name."""
+    if isinstance(arm, str) and arm not in ARMS:
+        raise ValueError(f"unknown arm {arm!r}; valid arms: {', '.join(ARMS)}")
+    return ARMS[arm] if isinstance(arm, str) else arm
 
 
 def arms_for(profile: Profile, extra: bool = False) -> list[Arm]:

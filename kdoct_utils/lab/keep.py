@@ -22,10 +22,12 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from tqdm.auto import tqdm
 
 from kdoct_utils.learn.models import METADATA, weights_metadata
-from kdoct_utils.runs import atomic_path, link_or_copy, plain
+from kdoct_utils.learn.trainer import TrainingResult
+from kdoct_utils.runs import RunFolder, atomic_path, link_or_copy, plain
 
 VERSIONS = ("torch", "timm")
 
@@ -78,6 +80,33 @@ def _share(path: Path, recipe: dict, make: Callable, shared: Path, beside: Seque
     for file, other in zip(beside, others, strict=True):
         link_or_copy(other, file)
     link_or_copy(place, path)
+
+
+def keep_network(
+    run: RunFolder, model: nn.Module, path: Path, recipe: dict, train: Callable[[Path], TrainingResult]
+) -> bool:
+    """Fill ``model`` from ``path`` if this full recipe made it; else train it and keep it there. Ready to answer.
+
+    train: is given the path of a checkpoint, leaves the trained weights in ``model``. The history lies beside the
+    weights, named like them. Returns whether they were there. Runs of a sweep share what has the same recipe.
+    """
+    made, history = [], run.history_file(path.stem)
+    # Its name carries the recipe: only the same training takes up what a killed one left.
+    checkpoint = (run.shared or path.parent) / f"{path.stem}_{short_hash(recipe)}_checkpoint.safetensors"
+
+    def make() -> tuple[dict, dict]:
+        result = train(checkpoint)
+        with atomic_path(history) as temporary:
+            result.history.to_csv(temporary, index=False)
+        made.append(path)
+        return model.state_dict(), {"chosen": result.chosen}
+
+    model.load_state_dict(keep(path, recipe, make, shared=run.shared, beside=[history]))
+    checkpoint.unlink(missing_ok=True)
+    if torch.accelerator.is_available():  # where training would have put it
+        model.to(torch.accelerator.current_accelerator())
+    model.eval()
+    return not made
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------

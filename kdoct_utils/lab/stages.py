@@ -1,18 +1,16 @@
-"""What a notebook takes from the run folder, and makes there when it is missing.
+"""What a notebook takes from the run folder, and makes there when it is missing: scans, split, teacher, its logits.
 
-Each stage is kept with its recipe: the split, the seed, the teacher and the hyper-parameters that
-made it. A stage whose recipe is another is made again, never used.
+Each is kept with its recipe, see `kdoct_utils.lab.keep`. What another recipe made is made again, never used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from filelock import FileLock
 from torch import nn
 
@@ -20,8 +18,9 @@ from kdoct_utils.data.cache import open_pictures, picture_key
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.scans import ScanSet, read_scans
 from kdoct_utils.data.splits import load_splits, make_splits, official_splits, save_splits
+from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.judge.metrics import average_scores, evaluate, hits, paired_difference, probabilities
-from kdoct_utils.lab.keep import file_hash, full_recipe, keep, short_hash, why_again
+from kdoct_utils.lab.keep import file_hash, full_recipe, keep, keep_network, short_hash, why_again
 from kdoct_utils.learn import models
 from kdoct_utils.learn.inference import ScanImages, cache_teacher_logits, predict_logits
 from kdoct_utils.learn.losses import balanced_class_weights
@@ -29,7 +28,9 @@ from kdoct_utils.learn.models import build_model
 from kdoct_utils.learn.objectives import FocalObjective, Objective
 from kdoct_utils.learn.pipelines import EVALUATION, STUDENT, TEACHER, AugmentConfig, weakened
 from kdoct_utils.learn.trainer import Trainer, TrainingResult, threads
-from kdoct_utils.runs import RunFolder, atomic_path, link_or_copy, read_json, write_json
+from kdoct_utils.phantom import scanners
+from kdoct_utils.phantom.render import phantom_cohort
+from kdoct_utils.runs import RunFolder, atomic_path, read_json, write_json
 
 AVERAGED = ("accuracy", "sensitivity", "specificity", "auc", "ece")  # over the seeds of an arm
 PREDICTION_COLUMNS = ["network", "seed", "fold", "scan_id", "group", "label"]
@@ -85,11 +86,7 @@ def course_data(run: RunFolder, fold: int | None = None, progress: bool = True) 
     Raises ScanError or SplitError for faults in the data, SplitError for an unknown fold.
     """
     fold = run.options.fold if fold is None else fold
-    if not _has_data(run):
-        _share_data(run, progress) if run.shared else _read_into(run, progress)
-    record = read_json(run.provenance_file)
-    types = {"scan_id": str, "path": str, "patient": str, "group": str, "eye": str, "slice": "Int64"}
-    table = pd.read_csv(run.table_file, dtype=types, keep_default_na=False, na_values={"slice": [""]})
+    table, record = kept_scans(run, progress)
     if not run.splits_file.exists():
         split = new_split(run, table, record["class_names"])
         record["split_hash"] = save_splits(split, run.splits_file)
@@ -100,7 +97,7 @@ def course_data(run: RunFolder, fold: int | None = None, progress: bool = True) 
         raise ValueError(f"no fold {fold}; folds of this split: 0 to {split['fold'].max()}")
     return CourseData(
         table=table.drop(columns="image_hash"),
-        images=_images(run, table, progress),
+        images=kept_pictures(run, table, progress),
         role=table["scan_id"].map(part.set_index("scan_id")["role"]).to_numpy(dtype=object),
         class_names=tuple(record["class_names"]),
         provenance=record["provenance"],
@@ -119,20 +116,56 @@ def new_split(run: RunFolder, table: pd.DataFrame, class_names: Sequence[str]) -
     return make_splits(table, run.seed, **settings)
 
 
-def _has_data(run: RunFolder) -> bool:
-    drawn = run.data_root is None  # pictures of files lie in the cache, which may be emptied at any time
-    return run.provenance_file.exists() and run.table_file.exists() and (run.images_file.exists() or not drawn)
+def read_now(run: RunFolder, progress: bool = True) -> tuple[pd.DataFrame, np.ndarray, dict]:
+    """The scan table with image_hash, its pictures in the same order, and the record of what was read."""
+    scans = _scan_set(run, progress)
+    pictures = scans.images(run.profile.resize_size, run.profile.crop_to_band, progress=progress)
+    table = scans.table.assign(image_hash=scans.table["scan_id"].map(scans.hashes))
+    return table, pictures, {"class_names": scans.class_names, "provenance": scans.provenance}
 
 
-def _images(run: RunFolder, table: pd.DataFrame, progress: bool) -> np.ndarray:
+def kept_scans(run: RunFolder, progress: bool = True) -> tuple[pd.DataFrame, dict]:
+    """As `read_now`, from the run folder, where pictures that were drawn lie too; runs of a sweep share them."""
+    profile, drawn = run.profile, run.dataset in PHANTOMS
+    recipe = {"dataset": run.dataset, "data_root": str(run.data_root), "options": asdict(run.options) | {"fold": 0}}
+    if drawn:
+        recipe |= {
+            "seed": run.seed, "patients": profile.phantom_patients, "slices": profile.phantom_slices,
+            "size": profile.resize_size,
+        }  # fmt: skip
+
+    def make() -> dict:
+        table, pictures, record = read_now(run, progress)
+        if drawn:
+            with atomic_path(run.images_file) as temporary:
+                np.save(temporary, pictures)
+        with atomic_path(run.table_file) as temporary:
+            table.to_csv(temporary, index=False)
+        known = read_json(run.provenance_file) if run.provenance_file.exists() else {}
+        return record | {key: known[key] for key in ("split_hash",) if key in known}
+
+    record = keep(
+        run.provenance_file, recipe, make, code=(phantom_cohort, scanners) if drawn else (), shared=run.shared,
+        beside=[run.table_file, *([run.images_file] if drawn else [])],
+    )  # fmt: skip
+    types = {"scan_id": str, "path": str, "patient": str, "group": str, "eye": str, "slice": "Int64"}
+    return pd.read_csv(run.table_file, dtype=types, keep_default_na=False, na_values={"slice": [""]}), record
+
+
+def _scan_set(run: RunFolder, progress: bool) -> ScanSet:
+    options = {"profile": run.profile, "seed": run.seed, "options": run.options, "progress": progress}
+    return read_scans(run.dataset, run.data_root, **options)
+
+
+def kept_pictures(run: RunFolder, table: pd.DataFrame, progress: bool = True) -> np.ndarray:
     """The pictures in the order of the table, a memory map: drawn ones from the run folder, others from the cache."""
     profile = run.profile
-    if run.data_root is None:
+    if run.dataset in PHANTOMS:
         return np.load(run.images_file, mmap_mode="r")
     kept = open_pictures(picture_key(table["image_hash"].tolist(), profile.resize_size, profile.crop_to_band))
     if kept is not None:
         return kept
-    scans = _read(run, progress)
+    scans = _scan_set(run, progress)
     changed = set(zip(table["scan_id"], table["image_hash"], strict=True)) ^ set(scans.hashes.items())
     if changed:
         raise ScanError(
@@ -140,37 +173,6 @@ def _images(run: RunFolder, table: pd.DataFrame, progress: bool) -> np.ndarray:
             f"{min(changed)[0]}; choose another run_dir"
         )
     return scans.images(profile.resize_size, profile.crop_to_band, progress=progress)
-
-
-def _read(run: RunFolder, progress: bool) -> ScanSet:
-    return read_scans(
-        run.dataset, run.data_root, profile=run.profile, seed=run.seed, options=run.options, progress=progress
-    )
-
-
-def _share_data(run: RunFolder, progress: bool) -> None:
-    """Take the scans and the split of a sweep's other runs on the same data; the first of them makes both."""
-    same = {"dataset": run.dataset, "root": str(run.data_root), "seed": run.seed, "profile": run.profile.name}
-    options = asdict(run.options) | {"fold": 0}  # one split serves all folds
-    folder = run.shared / f"data_{short_hash(same | options)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        together = replace(run, path=folder, shared=None)
-        course_data(together, fold=0, progress=progress)
-    for name in ("images_file", "table_file", "splits_file", "provenance_file"):
-        if getattr(together, name).exists():
-            link_or_copy(getattr(together, name), getattr(run, name))
-
-
-def _read_into(run: RunFolder, progress: bool) -> None:
-    scans = _read(run, progress)
-    pictures = scans.images(run.profile.resize_size, run.profile.crop_to_band, progress=progress)
-    if scans.source is None:
-        with atomic_path(run.images_file) as temporary:
-            np.save(temporary, pictures)
-    with atomic_path(run.table_file) as temporary:
-        scans.table.assign(image_hash=scans.table["scan_id"].map(scans.hashes)).to_csv(temporary, index=False)
-    write_json(run.provenance_file, {"class_names": scans.class_names, "provenance": scans.provenance})
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -231,33 +233,6 @@ def training_recipe(run: RunFolder, data: CourseData, network: str, seed: int) -
         "image": [profile.image_size, profile.channels], "start_weights": profile.start_weights,
         "network": asdict(getattr(profile, network)), "training": asdict(getattr(profile, f"{network}_training")),
     }  # fmt: skip
-
-
-def keep_network(
-    run: RunFolder, model: nn.Module, path: Path, recipe: dict, train: Callable[[Path], TrainingResult]
-) -> bool:
-    """Fill ``model`` from ``path`` if this full recipe made it; else train it and keep it there. Ready to answer.
-
-    train: is given the path of a checkpoint, leaves the trained weights in ``model``. The history lies beside the
-    weights, named like them. Returns whether they were there. Runs of a sweep share what has the same recipe.
-    """
-    made, history = [], run.history_file(path.stem)
-    # Its name carries the recipe: only the same training takes up what a killed one left.
-    checkpoint = (run.shared or path.parent) / f"{path.stem}_{short_hash(recipe)}_checkpoint.safetensors"
-
-    def make() -> tuple[dict, dict]:
-        result = train(checkpoint)
-        with atomic_path(history) as temporary:
-            result.history.to_csv(temporary, index=False)
-        made.append(path)
-        return model.state_dict(), {"chosen": result.chosen}
-
-    model.load_state_dict(keep(path, recipe, make, shared=run.shared, beside=[history]))
-    checkpoint.unlink(missing_ok=True)
-    if torch.accelerator.is_available():  # where training would have put it
-        model.to(torch.accelerator.current_accelerator())
-    model.eval()
-    return not made
 
 
 def teacher(run: RunFolder, data: CourseData, progress: bool = True) -> nn.Module:

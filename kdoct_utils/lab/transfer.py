@@ -7,15 +7,13 @@ for the shared ones: the softmax is taken over their logits alone, on the run's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from torch import nn
 
 from kdoct_utils.data.images import ScanError
-from kdoct_utils.data.scans import read_scans
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
 from kdoct_utils.judge.metrics import (
     average_scores,
@@ -25,15 +23,14 @@ from kdoct_utils.judge.metrics import (
     probabilities,
     unpaired_difference,
 )
+from kdoct_utils.lab import stages
 from kdoct_utils.lab.stages import CourseData
 from kdoct_utils.learn.inference import ScanImages, predict_logits
-from kdoct_utils.phantom.scanners import SCANNERS
-from kdoct_utils.runs import RunError, RunFolder, atomic_path, plain, read_json, write_json
+from kdoct_utils.runs import RunError, RunFolder
 
 AUTO = "auto"
 PHANTOM_PATIENTS = 60  # of each class, at most
 SAME_EYES = ({"ucsd", "octmnist"},)  # OCTMNIST is made of UCSD's scans: patients of one were trained on in the other
-SCORES = ("accuracy", "sensitivity", "specificity", "auc", "ece")
 
 
 @dataclass(frozen=True)
@@ -109,8 +106,16 @@ def other_data(
     dataset = choose_other(run, dataset, data_root)
     if not dataset:
         raise RunError("no other dataset is named")
-    options = run.options if options is None else options
-    table, images, provenance = (_drawn if dataset in PHANTOMS else _read)(run, dataset, data_root, options, progress)
+    theirs = replace(
+        run, path=run.path / f"other_{dataset}", dataset=dataset, shared=None, options=options or run.options,
+        data_root=Path(data_root).expanduser().resolve() if data_root else None,
+        profile=replace(run.profile, phantom_patients=min(PHANTOM_PATIENTS, run.profile.phantom_patients)),
+    )  # fmt: skip
+    if dataset in PHANTOMS:
+        table, record = stages.kept_scans(theirs, progress)
+        images = stages.kept_pictures(theirs, table, progress)
+    else:
+        table, images, record = stages.read_now(theirs, progress)
     known = table["image_hash"].isin(set(data.hashes.values()))
     known_patient = table["group"].isin(table.loc[known, "group"])
     new = table[~known_patient]
@@ -133,48 +138,8 @@ def other_data(
         target=np.array(kept["label"].map(shared.index), np.int64),
         groups=kept["group"].to_numpy(dtype=object),
         left_out={reason: n for reason, n in left_out.items() if n},
-        provenance=provenance,
+        provenance=record["provenance"],
     )
-
-
-def _read(
-    run: RunFolder, dataset: str, data_root: str | Path | None, options: DataOptions, progress: bool
-) -> tuple[pd.DataFrame, np.ndarray, dict]:
-    """Table with image_hash, its pictures in the same order, and the provenance record."""
-    root = Path(data_root).expanduser() if data_root else None
-    scans = read_scans(dataset, root, profile=run.profile, seed=run.seed, options=options, progress=progress)
-    images = scans.images(run.profile.resize_size, run.profile.crop_to_band, progress=progress)
-    return scans.table.assign(image_hash=scans.table["scan_id"].map(scans.hashes)), images, scans.provenance
-
-
-def _drawn(
-    run: RunFolder, dataset: str, data_root: str | Path | None, options: DataOptions, progress: bool
-) -> tuple[pd.DataFrame, np.ndarray, dict]:
-    """As `_read`, for phantoms: from the run folder where this recipe put them, else drawn now and kept there."""
-    folder = run.path / f"other_{dataset}"
-    profile = replace(run.profile, phantom_patients=min(PHANTOM_PATIENTS, run.profile.phantom_patients))
-    recipe = plain(
-        {
-            "patients": profile.phantom_patients,
-            "slices": profile.phantom_slices,
-            "size": profile.resize_size,
-            "seed": run.seed,
-            "worst_case": options.worst_case,
-            "style": asdict(SCANNERS[dataset]),
-            "version": DATASETS[dataset].version,
-        }
-    )
-    record, images_file, table_file = folder / "provenance.json", folder / "images.npy", folder / "scans.csv"
-    if not record.exists() or read_json(record)["recipe"] != recipe:
-        record.unlink(missing_ok=True)  # written last: where it is, table and pictures are those of its recipe
-        table, images, provenance = _read(replace(run, profile=profile), dataset, data_root, options, progress)
-        with atomic_path(images_file) as temporary:
-            np.save(temporary, images)
-        with atomic_path(table_file) as temporary:
-            table.to_csv(temporary, index=False)
-        write_json(record, {"recipe": recipe, "provenance": provenance})
-    table = pd.read_csv(table_file, dtype={"path": str, "image_hash": str})
-    return table, np.load(images_file, mmap_mode="r"), read_json(record)["provenance"]
 
 
 def own_test(data: CourseData, other: OtherData) -> SharedScans:
@@ -203,11 +168,6 @@ def other_logits(run: RunFolder, scans: SharedScans, model: nn.Module) -> np.nda
     return predict_logits(model, part, run.profile.image_size, run.profile.channels)[:, scans.columns]
 
 
-def score(scans: SharedScans, logits: np.ndarray, seed: int = 0) -> dict:
-    """metrics.evaluate over the shared classes, patients resampled. logits: (n, shared)."""
-    return evaluate(probabilities(logits), scans.target, scans.groups, scans.class_names, seed=seed)
-
-
 def right(scans: SharedScans, logits: Sequence[np.ndarray]) -> np.ndarray:
     """(seeds, n) bool: which scans each network names rightly. logits: (n, shared) of each."""
     return hits(logits, scans.target)
@@ -216,16 +176,16 @@ def right(scans: SharedScans, logits: Sequence[np.ndarray]) -> np.ndarray:
 def score_shared(scans: SharedScans, logits: Sequence[np.ndarray]) -> dict:
     """Scores of an arm: those of its networks averaged, with intervals over patients and seeds.
 
-    logits: (n, shared) of each. Returns the scores of SCORES (None where none is known), interval (of the accuracy) and
-    sensitivity_interval (of the macro sensitivity) as [low, high], confusion (of all seeds, added up), n_scans,
-    n_patients and seeds.
+    logits: (n, shared) of each. Returns the scores of stages.AVERAGED (None where none is known), interval (of the
+    accuracy) and sensitivity_interval (of the macro sensitivity) as [low, high], confusion (of all seeds, added up),
+    n_scans, n_patients and seeds.
     """
-    scores = [score(scans, one) for one in logits]
+    scores = [evaluate(probabilities(one), scans.target, scans.groups, scans.class_names) for one in logits]
     correct = right(scans, logits)
     nothing = np.zeros_like(correct)
     accuracy = paired_difference(correct, nothing, scans.groups)
     sensitivity = paired_difference(correct, nothing, scans.groups, classes=scans.target)
-    return average_scores(scores, SCORES) | {
+    return average_scores(scores, stages.AVERAGED) | {
         "interval": [accuracy["low"], accuracy["high"]],
         "sensitivity_interval": [sensitivity["low"], sensitivity["high"]],
     }
