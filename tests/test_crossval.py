@@ -55,22 +55,16 @@ FOLDS = [
 SPLIT = split_of({"a1": 0, "a2": 0, "b1": 1, "b2": 1, "c1": 2, "c2": 2})
 
 
-def test_an_interval_of_repeats_is_students():
+def test_means_of_repeats_with_spread_and_students_interval():
     values = np.array([5.5, 1.2, 6.7, -0.4, 7.6])
     reach = 2.776445 * values.std(ddof=1) / 5**0.5  # t at 0.975 with 4 degrees of freedom, from a table
     found = mean_with_interval(values)
     assert [found["estimate"], found["low"], found["high"]] == pytest.approx([4.12, 4.12 - reach, 4.12 + reach])
     with pytest.raises(ValueError, match="at least two values, not 1"):
         mean_with_interval([1.0])
-
-
-def test_the_carried_data_seeds_say_how_they_were_made():
     gains, note = kept_seed_gains()
     assert len(gains) == gains["seed"].nunique() == 5 and "profile quick" in note
     assert (gains["kd_gain_low"] < gains["kd_gain_estimate"]).all()
-
-
-def test_mean_and_population_spread():
     found = mean_and_spread([0.9, 0.8, 1.0, float("nan"), None])
     assert found["mean"] == pytest.approx(0.9) and found["n"] == 3
     assert found["sd"] == pytest.approx((0.02 / 3) ** 0.5)  # over n, not n - 1: as the paper reports
@@ -125,18 +119,18 @@ def test_seeds_of_a_fold_count_together():
 
 def test_a_pool_with_a_gap_or_an_overlap_is_refused():
     everything = pd.concat(FOLDS)
-    with pytest.raises(
-        ValueError, match="student_kd, seed 0: 2 of 6 scans were never tested, such as b1; folds here: 0, 2"
-    ):
-        pool_out_of_fold(pd.concat([FOLDS[0], FOLDS[2]]), SPLIT)
-    twice = pd.concat([everything, FOLDS[0].assign(fold=1)])
-    with pytest.raises(ValueError, match="2 scans are tested more than once, such as a1 in folds 0, 1"):
-        pool_out_of_fold(twice)
-    shared = pd.concat([everything, predictions([("a3", "a", "normal", "normal")], fold=1)])
-    with pytest.raises(ValueError, match="patient a is in the test parts of two folds"):
-        pool_out_of_fold(shared)
-    with pytest.raises(ValueError, match=r"a1 was seen by student_kd seed 0 of fold 2 \(train\)"):
-        pool_out_of_fold(pd.concat([FOLDS[0].assign(fold=2), FOLDS[1]]), SPLIT)
+    for table, split, words in (
+        (pd.concat([FOLDS[0], FOLDS[2]]), SPLIT,
+         "student_kd, seed 0: 2 of 6 scans were never tested, such as b1; folds here: 0, 2"),
+        (pd.concat([everything, FOLDS[0].assign(fold=1)]), None,
+         "2 scans are tested more than once, such as a1 in folds 0, 1"),
+        (pd.concat([everything, predictions([("a3", "a", "normal", "normal")], fold=1)]), None,
+         "patient a is in the test parts of two folds"),
+        (pd.concat([FOLDS[0].assign(fold=2), FOLDS[1]]), SPLIT,
+         r"a1 was seen by student_kd seed 0 of fold 2 \(train\)"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            pool_out_of_fold(table, split)
     unused = SPLIT.assign(role=SPLIT["role"].where(SPLIT["scan_id"].str[0] != "b", "unused"))
     assert len(pool_out_of_fold(pd.concat([FOLDS[0], FOLDS[2]]), unused)) == 4
 

@@ -148,7 +148,7 @@ def _share(teacher: pd.DataFrame, student: pd.DataFrame, seen: tuple[str, ...] =
 check_share_seen = Check(
     _share,
     (lambda teacher, student: _share(teacher, student, ("train",)),
-     "You count the patients that the teacher trained on. Its weights were chosen on others: also seen."),
+     "You count the patients that the teacher trained on. Are those new on whom its weights were chosen?"),
     (lambda teacher, student: _share(teacher, student, ("test",)),
      "You count those who are new to the teacher. Asked are the others."),
     (lambda teacher, student: teacher["role"][student["role"] == "test"].isin(SEEN_ROLES).mean(),

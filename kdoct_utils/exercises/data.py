@@ -139,7 +139,7 @@ check_folds = Check(
      "No patient is torn. But some fold tests far more patients of one class than another does."),
     (lambda table, seed, folds: _package_folds(table, 0, folds),
      "No patient is torn, but every seed gives the same folds. Where does your function use the seed?"),
-    (_as_listed, "The same rows in another order get other folds, as in the public code. When do you sort?"),
+    (_as_listed, "The same rows in another order get other folds, as in the public code. What order do you shuffle?"),
     observe=_what_fails,
     passed="Whole patients, each class evenly dealt, and the same folds whatever the order of rows.",
     otherwise="This does not hold: {got}.",
@@ -164,7 +164,7 @@ check_audit = Check(
     (lambda table, roles: _leaking(table, roles, "patient"),
      "You ask patient by patient. p5 and p6 share an image: one group, in train and in test."),
     (lambda table, roles: _leaking(table, roles, counted=("train", "test")),
-     "You compare train with test. Which of the other roles is one to leak from as well?"),
+     "You compare train with test. Is there another role whose scans a network has seen?"),
     (lambda table, roles: _leaking(table, roles, counted=(*ROLES, "unused")),
      "You name a group whose other scans are `unused`. What is in no part cannot leak."),
     cases=[(_AUDITED, pd.Series(roles.split())) for roles in (

@@ -107,7 +107,7 @@ check_rates = Check(
     (lambda *given: _rates(*given)[::-1],
      "Both numbers are there, in the wrong order. Sensitivity is about patients who are ill."),
     (lambda score, ill, threshold: _recalls(score >= threshold, ill),
-     "You divide by those who were called ill or healthy. Divide by those who are."),
+     "You divide by those who were called ill or healthy. Of whom is each rate a share?"),
     (lambda score, ill, threshold: _recalls(ill, score > threshold),
      "A score equal to the threshold counts as ill here. Yours does not."),
     cases=[(*_TEST, 0.36), (*_VALIDATION, 0.58)],

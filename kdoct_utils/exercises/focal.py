@@ -35,11 +35,10 @@ check_gamma = Check(
     otherwise="You found {got}. Put it into (0.9 / 0.1) ** γ: is that 1000?",
 )  # fmt: skip
 
-
 check_log_p_true = Check(
     lambda logits, target: -cross_entropy(logits, target, reduction="none"),
     (lambda logits, target: _of_true(logits.softmax(dim=1).log(), target),
-     "One answer is minus infinity: the softmax of [200, 0, -5] is 0 in float32 before its logarithm."),
+     "One answer is minus infinity: softmax of [200, 0, -5] is 0 in float32. Which function takes both steps?"),
     (lambda logits, target: _of_true(logits.softmax(dim=1).log_softmax(dim=1), target),
      "Your probabilities are too even: count how often a softmax is applied."),
     (lambda logits, target: _of_true(logits.log_softmax(dim=0), target),

@@ -64,7 +64,7 @@ check_grn = Check(
     (_grn((1, 2), 3, (1, 1, 1, -1)),
      "Right for (batch, height, width, maps). Here the maps stand on axis 1. Which axes are places?"),
     (_grn((2, 3), 1, (1, 1, 1, -1)),
-     "Lengths and shares are right. But (maps,) is stretched along the last axis, and that is the width."),
+     "Lengths and shares are right. But a gain (maps,) is stretched along the last axis: which one is that?"),
     (_grn((2, 3), None, (1, -1, 1, 1)),
      "Your mean mixes the scans of a batch: a scan's answer would depend on its neighbors."),
     cases=[(_maps, _gain, _offset), (10 * _maps, _gain, _offset)],

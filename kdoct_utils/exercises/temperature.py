@@ -39,7 +39,7 @@ check_louder_temperature = Check(
     (lambda t, times: t / times, "You went the wrong way: larger logits are sharper already. What undoes that?"),
     (lambda t, times: t,
      "At the same T the louder teacher gives sharper labels. T divides logits, so their size counts."),
-    (lambda t, times: t + times, "T divides. So factors of it multiply; they do not add."),
+    (lambda t, times: t + times, "The logits were multiplied. Does adding to what divides them undo that?"),
     cases=[(t, times) for t in (1.0, 2.0, 4.0) for times in (4.0, 0.5)],
     passed="T means nothing without the size of the logits it divides.",
     otherwise="You have {got}. Write softmax(c z / T') = softmax(z / T), and compare what is in the brackets.",

@@ -36,11 +36,10 @@ def evaluate(
     probabilities = np.asarray(probabilities, dtype=np.float64)  # (n, classes)
     target, patients = np.asarray(target), np.asarray(patients)
     _check(probabilities, target, patients, class_names)
-    n_classes = len(class_names)
     predicted = probabilities.argmax(axis=1)
-    confusion = confusion_matrix(target, predicted, labels=np.arange(n_classes))
+    confusion = confusion_matrix(target, predicted, labels=np.arange(len(class_names)))
     scores = confusion_scores(confusion)
-    areas = [_one_vs_rest_auc(probabilities[:, k], target == k) for k in range(n_classes)]
+    areas = [_one_vs_rest_auc(score, target == k) for k, score in enumerate(probabilities.T)]
     n_patients = len(np.unique(patients))
     absent = [name for name, row in zip(class_names, confusion, strict=True) if row.sum() == 0]
     notes = [f"no scan of class {name}: its sensitivity is unknown and macro scores leave it out" for name in absent]
@@ -49,23 +48,16 @@ def evaluate(
     else:
         interval = [0.0, 1.0]
         notes.append("one patient only: the interval for accuracy says nothing")
-    return {
-        "accuracy": scores["accuracy"],
-        "sensitivity": scores["sensitivity"],
-        "specificity": scores["specificity"],
+    by_class = zip(scores.pop("sensitivity_per_class"), scores.pop("specificity_per_class"), areas, strict=True)
+    return scores | {
         "auc": _mean(areas),
         "ece": expected_calibration_error(probabilities, target),
         "n_scans": len(target),
         "n_patients": n_patients,
         "interval": interval,
         "per_class": {
-            name: {
-                "sensitivity": scores["sensitivity_per_class"][k],
-                "specificity": scores["specificity_per_class"][k],
-                "auc": areas[k],
-                "n_scans": int(confusion[k].sum()),
-            }
-            for k, name in enumerate(class_names)
+            name: {"sensitivity": sensitivity, "specificity": specificity, "auc": area, "n_scans": int(row.sum())}
+            for name, (sensitivity, specificity, area), row in zip(class_names, by_class, confusion, strict=True)
         },
         "confusion": confusion.tolist(),
         "class_names": list(class_names),
