@@ -18,7 +18,6 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 from browsing import CHROMIUM, open_page
 from bs4 import BeautifulSoup
@@ -36,91 +35,61 @@ TEXTS = [*BOOKS, ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT
 AA = 4.5  # WCAG 2.2, 1.4.3: contrast of text
 COLORS = "red|green|blue|orange|purple|violet|yellow|pink|brown|gr[ae]y"
 MARKS = "line|curve|bar|dot|point|area|band|box|cell|row|column|text|one"
-has = importlib.util.find_spec
+VAGUE = {"here", "this", "link", "click here", "this notebook", "there", "more"}
 
 
-def name_of(path):
-    return path.relative_to(ROOT).as_posix()
+def read(path):
+    """Of a notebook or page: its Markdown without code between fences, and the outputs of its code."""
+    text, outputs = path.read_text(encoding="utf-8"), []
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), outputs
 
 
-def cells(path, kind):
-    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
-
-
-def prose(path):
-    """Markdown that a reader sees, without code between fences."""
-    if path.suffix == ".md":
-        text = path.read_text(encoding="utf-8")
-    else:
-        text = "\n\n".join("".join(cell["source"]) for cell in cells(path, "markdown"))
-    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-
-
-def outputs(path):
-    return [output for cell in cells(path, "code") for output in cell["outputs"]] if path.suffix == ".ipynb" else []
-
-
-def said(path):
-    """The prose, and what code cells say in Markdown."""
-    return [prose(path), *("".join(output.get("data", {}).get("text/markdown", "")) for output in outputs(path))]
-
-
-@pytest.fixture(params=TEXTS, ids=name_of)
-def text(request):
-    return request.param
-
-
-@pytest.fixture(params=BOOKS, ids=name_of)
-def book(request):
-    return request.param
+def html_of(output):
+    return BeautifulSoup("".join(output.get("data", {}).get("text/html", "")), "html.parser")
 
 
 # --- notebooks and docs ----------------------------------------------------------------------------------------------
 
 
-def test_one_title_and_no_level_is_skipped(text):
-    levels = [len(marks) for marks in re.findall(r"^(#{1,6}) ", prose(text), re.M)]
-    assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
-    assert not re.search(r"^#{1,6} ", "\n".join(said(text)[1:]), re.M)  # what is computed has no headings
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_text_can_be_heard(path):
+    prose, outputs = read(path)
+    said = [prose, *("".join(output.get("data", {}).get("text/markdown", "")) for output in outputs)]
 
+    levels = [len(marks) for marks in re.findall(r"^(#{1,6}) ", prose, re.M)]
+    assert levels[0] == 1 and levels.count(1) == 1, "one title"
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), "a level is skipped"
+    assert not re.search(r"^#{1,6} ", "\n".join(said[1:]), re.M), "what is computed has no headings"
 
-def test_every_picture_is_told_in_words(book):
-    told = re.findall(r"!\[([^\]]*)\]\((?!https://(?:mybinder|colab))", prose(book))
-    for output in outputs(book):
-        data = output.get("data", {})
-        if "image/png" in data:
-            told.append(output["metadata"]["image/png"]["alt"])
-        page = BeautifulSoup("".join(data.get("text/html", "")), "html.parser")
-        told += [picture.get("alt", "") for picture in page.find_all("img")]
-        told += [drawing.get("aria-label", "") for drawing in page.find_all("svg")]
-    assert all(len(words) > 20 for words in told)
-
-
-def test_every_table_has_headers(text):
-    for part in said(text):
+    for part in said:
         for head in re.findall(r"^(\|.*\|)\n\|[ :|-]+\|$", part, re.M):
             names = [name.strip() for name in re.split(r"(?<!\\)\|", head)[1:-1]]
             assert all(names[1:]), head  # only the corner may be empty
-    for output in outputs(text):
-        page = BeautifulSoup("".join(output.get("data", {}).get("text/html", "")), "html.parser")
-        for table in page.find_all("table"):
+        links = {name.strip(" *`").lower() for name in re.findall(r"(?<!!)\[([^\[\]]+)\]\(", part)}
+        assert not VAGUE & links
+        folds = re.findall(r"<details>\s*<summary>(.*?)</summary>", part, re.S)
+        assert part.count("<details") == len(folds) == part.count("</details>") and all(map(str.strip, folds))
+        found = re.search(rf"\b(?:{COLORS})\s+(?:{MARKS})s?\b|\bin (?:{COLORS})\b", part, re.I)
+        assert not found, f"{found[0]!r}: name the mark by its label, shape or place as well"
+    for output in outputs:
+        for table in html_of(output).find_all("table"):
             assert table.find("caption").text.strip() and table.select('thead th[scope="col"]')
 
 
-def test_links_and_folds_say_what_they_lead_to(text):
-    for part in said(text):
-        names = re.findall(r"(?<!!)\[([^\[\]]+)\]\(", part)
-        vague = {"here", "this", "link", "click here", "this notebook", "there", "more"}
-        assert not vague & {name.strip(" *`").lower() for name in names}
-        folds = re.findall(r"<details>\s*<summary>(.*?)</summary>", part, re.S)
-        assert part.count("<details") == len(folds) == part.count("</details>") and all(map(str.strip, folds))
-
-
-def test_no_meaning_in_color_alone(text):
-    for part in said(text):
-        found = re.search(rf"\b(?:{COLORS})\s+(?:{MARKS})s?\b|\bin (?:{COLORS})\b", part, re.I)
-        assert not found, f"{found[0]!r}: name the mark by its label, shape or place as well"
+@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_picture_is_told_in_words(path):
+    prose, outputs = read(path)
+    told = re.findall(r"!\[([^\]]*)\]\((?!https://(?:mybinder|colab))", prose)
+    for output in outputs:
+        if "image/png" in output.get("data", {}):
+            told.append(output["metadata"]["image/png"]["alt"])
+        told += [picture.get("alt", "") for picture in html_of(output).find_all("img")]
+        told += [drawing.get("aria-label", "") for drawing in html_of(output).find_all("svg")]
+    assert all(len(words) > 20 for words in told)
 
 
 # --- text in figures -------------------------------------------------------------------------------------------------
@@ -136,64 +105,44 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_contrast_is_that_of_the_standard():
+def test_text_of_figures_can_be_read():
     assert contrast("black", "white") == pytest.approx(21) and contrast("#767676", "white") == pytest.approx(4.54, 0.01)
-
-
-rng = np.random.default_rng(0)
-SCAN = rng.integers(0, 200, (32, 48)).astype(np.uint8)
-MASK = np.repeat([0, 1, 2, 3], 8)[:, None] * np.ones((1, 48), dtype=int)
-HISTORY = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "val_loss": [1.1, 0.7], "val_accuracy": [0.5, 0.7]})
-FIGURES = {
-    "bars": lambda: figures.class_bars(np.full((2, 4), 0.25), CLASS_NAMES, ["a", "b"], title="t"),
-    "curves": lambda: figures.curves([1, 2], {name: [0, 1] for name in CLASS_NAMES}, xlabel="x", ylabel="y", title="t"),
-    "layers": lambda: figures.layer_overlay(SCAN, MASK, ["none", "A", "B", "C"], title="t"),
-    "grid": lambda: figures.scan_grid([SCAN] * 2, ["a", "b"], title="t"),
-    "confusion": lambda: figures.confusion_matrix(rng.integers(0, 40, (4, 4)), CLASS_NAMES, title="t"),
-}
-
-
-@pytest.mark.parametrize("kind", FIGURES)
-def test_text_of_figures_can_be_read(kind):
     use_style()
-    figure = FIGURES[kind]()
-    inside = [item for axis in figure.axes for item in axis.texts if kind == "confusion"]
-    texts = [item for item in figure.findobj(Text) if item.get_text().strip() and item not in inside]
-    assert texts and all(contrast(item.get_color(), "white") >= AA for item in texts)
-    plt.close(figure)
+    scan = np.random.default_rng(0).integers(0, 200, (32, 48)).astype(np.uint8)
+    mask = np.repeat([0, 1, 2, 3], 8)[:, None] * np.ones((1, 48), dtype=int)
+    lines = {name: [0, 1] for name in CLASS_NAMES}
+    for figure in (
+        figures.class_bars(np.full((2, 4), 0.25), CLASS_NAMES, ["a", "b"], title="t"),
+        figures.curves([1, 2], lines, xlabel="x", ylabel="y", title="t"),
+        figures.layer_overlay(scan, mask, ["none", "A", "B", "C"], title="t"),
+        figures.scan_grid([scan] * 2, ["a", "b"], title="t"),
+        figures.interval_plot({"a": (1, 0, 2)}, xlabel="x", title="t", reference=0, reference_label="none"),
+    ):
+        texts = [item for item in figure.findobj(Text) if item.get_text().strip()]
+        assert texts and all(contrast(item.get_color(), "white") >= AA for item in texts)
+        plt.close(figure)
 
 
 def test_counts_of_a_confusion_matrix_can_be_read_on_every_shade():
-    worst = []
-    for share in range(101):
+    for share in (0, 25, 40, *range(44, 51)):  # contrast is least where the text changes from white to black
         figure = figures.confusion_matrix([[share, 100 - share], [0, 1]], ("normal", "cnv"), title="t")
         for item, value in zip(figure.axes[0].texts[:2], (share, 100 - share), strict=True):
-            worst.append((contrast(item.get_color(), plt.get_cmap(SEQUENTIAL)(value / 100)), value))
+            assert contrast(item.get_color(), plt.get_cmap(SEQUENTIAL)(value / 100)) >= AA, value
         plt.close(figure)
-    assert min(worst)[0] >= AA, min(worst)
 
 
-DRAWINGS = {
-    "bars": bars_svg(["normal", "drusen"], [1, 2], title="t", reference=[1, 1], reference_label="before"),
-    "curves": curves_svg([0, 1], {"a": [0, 1], "b": [1, 0]}, title="t", xlabel="x", ylabel="y", ylim=(0, 1), mark=0.5),
-    "scan": scan_html(SCAN, "A scan of noise, for the test."),
-}
-
-
-@pytest.mark.parametrize("kind", DRAWINGS)
-def test_drawings_of_sliders_have_a_name_and_dark_text(kind):
-    page = BeautifulSoup(DRAWINGS[kind], "html.parser")
-    named = [*page.select('svg[role="img"][aria-label]'), *page.select("img[alt]")]
-    assert len(named) == 1 and (named[0].get("aria-label") or named[0]["alt"]).strip()
-    for item in page.find_all("text"):
-        fill = item.get("fill") or re.sub(r".*fill:\s*([^;]+).*", r"\1", item.get("style", "")) or "black"
-        assert contrast(fill, "white") >= AA
-
-
-def test_curves_differ_by_more_than_color():
-    page = BeautifulSoup(DRAWINGS["curves"], "html.parser")
-    lines = page.find_all("polyline")
-    assert len(lines) == 2 and len({item.get("stroke-dasharray") for item in lines}) == 2
+def test_drawings_of_sliders_have_a_name_dark_text_and_more_than_color():
+    lines = {"a": [0, 1], "b": [1, 0]}
+    curves = curves_svg([0, 1], lines, title="t", xlabel="x", ylabel="y", ylim=(0, 1), mark=0.5)
+    bars = bars_svg(["normal", "drusen"], [1, 2], title="t", reference=[1, 1], reference_label="before")
+    for drawing in (bars, curves, scan_html(np.zeros((4, 4), np.uint8), "A scan of nothing, for the test.")):
+        page = BeautifulSoup(drawing, "html.parser")
+        named = [*page.select('svg[role="img"][aria-label]'), *page.select("img[alt]")]
+        assert len(named) == 1 and (named[0].get("aria-label") or named[0]["alt"]).strip()
+        assert all(contrast(item.get("fill") or "black", "white") >= AA for item in page.find_all("text"))
+    page = BeautifulSoup(curves, "html.parser")
+    drawn = page.find_all("polyline")
+    assert len(drawn) == 2 and len({item.get("stroke-dasharray") for item in drawn}) == 2
     assert {"a", "b"} <= {item.text for item in page.find_all("text")}  # and each has its name beside it
 
 
@@ -203,7 +152,7 @@ def test_curves_differ_by_more_than_color():
 @pytest.fixture(scope="module", params=["light", "dark"])
 def axe(request):
     """Finds what axe-core finds on a page: rule -> the first elements that break it."""
-    if CHROMIUM is None or not has("playwright") or not has("axe_playwright_python"):
+    if CHROMIUM is None or not all(map(importlib.util.find_spec, ("playwright", "axe_playwright_python"))):
         pytest.skip("no Chromium, or no playwright, or no axe-playwright-python")
     from axe_playwright_python.sync_playwright import Axe
 
@@ -214,27 +163,21 @@ def axe(request):
             options = {"resultTypes": ["violations"], "preload": False}
             if request.param == "dark":
                 options["runOnly"] = ["color-contrast"]  # nothing else differs
-            found = Axe().run(page, context=context or None, options=options)
-            return {
-                rule["id"]: [node["html"][:150] for node in rule["nodes"][:3]] for rule in found.response["violations"]
-            }
+            rules = Axe().run(page, context=context or None, options=options).response["violations"]
+            return {rule["id"]: [node["html"][:150] for node in rule["nodes"][:3]] for rule in rules}
 
         yield find
 
 
+@pytest.mark.slow
 def test_every_page_of_the_site_passes_axe(axe, site):
-    paths = sorted(site.rglob("*.html"))
-    faults = {}
-    for path in paths:  # code in colors takes axe a second a page: it is looked at below
-        if found := axe(path, exclude=[[".highlight"]]):
-            faults[path.relative_to(site).as_posix()] = found
-    assert faults == {} and len(paths) > 10
-
-
-def test_colors_of_code_pass_axe(axe, site):
+    paths = sorted(site.rglob("*.html"))  # code in colors takes axe a second a page: one is looked at below
+    faults = {path.relative_to(site).as_posix(): axe(path, exclude=[[".highlight"]]) for path in paths}
+    assert {name: found for name, found in faults.items() if found} == {} and len(paths) > 10
     assert axe(site / "notebooks" / "00_start_here.html", include=[[".highlight"]]) == {}
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_passes_axe(axe, tmp_path):
     from kdoct_utils.course.report import report_run
     from kdoct_utils.runs import open_run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import math
@@ -9,16 +10,16 @@ import re
 import time
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import pytest
 from browsing import CHROMIUM, jupyter, open_page
-from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from kdoct_utils.show.output import with_alt_text
-from kdoct_utils.show.sliders import Slider, sliders
+from kdoct_utils.show.sliders import Choice, Slider, sliders
 from kdoct_utils.show.svg import bars_svg
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,68 +27,68 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine"),
     pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
 ]
-
-SLIDER = '''
-import math
-from kdoct_utils.show.sliders import Choice, Slider, sliders
-from kdoct_utils.show.svg import bars_svg
-
 LOGITS = {"easy": (4.0, 1.0, 0.5), "hard": (2.0, 1.5, 0.5)}
 
-def soft_label(temperature, scan):
-    powers = [math.exp(logit / temperature) for logit in LOGITS[scan]]
-    shares = [power / sum(powers) for power in powers]
-    return bars_svg(["normal", "drusen", "cnv"], shares, title=f"T = {temperature}, {scan}", maximum=1)
-
-sliders(soft_label, temperature=Slider(1.0, 10.0, 4.0, 0.25, label="temperature T"),
-        scan=Choice(("easy", "hard")), height=180)
-'''
-
 # Takes every slider on the page through every combination of its values; tells what does not fit.
-FITS = """() => [...document.querySelectorAll("kdoct-slider")].flatMap((host) => {
-  const root = host.shadowRoot, area = root.querySelector(".drawing"), found = new Set();
-  const controls = [...root.querySelectorAll("input, select")];
-  const look = () => {
-    if (area.scrollHeight > area.clientHeight + 1) found.add("higher than its area");
-    if (area.scrollWidth > area.clientWidth + 1) found.add("wider than its area");
-    for (const svg of area.querySelectorAll("svg")) {
-      const {width, height} = svg.viewBox.baseVal;
-      for (const text of svg.querySelectorAll("text:not([transform])")) {
-        const {x, y, width: across, height: down} = text.getBBox();
-        if (x < 0 || y < 0 || x + across > width || y + down > height) found.add("cut off: " + text.textContent);
+FITS = """async (font) => {
+  await document.fonts.load(`14px ${font}`);
+  return [...document.querySelectorAll("kdoct-slider")].flatMap((host) => {
+    const root = host.shadowRoot, area = root.querySelector(".drawing"), found = new Set();
+    root.appendChild(document.createElement("style")).textContent = `* { font-family: ${font} !important }`;
+    const controls = [...root.querySelectorAll("input, select")];
+    const look = () => {
+      if (area.scrollHeight > area.clientHeight + 1) found.add("higher than its area");
+      if (area.scrollWidth > area.clientWidth + 1) found.add("wider than its area");
+      for (const svg of area.querySelectorAll("svg")) {
+        const {width, height} = svg.viewBox.baseVal;
+        for (const text of svg.querySelectorAll("text:not([transform])")) {
+          const {x, y, width: across, height: down} = text.getBBox();
+          if (x < 0 || y < 0 || x + across > width || y + down > height) found.add("cut off: " + text.textContent);
+        }
       }
-    }
-  };
-  const walk = (i) => {
-    if (i === controls.length) {
-      controls[0].dispatchEvent(new Event("input", {bubbles: true}));
-      return look();
-    }
-    const last = controls[i].options ? controls[i].options.length - 1 : Number(controls[i].max);
-    for (let place = 0; place <= last; place++) {
-      controls[i].value = place;
-      walk(i + 1);
-    }
-  };
-  walk(0);
-  return [...found].map((what) => root.querySelector("[role=group]").ariaLabel + ": " + what);
-})"""
+    };
+    const walk = (i) => {
+      if (i === controls.length) {
+        controls[0].dispatchEvent(new Event("input", {bubbles: true}));
+        return look();
+      }
+      const last = controls[i].options ? controls[i].options.length - 1 : Number(controls[i].max);
+      for (let place = 0; place <= last; place++) {
+        controls[i].value = place;
+        walk(i + 1);
+      }
+    };
+    walk(0);
+    return [...found].map((what) => root.querySelector("[role=group]").ariaLabel + ": " + what);
+  });
+}"""
+FONTS = {"wide": "DejaVuSans.ttf", "narrow": "cmss10.ttf"}  # both come with matplotlib
 
 
-def softmax(logits, temperature):
+def shares(logits, temperature):
     powers = [math.exp(logit / temperature) for logit in logits]
-    return [f"{power / sum(powers):.3f}" for power in powers]
+    return [power / sum(powers) for power in powers]
 
 
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    cells = [nbformat.v4.new_markdown_cell("# Soft labels"), nbformat.v4.new_code_cell(SLIDER)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        resources = {"metadata": {"path": str(tmp_path_factory.mktemp("cwd"))}}
-        return NotebookClient(notebook, timeout=120, resources=resources).execute()
+def soft_label(temperature, scan):
+    title = f"T = {temperature}, {scan}"
+    return bars_svg(["normal", "drusen", "cnv"], shares(LOGITS[scan], temperature), title=title, maximum=1)
+
+
+@pytest.fixture
+def export(tmp_path):
+    """Writes a page with one slider, as nbconvert exports a notebook; gives its path."""
+
+    def write(**options):
+        temperature = Slider(1.0, 10.0, 4.0, 0.25, label="temperature T")
+        panel = sliders(soft_label, temperature=temperature, scan=Choice(("easy", "hard")), height=180)
+        output = nbformat.v4.new_output("display_data", data=panel._repr_mimebundle_())
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])])
+        path = tmp_path / "page.html"
+        path.write_text(HTMLExporter(**options).from_notebook_node(with_alt_text(notebook))[0], encoding="utf-8")
+        return path
+
+    return write
 
 
 def go_offline(page):
@@ -100,48 +101,38 @@ def offline(page, path):
     page.goto(path.as_uri())
 
 
-def export(notebook, path, **options):
-    path.write_text(HTMLExporter(**options).from_notebook_node(with_alt_text(notebook))[0], encoding="utf-8")
-    return path
-
-
 def drawn(page):
     """The bars' numbers and the title, of the first slider on the page."""
     texts = page.locator("kdoct-slider").first.locator("svg > text").all_text_contents()
     return [text for text in texts if re.fullmatch(r"[01]\.\d{3}", text)], texts[0]
 
 
-def test_a_page_without_kernel_or_network_is_moved_by_keyboard(executed, tmp_path):
+def test_a_page_without_kernel_or_network_is_moved_by_keyboard(export):
+    def shown(scan, temperature):
+        return [f"{share:.3f}" for share in shares(LOGITS[scan], temperature)]
+
     with open_page() as page:
-        offline(page, export(executed, tmp_path / "page.html"))
+        offline(page, export())
         slider = page.get_by_role("slider", name="temperature T")
-        assert slider.get_attribute("aria-valuetext") == "4.00"
-        assert drawn(page)[0] == softmax((4.0, 1.0, 0.5), 4.0)
+        assert slider.get_attribute("aria-valuetext") == "4.00" and drawn(page)[0] == shown("easy", 4.0)
         height = page.locator("kdoct-slider").bounding_box()["height"]
 
         slider.focus()
         for _ in range(4):
             page.keyboard.press("ArrowRight")
         assert page.locator("output").inner_text() == slider.get_attribute("aria-valuetext") == "5.00"
-        assert drawn(page)[0] == softmax((4.0, 1.0, 0.5), 5.0)
+        assert drawn(page)[0] == shown("easy", 5.0)
         page.keyboard.press("Home")
-        assert drawn(page)[0] == softmax((4.0, 1.0, 0.5), 1.0)
+        assert drawn(page)[0] == shown("easy", 1.0)
         page.keyboard.press("Tab")
         page.keyboard.press("ArrowDown")  # the next option of the choice
-        assert page.get_by_label("scan").input_value() == "1"
-        assert drawn(page)[0] == softmax((2.0, 1.5, 0.5), 1.0)
+        assert page.get_by_label("scan").input_value() == "1" and drawn(page)[0] == shown("hard", 1.0)
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")  # Reset
-        assert page.locator("output").inner_text() == "4.00"
-        assert drawn(page)[0] == softmax((4.0, 1.0, 0.5), 4.0)
+        assert page.locator("output").inner_text() == "4.00" and drawn(page)[0] == shown("easy", 4.0)
         assert page.locator("kdoct-slider").bounding_box()["height"] == height
-        assert page.said == []
 
-
-def test_cells_that_leave_the_page_and_come_back_keep_their_slider(executed, tmp_path):
-    with open_page() as page:
-        offline(page, export(executed, tmp_path / "page.html"))
-        page.get_by_role("slider").fill("0")
+        page.get_by_role("slider").fill("0")  # JupyterLab takes cells off the page and puts them back
         page.evaluate(
             "() => { const slider = document.querySelector('kdoct-slider'), parent = slider.parentNode;"
             " slider.remove(); parent.append(slider); }"
@@ -150,85 +141,87 @@ def test_cells_that_leave_the_page_and_come_back_keep_their_slider(executed, tmp
         assert page.said == []
 
 
-@pytest.mark.parametrize("case", ["script left out", "old browser"])
-def test_readers_without_the_script_see_the_note(executed, tmp_path, case):
-    path = export(executed, tmp_path / "page.html")
-    with open_page() as page:
-        if case == "old browser":
-            page.add_init_script("delete window.DecompressionStream")
-        else:  # as GitHub and JupyterLab do with a notebook that nobody has trusted
-            html = path.read_text(encoding="utf-8")
-            path.write_text(re.sub(r"<script>\s*// <kdoct-slider.*?</script>", "", html, flags=re.DOTALL), "utf-8")
-        offline(page, path)
-        assert page.get_by_text("Slider “soft label”: run this cell to move it").is_visible()
-        assert page.get_by_role("slider").count() == 0 and page.said == []
+@pytest.mark.slow
+def test_readers_without_the_script_see_the_note(export):
+    path = export()
+    for case in ("old browser", "script left out"):
+        with open_page() as page:
+            if case == "old browser":
+                page.add_init_script("delete window.DecompressionStream")
+            else:  # as GitHub and JupyterLab do with a notebook that nobody has trusted
+                html = path.read_text(encoding="utf-8")
+                path.write_text(re.sub(r"<script>\s*// <kdoct-slider.*?</script>", "", html, flags=re.DOTALL), "utf-8")
+            offline(page, path)
+            assert page.get_by_text("Slider “soft label”: run this cell to move it").is_visible()
+            assert page.get_by_role("slider").count() == 0 and page.said == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_controls_can_be_read_in_both_themes(executed, tmp_path, theme):
+def test_the_controls_can_be_read_in_both_themes(export, theme):
     pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
     from axe_playwright_python.sync_playwright import Axe
 
     with open_page() as page:
-        offline(page, export(executed, tmp_path / "page.html", theme=theme))
+        offline(page, export(theme=theme))
         page.get_by_role("slider").focus()
-        found = Axe().run(page, context="kdoct-slider")
-        assert found.response["violations"] == [] and len(found.response["passes"]) > 5
-        assert "color-contrast" in [rule["id"] for rule in found.response["passes"]]
+        found = Axe().run(page, context="kdoct-slider").response
+        assert found["violations"] == [] and len(found["passes"]) > 5
+        assert "color-contrast" in [rule["id"] for rule in found["passes"]]
 
 
 def what_does_not_fit(shown, width=760):
     """Of sliders, as notebooks show them: the width is that of an output in JupyterLab on a small screen."""
-    with open_page() as page:
-        page.set_content(f'<!doctype html><body style="font: 14px sans-serif; width: {width}px">{"".join(shown)}')
-        page.wait_for_function("[...document.querySelectorAll('kdoct-slider')].every((slider) => slider.shadowRoot)")
-        return page.evaluate(FITS)
+    faces = ""
+    for name, file in FONTS.items():
+        font = (Path(matplotlib.get_data_path()) / "fonts" / "ttf" / file).read_bytes()
+        uri = f"data:font/ttf;base64,{base64.b64encode(font).decode()}"
+        faces += f"@font-face {{ font-family: {name}; src: url({uri}) }}"
+    found = []
+    for font in FONTS:
+        with open_page() as page:
+            page.set_content(f"<!doctype html><style>{faces}</style>"
+                             f'<body style="font: 14px {font}; width: {width}px">{"".join(shown)}')  # fmt: skip
+            page.wait_for_function("[...document.querySelectorAll('kdoct-slider')].every((one) => one.shadowRoot)")
+            found += [f"{font}: {what}" for what in page.evaluate(FITS, font)]
+    return found
 
 
-def test_what_does_not_fit_is_seen():
+@pytest.mark.slow
+def test_every_drawing_of_the_course_fits_in_a_wide_and_a_narrow_font():
     def drawing(x):
-        title = "a title " * x
-        return bars_svg(["a", "b"], [1, 1], title=title) + "<p>high</p>" * (x == 3)
+        return f'<svg viewBox="0 0 100 50"><text y="20">{"a word " * x}</text></svg>' + "<p>high</p>" * (x == 3)
 
-    shown = sliders(drawing, name="one", height=125, x=Slider(1, 20, 1, 1))._repr_mimebundle_()["text/html"]
-    found = what_does_not_fit([shown])
-    assert "Slider: one: higher than its area" in found and "Slider: one: cut off: " + "a title " * 20 in found
-    assert "Slider: one: cut off: " + "a title " * 5 not in found
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
-def test_every_drawing_of_the_course_fits(path):
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    outputs = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.get("outputs", [])]
-    shown = [text for text in map("".join, outputs) if "<kdoct-slider" in text]
-    if not shown:
-        pytest.skip("its outputs hold no slider")
-    assert what_does_not_fit(shown) == []
+    shown = [sliders(drawing, name="one", height=125, x=Slider(1, 9, 1, 1)).html]
+    found = what_does_not_fit(shown)  # what does not fit is seen
+    for what in ("higher than its area", "cut off: " + "a word " * 9):
+        assert {f"{font}: Slider: one: {what}" for font in FONTS} <= set(found)
+    assert not [what for what in found if what.endswith("cut off: a word ")]
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        outputs = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.get("outputs", [])]
+        assert what_does_not_fit([text for text in map("".join, outputs) if "<kdoct-slider" in text]) == [], path.name
 
 
-@pytest.fixture
-def workplace(tmp_path):
-    """A folder with notebook 04 for the smallest profile; its run folder lies there too."""
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
+# --- in JupyterLab and Notebook 7 ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("app", "address"), [("jupyterlab", "lab/tree/{name}?reset"), ("notebook", "notebooks/{name}")]
+)  # fmt: skip
+def test_notebook_04_is_run_and_its_temperature_moved(app, address, tmp_path):
+    pytest.importorskip(app, reason=f"{app} is not installed")
     source = ROOT / "notebooks" / "04_temperature_and_soft_labels.ipynb"
+    path = tmp_path / "notebooks" / source.name
+    path.parent.mkdir()
     parameters = {"profile": "smoke", "run_dir": str(tmp_path / "run")}
     notebook = parameterize_notebook(load_notebook_node(str(source)), parameters)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    nbformat.write(notebook, folder / source.name)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("app", "address"), [("jupyterlab", "lab/tree/{name}?reset"), ("notebook", "notebooks/{name}")]
-)  # fmt: skip
-def test_notebook_04_is_run_and_its_temperature_moved(app, address, workplace, tmp_path):
-    if importlib.util.find_spec(app) is None:
-        pytest.skip(f"{app} is not installed")
-    path = next(workplace.glob("*.ipynb"))
-    with jupyter(app, workplace, tmp_path) as server, open_page() as page:
+    nbformat.write(notebook, path)
+    with jupyter(app, path.parent, tmp_path) as server, open_page() as page:
         go_offline(page)
         page.goto(f"{server}/{address.format(name=path.name)}", timeout=90_000)
         run_all(page, server)
@@ -239,8 +232,7 @@ def test_notebook_04_is_run_and_its_temperature_moved(app, address, workplace, t
         slider.focus()
         for _ in range(5):
             page.keyboard.press("ArrowRight")
-        value = float(slider.get_attribute("aria-valuetext"))
-        after = drawn(page)
+        value, after = float(slider.get_attribute("aria-valuetext")), drawn(page)
         assert value > 4 and f"{value:g}" in after[1]
         assert max(map(float, after[0][:3])) < max(map(float, before[0][:3]))  # hotter is softer, in the three classes
         page.get_by_role("button", name="Reset").first.click()
@@ -256,14 +248,11 @@ def run_all(page, server, seconds=120):
         assert time.monotonic() < deadline, f"no idle kernel after {seconds} s"
         page.wait_for_timeout(1000)
         kernels = json.loads(page.request.get(f"{server}/api/kernels").text())
-        quiet = quiet + 1 if [kernel for kernel in kernels if ready(kernel)] else 0
+        ready = [kernel for kernel in kernels if kernel["connections"] and kernel["execution_state"] == "idle"]
+        quiet = quiet + 1 if ready else 0
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
     page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
-
-
-def ready(kernel):
-    return kernel["connections"] and kernel["execution_state"] == "idle"
 
 
 def saved_outputs(page, path, seconds=240):
