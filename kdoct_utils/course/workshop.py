@@ -14,15 +14,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from kdoct_utils.course.check import run_checks
 from kdoct_utils.course.notebooks import (
     check_dataset,
+    common_values,
     default_run_dir,
     find_notebooks_folder,
     notebook_number,
@@ -37,9 +37,9 @@ from kdoct_utils.runs import CONFIG_NAME, RunError, RunFolder, atomic_path, open
 # Slow the first time only: Python compiles them, matplotlib looks for fonts, the system keeps the files in memory.
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "sklearn", "pandas", "onnx", "onnxruntime", "papermill",
          "ipywidgets", "matplotlib.font_manager", "kdoct_utils.lab.stages", "kdoct_utils.edge.measure")  # fmt: skip
-EDITORS = ("jupyterlab", "notebook", "google.colab")
+EDITORS = ("jupyterlab", "notebook")
 LEFT_OUT = ("notebooks", "index.html")  # of a copied run folder: executed notebooks and the report give answers away
-OF_A_RUN = ("execution", "papermill")  # what an execution leaves in a notebook's or a cell's metadata
+OF_A_RUN = ("execution", "papermill", "widgets")  # what an execution leaves in a notebook's or a cell's metadata
 
 
 @dataclass(frozen=True)
@@ -76,34 +76,32 @@ class Plan:
     @property
     def command(self) -> str:
         """What to type to prepare this very run."""
-        usual = self.notebooks.parent / default_run_dir(self.profile, self.dataset, self.seed)
+        usual = (self.notebooks.parent / default_run_dir(self.profile, self.dataset, self.seed)).resolve()
         options = {
             "--profile": self.profile if self.profile != "quick" else None,
             "--dataset": self.dataset if self.dataset != "phantom" else None,
             "--data-root": self.data_root or None,
-            "--run-dir": self.folder if self.folder != usual.resolve() else None,
+            "--run-dir": self.folder if self.folder != usual else None,
             "--seed": self.seed or None,
             "--copies": self.copies,
         }
         words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
         return shlex.join(["kdoct", "workshop", *words])
 
-    def run(self) -> RunFolder:
-        """The run folder; made where there is none."""
+    def run(self, make: bool) -> RunFolder | None:
+        """The run folder; None where there is none and it shall not be made."""
+        if not make and not (self.folder / CONFIG_NAME).is_file():
+            return None
         return open_run(
             self.folder, profile=self.profile, dataset=self.dataset, data_root=self.data_root, seed=self.seed
         )
 
 
 def make_plan(
-    profile: str = "quick",
-    dataset: str | None = None,
-    data_root: str | Path | None = None,
-    run_dir: str | Path | None = None,
-    seed: int = 0,
-    notebooks_folder: Path | None = None,
+    profile: str = "quick", dataset: str | None = None, data_root: str | Path | None = None,
+    run_dir: str | Path | None = None, seed: int = 0, notebooks_folder: Path | None = None,
     copies: str | Path | None = None,
-) -> Plan:
+) -> Plan:  # fmt: skip
     """What to prepare. run_dir: by default the folder in which the notebooks look, runs/<profile> beside notebooks/.
 
     copies: a folder for participants, outside of the course.
@@ -114,10 +112,9 @@ def make_plan(
     folder = Path(run_dir) if run_dir else notebooks.parent / default_run_dir(profile, dataset, seed)
     folder = folder.expanduser().resolve()
     apart = Path(copies).expanduser().resolve() if copies else None
-    if apart and (apart == notebooks.parent.resolve() or apart.is_relative_to(notebooks.resolve())):
-        raise RunError(f"copies cannot lie in {apart}, among the course's own notebooks: name another folder")
-    if apart and (apart.is_relative_to(folder) or folder.is_relative_to(apart)):
-        raise RunError(f"copies cannot lie in {apart}, around or inside the run folder: name another folder")
+    if apart and (apart.is_relative_to(notebooks.resolve()) or apart.is_relative_to(folder)
+                  or folder.is_relative_to(apart) or apart == notebooks.parent.resolve()):  # fmt: skip
+        raise RunError(f"copies cannot lie in {apart}, in or around the course or its run: name another folder")
     return Plan(profile, dataset, data_root, folder, seed, notebooks, apart)
 
 
@@ -129,46 +126,28 @@ def prepare(plan: Plan, *, check_only: bool = False, progress: bool = True) -> I
         yield Step(check.name, check.ok, check.found, "" if check.ok else check.remedy)
     yield editor_step()
     steps = [scans_step, notebooks_step] if check_only else [loading_step, scans_step, notebooks_step, report_step]
-    steps += [copies_step] if plan.copies else []
-    for step in steps:
-        if not check_only and not fits:
-            yield Step(step_name(step), False, "not tried", "Mend the lines above first")
+    for work in [*steps, *([copies_step] if plan.copies else [])]:
+        name, started = work.__name__.removesuffix("_step"), time.perf_counter()
+        if fits or check_only:
+            try:
+                step = work(plan, check_only, progress)
+            except (RunError, OSError) as error:
+                step = Step(name, False, str(error), f"Mend that, then run again: {plan.command}")
         else:
-            started = time.perf_counter()
-            work = partial(step, plan, check_only=check_only, progress=progress)
-            made = guarded(work, step_name(step), plan.command)
-            fits = fits and made.ready
-            yield replace(made, seconds=round(time.perf_counter() - started, 1))
-
-
-def step_name(step: Callable) -> str:
-    return step.__name__.removesuffix("_step")
-
-
-def guarded(step: Callable[[], Step], name: str, command: str) -> Step:
-    """The step, or what stopped it as a step that is not ready."""
-    try:
-        return step()
-    except (RunError, OSError) as error:
-        return Step(name, False, str(error), f"Mend that, then run again: {command}")
+            step = Step(name, False, "not tried", "Mend the lines above first")
+        fits = fits and step.ready
+        yield replace(step, seconds=round(time.perf_counter() - started, 1))
 
 
 def editor_step() -> Step:
     """Something that opens notebooks."""
-    found = [name for name in EDITORS if _is_there(name)]
+    found = [name for name in EDITORS if find_spec(name)]
     if found:
         return Step("editor", True, ", ".join(found))
     return Step("editor", False, "no JupyterLab, no Notebook", 'Run: pip install -e ".[lab]"')
 
 
-def _is_there(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is missing
-        return False
-
-
-def loading_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
+def loading_step(plan: Plan, check_only: bool, progress: bool) -> Step:
     """Import the heavy packages once, in a process of its own."""
     code = f"import importlib\nfor name in {HEAVY!r}: importlib.import_module(name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", errors="replace")
@@ -178,10 +157,9 @@ def loading_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
     return Step("loading", True, f"{len(HEAVY)} heavy packages load")
 
 
-def scans_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
+def scans_step(plan: Plan, check_only: bool, progress: bool) -> Step:
     """The scans, decoded once, and their split."""
-    there = (plan.folder / CONFIG_NAME).is_file()
-    run = plan.run() if there or not check_only else None
+    run = plan.run(make=not check_only)
     if run is None or not (run.images_file.exists() and run.splits_file.exists()):
         if check_only:
             return Step("scans", False, f"none in {plan.folder.name}", f"Run: {plan.command}")
@@ -192,44 +170,46 @@ def scans_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
     return Step("scans", True, f"{plan.dataset}, drawn or read, and split; {size / 1e6:.0f} MB in the cache folder")
 
 
-def notebooks_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
+def notebooks_step(plan: Plan, check_only: bool, progress: bool) -> Step:
     """Every core notebook executed into the run folder, so that its networks are there."""
     paths = select_notebooks(None, plan.notebooks)
-    there = (plan.folder / CONFIG_NAME).is_file()
-    missing = unfinished(plan.run(), paths) if there else [path.name for path in paths]
+    run = plan.run(make=False)
+    missing = unfinished(run, paths) if run else [path.name for path in paths]
+    done = len(paths) - len(missing)
     if missing and check_only:
-        numbers = ", ".join(map(notebook_number, missing))
-        found = f"{len(paths) - len(missing)} of {len(paths)} done, not {numbers}"
+        found = f"{done} of {len(paths)} done, not {', '.join(map(notebook_number, missing))}"
         return Step("notebooks", False, found, f"Run: {plan.command}")
     if missing:
         run_course(plan.profile, plan.dataset, plan.data_root, plan.folder, plan.seed, progress=progress,
                    notebooks_folder=plan.notebooks)  # fmt: skip
-    done = f"{len(missing)} executed now, {len(paths) - len(missing)} were done"
-    return Step("notebooks", True, f"all {len(paths)} ({done}) in {plan.folder.name}")
+    found = f"all {len(paths)} ({len(missing)} executed now, {done} were done) in {plan.folder.name}"
+    return Step("notebooks", True, found)
 
 
-def report_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
+def report_step(plan: Plan, check_only: bool, progress: bool) -> Step:
     """The run's index.html, to show what participants will get."""
     from kdoct_utils.course.report import report_run
 
-    return Step("report", True, str(Path(plan.folder.name) / report_run(plan.run()).name))
+    return Step("report", True, str(Path(plan.folder.name) / report_run(plan.run(make=True)).name))
 
 
-def copies_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
-    """For participants: notebooks without outputs, and beside them a copy of the run folder.
+# --- for participants ------------------------------------------------------------------------------------------------
+
+
+def copies_step(plan: Plan, check_only: bool, progress: bool) -> Step:
+    """Notebooks without outputs, and beside them a copy of the run folder.
 
     A copy that somebody has changed is kept as it is, and named.
     """
     texts = clean_notebooks(plan)
     there = [name for name in texts if (plan.copies / name).exists()]
     changed = [name for name in there if (plan.copies / name).read_text(encoding="utf-8") != texts[name]]
-    missing = [name for name in texts if name not in there]
     run_missing = missing_run_files(plan)
-    if check_only and (missing or run_missing):
+    if check_only and (len(there) < len(texts) or run_missing):
         found = f"{len(there)} of {len(texts)} notebooks in {plan.copies.name}"
         found += f", and {len(run_missing)} files of the run are not" if run_missing else ""
         return Step("copies", False, found, f"Run: {plan.command}")
-    for name in missing:
+    for name in texts.keys() - there:
         with atomic_path(plan.copies / name) as temporary:
             temporary.write_text(texts[name], encoding="utf-8")
     for name in run_missing:
@@ -244,22 +224,21 @@ def copies_step(plan: Plan, *, check_only: bool, progress: bool) -> Step:
 
 def clean_notebooks(plan: Plan) -> dict[str, str]:
     """Path in the folder for participants -> text: every notebook without outputs, its parameters set to this run."""
-    root = plan.notebooks.parent
-    paths = [path for folder in (".", "exercises", "solutions") for path in (plan.notebooks / folder).glob("*.ipynb")]
-    return {
-        path.relative_to(root).as_posix(): clean_notebook(path, plan, "../" * (len(path.relative_to(root).parts) - 1))
-        for path in sorted(paths)
-    }
+    cleaned = {}
+    for folder in (".", "exercises", "solutions"):
+        run_dir = Path(".." if folder == "." else "../..", "runs", plan.folder.name)
+        values = common_values(get_profile(plan.profile), plan.dataset, plan.data_root, run_dir, plan.seed)
+        for path in sorted((plan.notebooks / folder).glob("*.ipynb")):
+            name = path.relative_to(plan.notebooks.parent).as_posix()
+            cleaned[name] = clean_notebook(path, values | {"run_dir": run_dir.as_posix()})
+    return cleaned
 
 
-def clean_notebook(path: Path, plan: Plan, up: str) -> str:
-    """The notebook's text without outputs. up: from its copy to the folder for participants, such as "../"."""
+def clean_notebook(path: Path, values: dict[str, object]) -> str:
+    """The notebook's text without outputs, its parameters cell with these values."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    root = str(Path(plan.data_root).expanduser().resolve()) if plan.data_root else ""
-    values = {"profile": plan.profile, "dataset": plan.dataset, "data_root": root,
-              "run_dir": f"{up}runs/{plan.folder.name}", "seed": plan.seed}  # fmt: skip
     for part in (notebook, *notebook["cells"]):
-        part["metadata"] = {key: value for key, value in part["metadata"].items() if key not in (*OF_A_RUN, "widgets")}
+        part["metadata"] = {key: value for key, value in part["metadata"].items() if key not in OF_A_RUN}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell.update(outputs=[], execution_count=None)
@@ -296,15 +275,9 @@ def next_lines(plan: Plan, ready: bool) -> list[str]:
     if not ready:
         return ["Not ready: mend the lines marked MISSING, then run the command again. What is done stays done."]
     if plan.copies:
-        return [f"Ready. Each participant takes a copy, and opens notebooks/00_start_here.ipynb in it: "
-                f"{shlex.join(['cp', '-r', str(plan.copies), 'FOLDER'])}"]  # fmt: skip
+        copy = shlex.join(["cp", "-r", str(plan.copies), "FOLDER"])
+        return [f"Ready. Each participant takes a copy, and opens notebooks/00_start_here.ipynb in it: {copy}"]
     lines = ["Ready. Participants open notebooks/00_start_here.ipynb."]
-    if not is_default(plan):
+    if plan.command != "kdoct workshop":  # not the run that the notebooks take when nothing is changed in them
         lines.append(f'They set profile = "{plan.profile}" and run_dir = "{plan.folder}" in the parameters cell.')
     return lines
-
-
-def is_default(plan: Plan) -> bool:
-    """Is it the run that the notebooks take when nothing is changed in them?"""
-    same = (plan.profile, plan.dataset, plan.seed) == ("quick", "phantom", 0)
-    return same and plan.folder == (plan.notebooks.parent / "runs" / "quick").resolve()
