@@ -15,10 +15,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import nbformat
+
+from kdoct_utils.show.output import with_alt_text
+
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
 FOLDERS = ("", "exercises", "solutions")  # under notebooks/
-WIDGET = "application/vnd.jupyter.widget-view+json"
 BADGE = re.compile(r"\[!\[([^\]]+)\]\(https://[^)]+\.svg\)\]\(([^)]+)\)")
 BETWEEN = ")\n[!["  # two badges
 ATTACHMENT = re.compile(r"!\[([^\]]*)\]\(attachment:([^)]+)\)")
@@ -51,7 +54,8 @@ def stage(root: Path, target: Path) -> list[Path]:
 
 
 def page_of(notebook: dict) -> dict:
-    """A notebook as its page shows it."""
+    """A notebook as its page shows it: pictures with their words, no progress bars, which have no end on a page."""
+    notebook = with_alt_text(nbformat.from_dict(notebook))
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
         tags = cell["metadata"].setdefault("tags", [])
@@ -62,8 +66,7 @@ def page_of(notebook: dict) -> dict:
             fold(cell, "hide-input", "Setup for Colab")
         if "solution" in tags:
             fold(cell, "hide-cell", "A solution")
-        cell["outputs"] = [shown for output in cell["outputs"] if (shown := output_of(output))]
-    notebook["metadata"].pop("widgets", None)
+        cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]
     return notebook
 
 
@@ -71,21 +74,6 @@ def fold(cell: dict, tag: str, summary: str) -> None:
     """Show the cell as a line to open."""
     cell["metadata"]["tags"].append(tag)
     cell["metadata"]["mystnb"] = {"code_prompt_show": summary, "code_prompt_hide": summary}
-
-
-def output_of(output: dict) -> dict | None:
-    """An output as its page shows it; None for progress bars, which have no end on a page."""
-    if output.get("name") == "stderr":
-        return None
-    data = output.get("data", {})
-    if WIDGET in data:
-        if "text/html" not in data:
-            return None
-        data = {"text/html": data["text/html"]}
-    alt = output.get("metadata", {}).get("image/png", {}).get("alt")
-    if "image/png" in data:
-        data = {"text/html": picture("".join(data["image/png"]), alt or "")}
-    return output | ({"data": data} if data else {})
 
 
 def picture(base64: str, alt: str) -> str:

@@ -1,0 +1,84 @@
+"""The docs that teachers use: links that lead somewhere, plans whose minutes add up, a glossary in order."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from kdoct_utils.runs import RunError
+from tools.publish import minutes, with_running_times
+
+ROOT = Path(__file__).resolve().parents[1]
+book = importlib.util.module_from_spec(importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py"))
+book.__spec__.loader.exec_module(book)
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+WORKSHOP = (ROOT / "docs" / "workshop.md").read_text(encoding="utf-8")
+
+
+def headings(path):
+    """Anchors that the site gives to a notebook's or a page's headings."""
+    if path.suffix == ".ipynb":
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    else:
+        text = path.read_text(encoding="utf-8")
+    return {book.slug(heading.strip(" `*")) for heading in re.findall(r"^#{1,6} +(.+)$", text, re.M)}
+
+
+def test_links_of_the_docs_lead_to_sections_that_exist():
+    for path in DOCS:
+        for link in re.findall(r"\]\(((?!https?:)[^)]+)\)", path.read_text(encoding="utf-8")):
+            place, _, anchor = link.partition("#")
+            assert (path.parent / place).exists(), (path.name, link)
+            assert not anchor or book.slug(anchor) in headings(path.parent / place), (path.name, link)
+
+
+def test_the_glossary_is_in_order_and_each_term_leads_somewhere():
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "docs" / "glossary.md").read_text("utf-8"), re.M)[1:]
+    terms = [term for term, _, _ in rows]
+    assert len(terms) > 50 and len(set(terms)) == len(terms)
+    spoken = [re.sub(r"^[αγ] ", "", term.lower()).replace("²", "squared") for term in terms]
+    letters = [re.sub("[^a-z0-9]", "", term) for term in spoken]
+    assert letters == sorted(letters)
+    assert all("ipynb#" in where for _, _, where in rows)
+    assert all(1 <= len(re.findall(r"[.:](?: |$)", text)) <= 3 and len(text) < 200 for _, text, _ in rows)
+    linked = {where[1:3] for _, _, where in rows}
+    assert linked == {f"0{number}" for number in range(8)}
+
+
+def test_the_minutes_of_a_plan_add_up_and_its_sections_are_there():
+    for plan, hours in (("Two hours", 2), ("Half a day", 3.5), ("Two days", 12)):
+        section = re.search(rf"^### {plan}\n(.*?)(?=^###? |\Z)", WORKSHOP, re.M | re.S)[1]
+        assert sum(map(int, re.findall(r"^\| (\d+) \|", section, re.M))) == 60 * hours
+    named = 0  # **04:** *Title*, *Title*: each is a heading of that notebook
+    for number, text in re.findall(r"^- \*\*(\d\d):\*\* (.+)$", WORKSHOP, re.M):
+        (notebook,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+        for title in re.findall(r"\*([^*]+)\*", text):
+            assert book.slug(title) in headings(notebook), title
+            named += 1
+    assert named > 20
+
+
+def test_the_times_of_the_plans_are_those_of_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    measured = dict(re.findall(r"\(notebooks/(\d\d)_\S+\) \| ([^|]+) \|", readme))
+    rows = re.findall(r"^\| \d+ \| .*?/(\d\d)_.*\| ([^|]+) \|$", WORKSHOP, re.M)
+    assert len(rows) > 15 and all(measured[number] == time for number, time in rows)
+
+
+def test_running_times_are_filled_in():
+    marks = "a\n<!-- kdoct:plans -->\n{}\n<!-- /kdoct:plans -->\nb"
+    rows = ["| minutes | part | runs for |", "|---|---|---|", "| 5 | break | old |",
+            "| 30 | [x](../notebooks/01_x.ipynb) and [y](../notebooks/02_y.ipynb#z) | old |",
+            "| 30 | [z](../notebooks/07_z.ipynb) | old |"]  # fmt: skip
+    filled = with_running_times(marks.format("\n".join(rows)), {"01": {"seconds": 50}, "02": {"seconds": 100}})
+    lines = filled.splitlines()[2:-2]
+    assert lines[:2] == rows[:2] and lines[4] == rows[4]
+    assert lines[2] == "| 5 | break | – |" and lines[3].endswith(f"| {minutes(150)} |")
+    assert with_running_times(filled, {}) == filled
+    with pytest.raises(RunError, match="marks"):
+        with_running_times("no marks", {})
