@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import joblib
 import pandas as pd
 import psutil
 import pytest
@@ -52,6 +53,7 @@ mark("start")
 """
 WAIT_THE_FIRST_TIME = "import time\nif temperature == 2 and not again: time.sleep(600)"
 ONE_THREAD = "import os\nassert os.environ['OMP_NUM_THREADS'] == os.environ['MKL_NUM_THREADS'] == '1'"
+SHARE = f"import joblib\nassert joblib.cpu_count() == {max(1, joblib.cpu_count() // 2)}"
 SCORE = """
 from kdoct_utils.runs import load_run
 run = load_run(run_dir)
@@ -183,7 +185,7 @@ def test_flat_names():
 
 def test_a_run_that_fails_is_recorded_and_tried_again_and_the_others_are_not(home, capsys, monkeypatch):
     fails = f"import pathlib\nassert temperature != 2 or pathlib.Path({str(home / 'mended')!r}).exists(), 'too\\nhot'"
-    small = planned(home, {"temperature": "1", "alpha": ".5"}, MARK, ONE_THREAD, fails, SCORE)
+    small = planned(home, {"temperature": "1", "alpha": ".5"}, MARK, f"{ONE_THREAD}\n{SHARE}", fails, SCORE)
     monkeypatch.setattr(sweep, "find_notebooks_folder", lambda: home / "notebooks")
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     folder = home / "sweep"
@@ -217,7 +219,7 @@ def test_a_run_that_fails_is_recorded_and_tried_again_and_the_others_are_not(hom
     table = pd.read_csv(folder / "results.csv")
     assert table["status"].tolist() == ["done"] * 3 and table["student_kd_accuracy"].tolist() == [0.1, 0.2, 0.3]
 
-    run_sweep(small, again=True, progress=False)  # another grid in the same folder
+    run_sweep(small, jobs=2, again=True, progress=False)  # another grid in the same folder
     assert marked(home, "end") == [1, 1, 2, 3]
 
 
@@ -227,13 +229,13 @@ def test_a_run_is_never_executed_twice_at_once(home, monkeypatch):
     stop = home / "stop"
     with ThreadPoolExecutor() as pool:
         with FileLock(first.folder / ".run.lock"):  # another process has it
-            waiting = [pool.submit(sweep.perform, run, timeout=60, threads=1, stop=stop) for run in (first, first)]
+            waiting = [pool.submit(sweep.perform, run, timeout=60, cores=1, stop=stop) for run in (first, first)]
             time.sleep(0.2)
             finish(first, [("teacher", 0, "a1", "a", "normal", "normal")])
             assert not any(future.done() for future in waiting)
         assert [future.result(timeout=20)["status"] for future in waiting] == ["done", "done"]
         with FileLock(second.folder / ".run.lock"):
-            waiting = pool.submit(sweep.perform, second, timeout=60, threads=1, stop=stop)
+            waiting = pool.submit(sweep.perform, second, timeout=60, cores=1, stop=stop)
             stop.touch()
             assert waiting.result(timeout=20) == {"run": second.name, "status": "stopped"}
     assert not second.result_file.exists()

@@ -51,12 +51,14 @@ def execute_notebook(
     timeout: float,
     on_poll: Callable[[str], None] | None = None,
     threads: int | None = None,
+    cores: int | None = None,
 ) -> Execution:
     """Execute ``source`` into ``output`` with ``parameters``, in its own process.
 
     timeout: seconds for the whole notebook. on_poll: called every ``POLL_SECONDS`` with what runs now, such as
     "student KD, seed 2, epoch 4/10"; what it raises stops the notebook and is raised here.
     threads: that a process computes with; None: as many as there are cores, or as the environment says.
+    cores: that all processes together may use, so how many trainings run side by side; None: all.
     ``output`` keeps what was executed, also on failure. It is written by one process at a time, the others wait.
 
     Raises RunError with the cell's number, source and error if a cell fails, the kernel dies or time runs out.
@@ -73,7 +75,7 @@ def execute_notebook(
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=subprocess.STDOUT,
-                env=child_environment(threads) | {STATUS_VARIABLE: str(status)},
+                env=child_environment(threads, cores) | {STATUS_VARIABLE: str(status)},
             )
         with process.stdin:  # open until the end: see main
             process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -106,16 +108,18 @@ def _watch(process: subprocess.Popen, deadline: float, on_poll: Callable[[], Non
         process.wait()
 
 
-def child_environment(threads: int | None = None) -> dict[str, str]:
+def child_environment(threads: int | None = None, cores: int | None = None) -> dict[str, str]:
     """The child imports this very package, uses this Python's kernel, and no more threads than there are cores.
 
-    threads: no more than these either; fewer where the environment says so.
+    threads: no more than these either; fewer where the environment says so. cores: what joblib takes for all there are.
     """
     package_parent = str(Path(__file__).resolve().parents[2])
     wanted = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         said = os.environ.get(name, str(joblib.cpu_count()))
         wanted[name] = str(min(threads, int(said))) if threads and said.isdigit() else said
+    if cores:
+        wanted["LOKY_MAX_CPU_COUNT"] = str(cores)
     paths = [package_parent, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | wanted | {"PYTHONPATH": os.pathsep.join(paths)}
 

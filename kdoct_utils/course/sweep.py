@@ -8,11 +8,11 @@ while it executes: two sweeps, or a cluster that gives a run to a second worker,
 from __future__ import annotations
 
 import functools
+import os
 import re
 import secrets
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -139,12 +139,11 @@ def plan_sweep(
             own = folder / _folder_name(given, one_seed)
             common = common_values(size, dataset, data_root, own, one_seed)
             plan, options = plan_parameters([path], common, given)
-            decides = {key: value for key, value in plan[path.name].items() if key != "run_dir"}  # it may be moved
-            decides = {"parameters": decides, "options": options, "common": [profile, dataset, one_seed]}
-            mark = fingerprint(path, decides)
+            decides = {"parameters": plan[path.name] | {"run_dir": ""}, "options": options}  # its folder may move
+            mark = fingerprint(path, decides | {"common": [profile, dataset, one_seed]})
             runs.append(SweepRun(own.name, path, given, plan[path.name], options, one_seed, own, mark))
-    twice = [name for name, count in Counter(run.name for run in runs).items() if count > 1]
-    if twice:
+    names = [run.name for run in runs]
+    if twice := [name for name in names if names.count(name) > 1]:
         raise RunError(f"two runs would share the folder {twice[0]!r}: give them values that differ more")
     return Sweep(folder, path, size, dataset, data_root, values, tuple(runs))
 
@@ -182,9 +181,9 @@ def run_sweep(
 ) -> pd.DataFrame:  # fmt: skip
     """Execute the runs that are not done and return ``results.csv``: a row a run, written anew as runs end.
 
-    jobs: runs at the same time on this machine; small networks compute with one thread each, larger ones share its
-    cores. scheduler: address of a Dask scheduler, "tcp://host:port"; then its workers do the runs, one for each of
-    their threads, and jobs counts for nothing. They need this package and must see the run folders under equal paths.
+    jobs: runs at the same time on this machine, which share its cores. scheduler: address of a Dask scheduler,
+    "tcp://host:port"; then its workers do the runs, one for each of their threads, and jobs counts for nothing. They
+    need this package and must see the run folders under the same paths.
     timeout: seconds a run may take; None: the profile's in ``notebooks.TIMEOUTS``.
     again: also execute runs that are done; the networks in their folders are kept.
 
@@ -192,14 +191,14 @@ def run_sweep(
     missing. Raises RunError (a ValueError) before anything starts for a machine too small, a folder of other runs, or a
     cluster that is not there.
     """
-    profile, threads = sweep.profile, sweep.profile.student_training.threads
+    profile, cores = sweep.profile, None
     if jobs < 1:
         raise RunError(f"a sweep needs at least one job, not {jobs}")
     if scheduler is None:
         memory = check_memory(replace(profile, memory_gb=profile.memory_gb * jobs))
         if not memory.ok:
             raise RunError(f"{memory.found} with --jobs {jobs}. {memory.remedy}, or fewer --jobs")
-        threads = threads or max(1, joblib.cpu_count() // jobs)
+        cores = max(1, joblib.cpu_count() // jobs)
     for run in sweep.runs:
         open_run(run.folder, profile=profile, dataset=sweep.dataset, data_root=sweep.data_root, seed=run.seed,
                  options=run.options, shared=sweep.folder / "shared")  # fmt: skip
@@ -207,9 +206,9 @@ def run_sweep(
             run.result_file.unlink(missing_ok=True)
     stop = sweep.folder / f".stop-{secrets.token_hex(4)}"
     limit = TIMEOUTS[profile.name] if timeout is None else timeout
-    work = functools.partial(perform, timeout=limit, threads=threads, stop=stop)
+    work = functools.partial(perform, timeout=limit, cores=cores, stop=stop)
     todo = [run for run in sweep.runs if not run.finished_result()]
-    results = on_cluster(scheduler, todo, work, _record_failure) if scheduler else on_this_machine(jobs, todo, work)
+    results = on_cluster(scheduler, todo, work, _record) if scheduler else on_this_machine(jobs, todo, work)
     try:
         _collect(sweep, results, progress)
     except BaseException:  # also Ctrl-C: what was started must not go on alone
@@ -250,10 +249,11 @@ def _wait_until_released(runs: Sequence[SweepRun]) -> None:
             pass
 
 
-def perform(run: SweepRun, *, timeout: float, threads: int | None, stop: Path) -> dict:
+def perform(run: SweepRun, *, timeout: float, cores: int | None, stop: Path) -> dict:
     """Execute one run in a process of its own and record how it ended, unless that is recorded already.
 
-    The run folder must be there. stop: a file; where it appears, the run is stopped and nothing is recorded.
+    The run folder must be there. cores: that the run may use; None: as OMP_NUM_THREADS says, which Dask sets to 1.
+    stop: a file; where it appears, the run is stopped and nothing is recorded.
     Returns what result.json holds: run, status ("done" or "failed"), error, message, mark and seconds; or the status
     "stopped".
     """
@@ -268,34 +268,32 @@ def perform(run: SweepRun, *, timeout: float, threads: int | None, stop: Path) -
             check()
             with suppress(Timeout):
                 lock.acquire(timeout=1.0)
-        return run.finished_result() or _execute(run, timeout, threads, check)
+        return run.finished_result() or _execute(run, timeout, cores, check)
     except Stopped:
         return {"run": run.name, "status": STOPPED}
     finally:
         lock.release()
 
 
-def _execute(run: SweepRun, timeout: float, threads: int | None, check: Callable[[], None]) -> dict:
+def _execute(run: SweepRun, timeout: float, cores: int | None, check: Callable[[], None]) -> dict:
     folder, started = load_run(run.folder), time.monotonic()
+    cores = cores or int(os.environ.get("OMP_NUM_THREADS", "1"))
+    threads = folder.profile.student_training.threads or cores
     for stale in (run.result_file, folder.metrics_file, folder.predictions_file):
         stale.unlink(missing_ok=True)  # a result holds what this execution measured, nothing else
     try:
         cost = execute_notebook(
             run.notebook, folder.notebooks_dir / run.notebook.name, run.parameters, cwd=run.notebook.parent,
-            timeout=timeout, on_poll=lambda _: check(), threads=threads,
+            timeout=timeout, on_poll=lambda _: check(), threads=threads, cores=cores,
         )  # fmt: skip
     except (RunError, OSError) as error:
-        return _record_failure(run, str(error), round(time.monotonic() - started, 1))
-    number = notebook_number(run.notebook.name)
-    folder.update_metrics("notebooks", {number: {"seconds": cost.seconds, "peak_mb": cost.peak_mb}})
-    return _record(run, DONE, "", cost.seconds)
+        return _record(run, str(error), round(time.monotonic() - started, 1))
+    spent = {"seconds": cost.seconds, "peak_mb": cost.peak_mb}
+    folder.update_metrics("notebooks", {notebook_number(run.notebook.name): spent})
+    return _record(run, "", cost.seconds, DONE)
 
 
-def _record_failure(run: SweepRun, message: str, seconds: float | None = None) -> dict:
-    return _record(run, FAILED, message, seconds)
-
-
-def _record(run: SweepRun, status: str, message: str, seconds: float | None) -> dict:
+def _record(run: SweepRun, message: str, seconds: float | None = None, status: str = FAILED) -> dict:
     result = {"run": run.name, "status": status, "error": one_line(message), "message": message, "mark": run.mark,
               "seconds": seconds}  # fmt: skip
     write_json(run.result_file, result)
