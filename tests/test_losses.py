@@ -1,19 +1,34 @@
-"""Losses against closed forms, torch, torchvision and timm."""
+"""Losses against closed forms, torch, torchvision, timm and scipy."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import pearsonr
 from timm.task import LogitDistillationTask
 from torch import nn
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from kdoct_utils.learn.losses import balanced_class_weights, distillation_loss, distillation_terms, focal_loss, soften
+from kdoct_utils.learn.losses import (
+    balanced_class_weights,
+    decoupled_loss,
+    decoupled_terms,
+    distillation_loss,
+    distillation_terms,
+    focal_loss,
+    relation_loss,
+    relation_terms,
+    soften,
+)
+
+LOSSES = {"KD": distillation_loss, "DKD": decoupled_loss, "DIST": relation_loss}
 
 
 def random_case(seed=0, batch=6, classes=3, dtype=torch.float64):
@@ -27,12 +42,11 @@ def random_case(seed=0, batch=6, classes=3, dtype=torch.float64):
 # ---- focal loss
 
 
-@pytest.mark.parametrize("p_true", [0.01, 0.3, 0.9])
-@pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
-def test_focal_loss_is_its_formula(p_true, gamma):
-    logits = torch.tensor([[p_true, (1 - p_true) / 2, (1 - p_true) / 2]], dtype=torch.float64).log()
-    expected = -((1 - p_true) ** gamma) * math.log(p_true)
-    assert focal_loss(logits, torch.tensor([0]), gamma).item() == pytest.approx(expected, rel=1e-12)
+def test_focal_loss_is_its_formula():
+    for p_true, gamma in itertools.product((0.01, 0.3, 0.9), (0.5, 2.0, 5.0)):
+        logits = torch.tensor([[p_true, (1 - p_true) / 2, (1 - p_true) / 2]], dtype=torch.float64).log()
+        expected = -((1 - p_true) ** gamma) * math.log(p_true)
+        assert focal_loss(logits, torch.tensor([0]), gamma).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_focal_loss_with_two_classes_is_torchvisions_sigmoid_focal_loss():
@@ -178,34 +192,156 @@ def test_temperature_squared_keeps_the_gradient_the_same_size():
         torch.testing.assert_close(gradient, limit, rtol=1e-2, atol=1e-2)
 
 
-def test_teacher_gets_no_gradient():
+def test_reductions_agree_alpha_weighs_and_the_mean_is_the_same_for_every_batch_size():
     student, teacher, target = random_case()
+    soft, hard = distillation_terms(student, teacher, target, reduction="none")
+    for alpha in (0.0, 0.5, 0.7, 1.0):
+        each = distillation_loss(student, teacher, target, alpha=alpha, reduction="none")
+        assert each.shape == soft.shape == hard.shape == (6,)
+        torch.testing.assert_close(each, alpha * soft + (1 - alpha) * hard)
+        torch.testing.assert_close(distillation_loss(student, teacher, target, alpha=alpha), each.mean())
+    five = student.repeat(5, 1), teacher.repeat(5, 1), target.repeat(5)
+    torch.testing.assert_close(distillation_loss(*five), distillation_loss(student, teacher, target))
+    torch.testing.assert_close(focal_loss(five[0], five[2]), focal_loss(student, target))
+
+
+# ---- decoupled distillation
+
+
+@pytest.mark.parametrize(("temperature", "classes"), [(1.0, 4), (4.0, 3)])
+def test_kl_is_the_target_part_plus_the_other_part_muted_by_the_teachers_certainty(temperature, classes):
+    student, teacher, target = random_case(classes=classes, batch=12)
+    soft, _ = distillation_terms(student, teacher, target, temperature, reduction="none")
+    first, second = decoupled_terms(student, teacher, target, temperature, reduction="none")
+    p_true = soften(teacher, temperature)[torch.arange(12), target]
+    torch.testing.assert_close(first + (1 - p_true) * second, soft)
+    assert (second > 0).all() and (first > 0).all()
+
+
+def test_decoupled_terms_are_their_definition():
+    student, teacher, target = random_case(classes=4)
+    p, q = (torch.softmax(logits / 2, dim=1).numpy() for logits in (teacher, student))
+    first, second = decoupled_terms(student, teacher, target, temperature=2.0, reduction="none")
+    for row, true in enumerate(target.tolist()):
+        b, c = np.array([p[row, true], 1 - p[row, true]]), np.array([q[row, true], 1 - q[row, true]])
+        assert first[row].item() == pytest.approx(4 * np.sum(b * np.log(b / c)))
+        b, c = (np.delete(one[row], true) / np.delete(one[row], true).sum() for one in (p, q))
+        assert second[row].item() == pytest.approx(4 * np.sum(b * np.log(b / c)))
+
+
+def test_decoupled_loss_weighs_its_parts():
+    student, teacher, target = random_case()
+    first, second = decoupled_terms(student, teacher, target)
+    hard = functional.cross_entropy(student, target)
+    expected = 0.6 * (first + 3 * second) + 0.4 * hard
+    torch.testing.assert_close(decoupled_loss(student, teacher, target, alpha=0.6, beta=3.0), expected)
+
+
+def test_with_two_classes_nothing_is_left_to_the_others():
+    student, teacher, target = random_case(classes=2)
+    soft, _ = distillation_terms(student, teacher, target)
+    first, second = decoupled_terms(student, teacher, target)
+    assert second.item() == 0
+    torch.testing.assert_close(first, soft)
+
+
+def test_a_certain_teacher_leaves_no_nan():
+    """1 - p_t is 1e-35 here: it must not be rounded to 0 before its logarithm is taken."""
+    teacher = torch.tensor([[80.0, 0.0, -3.0]])
+    student = torch.tensor([[-80.0, 40.0, 0.0]], requires_grad=True)
+    loss = decoupled_loss(student, teacher, torch.tensor([0]), temperature=1.0)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
+
+
+# ---- DIST
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_relations_are_scipys_correlations(temperature):
+    student, teacher, target = random_case(batch=9, classes=4)
+    ours, theirs = (torch.softmax(logits / temperature, dim=1).numpy() for logits in (student, teacher))
+    inter, intra = relation_terms(student, teacher, target, temperature)
+    expected = [1 - pearsonr(a, b).statistic for a, b in zip(ours, theirs, strict=True)]
+    np.testing.assert_allclose(inter.numpy(), temperature**2 * np.array(expected), rtol=1e-9)
+    expected = np.mean([1 - pearsonr(a, b).statistic for a, b in zip(ours.T, theirs.T, strict=True)])
+    assert intra.item() == pytest.approx(temperature**2 * expected)
+
+
+def test_relations_forgive_a_straight_line_and_nothing_else():
+    _, teacher, target = random_case(batch=8)
+    probabilities = torch.softmax(teacher, dim=1)
+    milder = (0.4 * probabilities + 0.6 / 3).log()  # softmax of it: the same order, nearer to 1/3
+    inter, intra = relation_terms(milder, teacher, target)
+    assert inter.abs().max() < 1e-12 and abs(intra.item()) < 1e-12
+    soft, _ = distillation_terms(milder, teacher, target, temperature=1.0)
+    assert soft > 0.01  # Kullback-Leibler does not forgive it
+    inter, intra = relation_terms(teacher.flip(1), teacher, target)
+    assert inter.max() > 0.5 and intra > 0.1
+    # A line of its own for each scan keeps the order within scans and breaks that over the batch.
+    share = torch.linspace(0.05, 0.95, 8, dtype=torch.float64)[:, None]
+    inter, intra = relation_terms((share * probabilities + (1 - share) / 3).log(), teacher, target)
+    assert inter.abs().max() < 1e-12 and intra > 0.05
+
+
+def test_the_relation_over_scans_belongs_to_the_batch():
+    student, teacher, target = random_case(batch=8)
+    alone = relation_loss(student[:4], teacher[:4], target[:4], reduction="none")
+    among = relation_loss(student, teacher, target, reduction="none")[:4]
+    assert not torch.allclose(alone, among)
+    without = [relation_loss(student[:n], teacher[:n], target[:n], gamma=0.0, reduction="none")[:4] for n in (4, 8)]
+    torch.testing.assert_close(*without)
+
+
+def test_relation_loss_is_the_published_one_on_a_batch():
+    student, teacher, target = random_case(batch=8)
+    inter, intra = relation_terms(student, teacher, target)
+    expected = 0.6 * (2 * inter.mean() + 3 * intra) + 0.4 * functional.cross_entropy(student, target)
+    weights = {"alpha": 0.6, "beta": 2.0, "gamma": 3.0}
+    torch.testing.assert_close(relation_loss(student, teacher, target, **weights), expected)
+    each = relation_loss(student, teacher, target, **weights, reduction="none")
+    assert each.shape == (8,)
+    torch.testing.assert_close(each.mean(), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_student_that_does_not_vary_has_a_finite_gradient(batch):
+    _, teacher, target = random_case(batch=batch, dtype=torch.float32)
+    student = torch.zeros(batch, 3, requires_grad=True)
+    loss = relation_loss(student, teacher, target)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
+    inter, intra = relation_terms(student, teacher, target)
+    torch.testing.assert_close(inter, torch.ones(batch))
+    assert intra.item() == pytest.approx(1)
+
+
+# ---- all
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_right_and_the_teacher_gets_none(name):
+    student, teacher, target = random_case(batch=5)
     student.requires_grad_()
     teacher.requires_grad_()
-    distillation_loss(student, teacher, target).backward()
-    assert teacher.grad is None
-    assert student.grad.abs().sum() > 0
+    assert torch.autograd.gradcheck(lambda logits: LOSSES[name](logits, teacher.detach(), target), (student,))
+    LOSSES[name](student, teacher, target).backward()
+    assert teacher.grad is None and student.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("loss", ["focal", "distillation"])
-def test_mean_does_not_depend_on_batch_size(loss):
+@pytest.mark.parametrize("name", LOSSES)
+def test_half_precision_is_raised_and_faults_are_named(name):
     student, teacher, target = random_case()
-
-    def value(copies):
-        case = student.repeat(copies, 1), teacher.repeat(copies, 1), target.repeat(copies)
-        return focal_loss(case[0], case[2]) if loss == "focal" else distillation_loss(*case)
-
-    torch.testing.assert_close(value(1), value(5))
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.7, 0.9, 1.0])
-def test_reductions_agree_and_alpha_weighs(alpha):
-    student, teacher, target = random_case()
-    each = distillation_loss(student, teacher, target, alpha=alpha, reduction="none")
-    soft, hard = distillation_terms(student, teacher, target, reduction="none")
-    assert each.shape == soft.shape == hard.shape == (6,)
-    torch.testing.assert_close(each, alpha * soft + (1 - alpha) * hard)
-    torch.testing.assert_close(distillation_loss(student, teacher, target, alpha=alpha), each.mean())
+    half = LOSSES[name](student.bfloat16(), teacher.bfloat16(), target)
+    assert half.dtype == torch.float32 and torch.isfinite(half)
+    with pytest.raises(ValueError, match=r"alpha.*-0\.1"):
+        LOSSES[name](student, teacher, target, alpha=-0.1)
+    with pytest.raises(ValueError, match="temperature.*0"):
+        LOSSES[name](student, teacher, target, temperature=0)
+    with pytest.raises(ValueError, match="differ in shape"):
+        LOSSES[name](student, teacher[:, :2], target)
+    with pytest.raises(ValueError, match=r"beta.*-1"):
+        decoupled_loss(student, teacher, target, beta=-1)
 
 
 def test_half_precision_logits_are_raised_to_float32():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,10 +18,10 @@ from torch.nn import functional
 from kdoct_utils.learn import checkpoints
 from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.checkpoints import CheckpointError
-from kdoct_utils.learn.inference import ScanImages, cache_teacher_logits, predict_logits
+from kdoct_utils.learn.inference import ScanImages, predict_logits
 from kdoct_utils.learn.loss_report import TrainingError
 from kdoct_utils.learn.models import build_model, state_copy
-from kdoct_utils.learn.objectives import CachedLogits, CrossEntropyObjective, DistillationObjective, FocalObjective
+from kdoct_utils.learn.objectives import CrossEntropyObjective, DistillationObjective
 from kdoct_utils.learn.pipelines import STUDENT, AugmentConfig
 from kdoct_utils.learn.schedules import epoch_batches, learning_rate_factor
 from kdoct_utils.learn.trainer import Trainer, TrainingResult
@@ -32,18 +31,9 @@ SIZE = 32
 CONVNEXT = ModelConfig("convnextv2_atto", dropout=0.0, options={"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)})
 EFFICIENTNET = ModelConfig("efficientnet_course_tiny", dropout=0.0)
 CONFIG = TrainingConfig(
-    epochs=3,
-    batch_size=8,
-    accumulation=1,
-    learning_rate=2e-3,
-    backbone_learning_rate=1e-3,
-    weight_decay=0.05,
-    warmup_epochs=0.5,
-    minimum_learning_rate=2e-5,
-    patience=10,
-    frozen_epochs=0,
-    select_on="loss",
-)
+    epochs=3, batch_size=8, accumulation=1, learning_rate=2e-3, backbone_learning_rate=1e-3, weight_decay=0.05,
+    warmup_epochs=0.5, minimum_learning_rate=2e-5, patience=10, frozen_epochs=0, select_on="loss",
+)  # fmt: skip
 
 
 def make_scans(n: int, first: int = 0) -> ScanImages:
@@ -206,16 +196,19 @@ def test_accumulation_with_a_tail_averages_over_images():
     assert (found[0] - over_batches[0]).abs().max() > 1e-4  # the mean of the batches' means is another gradient
 
 
-def test_groups_follow_the_schedule_to_their_own_floors():
-    seen = []
+def test_groups_follow_the_schedule_to_their_own_floors_with_clipped_gradients():
+    seen, norms = [], []
+    trainer = make_trainer(config=replace(CONFIG, gradient_clip=0.01))
+    real_step = trainer.optimizer.step
 
-    class Watching(CrossEntropyObjective):
-        def forward(self, *arguments):
-            seen.append({group["name"]: group["lr"] for group in trainer.optimizer.param_groups})
-            return super().forward(*arguments)
+    def step():
+        seen.append({group["name"]: group["lr"] for group in trainer.optimizer.param_groups})
+        norms.append(torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()]).norm().item())
+        real_step()
 
-    trainer = make_trainer(Watching())
+    trainer.optimizer.step = step
     result = trainer.fit()
+    np.testing.assert_allclose(norms, 0.01, rtol=1e-3)
     factors = [learning_rate_factor(step, 12, 2, 0.01) for step in range(12)]
     np.testing.assert_allclose([rates["head"] for rates in seen], np.multiply(2e-3, factors))
     np.testing.assert_allclose([rates["backbone"] for rates in seen], np.multiply(1e-3, factors))
@@ -229,21 +222,6 @@ def test_frozen_backbone_moves_only_after_its_epochs():
     moved = [{name for name in start if not torch.equal(start[name], weights[name])} for weights in objective.seen]
     assert moved[0] and all(name.startswith("head.") for name in moved[1])
     assert "stem.0.weight" in moved[2]
-
-
-def test_gradient_is_clipped_to_the_norm():
-    norms = []
-    trainer = make_trainer(config=replace(CONFIG, gradient_clip=0.01))
-    real_step = trainer.optimizer.step
-
-    def step():
-        gradients = torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
-        norms.append(gradients.norm().item())
-        real_step()
-
-    trainer.optimizer.step = step
-    trainer.fit()
-    np.testing.assert_allclose(norms, 0.01, rtol=1e-3)
 
 
 # --- killed, and gone on --------------------------------------------------------------------------------------------
@@ -304,32 +282,23 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(tmp_path, 
     assert numbers(make_trainer(checkpoint=checkpoint).fit()) == numbers(expected)
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"config": replace(CONFIG, learning_rate=1e-4)}, "training"),
-        ({"seed": 5}, "seed"),
-        ({"objective": FocalObjective(gamma=1.0)}, "objective"),
-        ({"augmentation": AugmentConfig("plain")}, "augmentation"),
-        ({"train_set": make_scans(27)}, "scans"),
-        ({"network": replace(CONVNEXT, options=CONVNEXT.options | {"dims": (8, 8, 8, 8)})}, "network"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_checkpoint_of_another_run_is_refused(changes, named, tmp_path):
-    checkpoint = tmp_path / "teacher.safetensors"
-    make_trainer(config=replace(CONFIG, epochs=1), checkpoint=checkpoint).fit()
-    changes = {"config": replace(CONFIG, epochs=1)} | changes
-    with pytest.raises(CheckpointError, match=f"teacher.safetensors belongs to another.*{named}.* differ"):
-        make_trainer(checkpoint=checkpoint, **changes).fit()
-
-
-def test_damaged_checkpoint_is_told_by_name(tmp_path):
-    checkpoint = tmp_path / "teacher.safetensors"
-    make_trainer(config=replace(CONFIG, epochs=1), checkpoint=checkpoint).fit()
+def test_checkpoint_of_another_run_or_a_damaged_one_is_refused_by_name(tmp_path):
+    checkpoint, config = tmp_path / "teacher.safetensors", replace(CONFIG, epochs=1)
+    make_trainer(config=config, checkpoint=checkpoint).fit()
+    smaller = replace(CONVNEXT, options=CONVNEXT.options | {"dims": (8, 8, 8, 8)})
+    for named, changes in {
+        "training": {"config": replace(config, learning_rate=1e-4)},
+        "seed": {"seed": 5},
+        "objective": {"objective": CrossEntropyObjective(label_smoothing=0.1)},
+        "augmentation": {"augmentation": AugmentConfig("plain")},
+        "scans": {"train_set": make_scans(27)},
+        "network": {"network": smaller},
+    }.items():
+        with pytest.raises(CheckpointError, match=f"teacher.safetensors belongs to another.*{named}.* differ"):
+            make_trainer(**({"config": config, "checkpoint": checkpoint} | changes)).fit()
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="teacher.safetensors is damaged"):
-        make_trainer(config=replace(CONFIG, epochs=1), checkpoint=checkpoint).fit()
+        make_trainer(config=config, checkpoint=checkpoint).fit()
 
 
 # --- not a number ---------------------------------------------------------------------------------------------------
@@ -406,15 +375,6 @@ def test_average_of_a_network_with_batch_norm_gets_new_statistics():
     assert (model.bn1.running_mean - stale).abs().max() > 1e-4
 
 
-def test_network_without_batch_norm_is_not_run_again_for_its_average():
-    trainer = make_trainer(config=AVERAGING)
-    forwards = []
-    trainer.model.stem.register_forward_hook(lambda *_: forwards.append(trainer.model.training))
-    trainer.fit()
-    assert forwards.count(True) == 4 * 4  # the training steps
-    assert forwards.count(False) == 4 + 1  # validation, and the average's
-
-
 def test_early_stopping_counts_epochs_without_a_better_loss():
     _, result, _ = train_scripted([5, 4, 4, 4.5, 3, 2], config=replace(CONFIG, epochs=6, patience=2))
     assert result.history.epoch.tolist() == [0, 1, 2, 3]
@@ -451,78 +411,6 @@ def test_last_keeps_the_end_of_the_schedule_whatever_the_scores():
     assert averaged.chosen == "swa"
 
 
-# --- distillation ---------------------------------------------------------------------------------------------------
-
-
-def test_teacher_stays_frozen_in_eval_mode_and_unchanged():
-    teacher = build_model(replace(EFFICIENTNET, dropout=0.5), 3, 1, seed=8).train()  # BatchNorm and dropout would move
-    before = state_copy(teacher)
-    objective = DistillationObjective(teacher)
-    make_trainer(objective, network=EFFICIENTNET).fit()
-    assert same_weights(teacher.state_dict(), before)
-    assert not any(module.training for module in teacher.modules())
-    assert all(parameter.grad is None for parameter in teacher.parameters())
-
-
-def test_teacher_that_is_set_free_is_noticed():
-    objective = DistillationObjective(build_model(EFFICIENTNET, 3, 1))
-    batch = (build_model(CONVNEXT, 3, 1), torch.zeros(2, 1, 32, 32), torch.zeros(2).long(), torch.arange(2), 0)
-    objective.teacher.bn1.train()
-    with pytest.raises(RuntimeError, match="training mode"):
-        objective(*batch)
-    objective.teacher.eval().classifier.weight.requires_grad_(True)
-    with pytest.raises(RuntimeError, match="not frozen"):
-        objective(*batch)
-
-
-def test_cached_logits_of_the_same_views_teach_as_the_teacher_itself():
-    """With a view an epoch cached, both runs see the same images and the same soft labels."""
-    teacher, views = build_model(CONVNEXT, 3, 1, seed=8), 3
-    live = make_trainer(DistillationObjective(teacher), config=replace(CONFIG, epochs=views))
-    shuffled = np.random.default_rng(0).permutation(30)
-    data = live.train_set.subset(shuffled)  # the cache need not be in the order of training
-    logits = cache_teacher_logits(teacher, data, STUDENT, 4, views, SIZE, 1, batch_size=7, progress=False)
-    assert logits.shape == (views, 30, 3) and logits.dtype == np.float32
-    objective = DistillationObjective(CachedLogits(logits, data.indices.numpy()))
-    cached = make_trainer(objective, config=replace(CONFIG, epochs=views))
-    expected, result = live.fit(), cached.fit()
-    np.testing.assert_allclose(result.history.train_loss, expected.history.train_loss, rtol=1e-4)
-    np.testing.assert_allclose(result.history.validation_loss, expected.history.validation_loss, rtol=1e-4)
-
-
-def test_cached_logits_repeat_their_views_or_meet_new_ones():
-    seen = []
-
-    class Watching(DistillationObjective):
-        def forward(self, model, images, target, indices, view):
-            seen.append(view)
-            return super().forward(model, images, target, indices, view)
-
-    for replay, views in ((True, [0, 1, 0]), (False, [0, 1, 2])):
-        seen.clear()
-        make_trainer(Watching(CachedLogits(np.zeros((2, 30, 3)), replay=replay))).fit()
-        assert seen[::4] == views
-
-
-def test_cache_that_lacks_a_training_scan_is_refused():
-    logits = np.zeros((1, 29, 3))
-    with pytest.raises(ValueError, match="no cached teacher logits for 1 of the 30 training scans"):
-        make_trainer(DistillationObjective(CachedLogits(logits)))
-    with pytest.raises(ValueError, match=r"shape \(29, 3\); expected \(views, scans, classes\)"):
-        CachedLogits(logits[0])
-
-
-def test_label_smoothing_is_for_training_only():
-    model, target = build_model(CONVNEXT, 3, 1).eval(), torch.tensor([0, 2])
-    images = torch.randn(2, 1, 32, 32)
-    losses, logits = CrossEntropyObjective(label_smoothing=0.1)(model, images, target, torch.arange(2), 0)
-    smooth = torch.full((2, 3), 0.1 / 3)
-    smooth[[0, 1], target] += 0.9
-    torch.testing.assert_close(losses, -(smooth * logits.log_softmax(dim=1)).sum(dim=1))
-    plain = CrossEntropyObjective(label_smoothing=0.1).validation_losses(logits, target)
-    torch.testing.assert_close(plain, -logits.log_softmax(dim=1)[[0, 1], target])
-
-
 def test_both_weights_of_a_training_can_be_loaded():
     trainer = make_trainer(config=replace(CONFIG, swa_learning_rate=1e-3, swa_start=0.5), network=EFFICIENTNET)
     chosen = trainer.fit().chosen
@@ -538,38 +426,6 @@ def test_both_weights_of_a_training_can_be_loaded():
     for weights in ("swa", "last"):
         with pytest.raises(ValueError, match=f"no weights '{weights}'; it can have: best, swa"):
             without.load(weights)
-
-
-# --- quicker ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_fast_teacher_says_nearly_the_same_and_stays_as_it_was():
-    exact, fast = (build_model(CONVNEXT, 3, 1, seed=8) for _ in range(2))
-    expected = make_trainer(DistillationObjective(exact)).fit().history
-    trainer = make_trainer(DistillationObjective(fast), config=replace(CONFIG, fast=True))
-    found = trainer.fit().history
-    assert {value.dtype for value in trainer.objective.fast_teacher.parameters()} == {torch.bfloat16}
-    assert same_weights(exact.state_dict(), fast.state_dict())
-    assert not np.array_equal(found.train_loss, expected.train_loss)
-    np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=0.02)
-    cached = DistillationObjective(CachedLogits(np.zeros((1, 30, 3))))  # no teacher to ask sooner
-    plain, quick = (make_trainer(cached, config=replace(CONFIG, fast=way, epochs=1)).fit() for way in (False, True))
-    assert numbers(plain) == numbers(quick)
-
-
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
-def test_compiled_training_is_the_same_within_noise():
-    """As on a GPU; the weights that come out carry the names of the plain network."""
-    trainers = [
-        make_trainer(DistillationObjective(build_model(CONVNEXT, 3, 1, seed=8)), config=replace(CONFIG, epochs=1),
-                     network=EFFICIENTNET) for _ in range(2)
-    ]  # fmt: skip
-    plain, trainer = trainers
-    trainer.compiled = True
-    trainer.objective.use_fast_teacher(compiled=True)
-    expected, found = plain.fit().history, trainer.fit().history
-    np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=0.02)
-    assert trainer.model.state_dict().keys() == plain.model.state_dict().keys()
 
 
 # --- input that cannot be trained on --------------------------------------------------------------------------------

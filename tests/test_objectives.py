@@ -1,0 +1,221 @@
+"""Objectives: their losses with a live teacher or cached logits, frozen teachers, and quicker ones."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_training import CONFIG, CONVNEXT, EFFICIENTNET, SIZE, make_scans, make_trainer, numbers, same_weights
+from torch import nn
+
+from kdoct_utils.learn.inference import cache_teacher_logits
+from kdoct_utils.learn.losses import decoupled_loss, distillation_terms, relation_loss
+from kdoct_utils.learn.models import build_model, state_copy
+from kdoct_utils.learn.objectives import (
+    CachedLogits,
+    ConsistentMixupObjective,
+    CrossEntropyObjective,
+    DistillationObjective,
+    DISTObjective,
+    DKDObjective,
+)
+from kdoct_utils.learn.pipelines import STUDENT
+
+
+def test_teacher_stays_frozen_in_eval_mode_and_unchanged():
+    teacher = build_model(replace(EFFICIENTNET, dropout=0.5), 3, 1, seed=8).train()  # BatchNorm and dropout would move
+    before = state_copy(teacher)
+    objective = DistillationObjective(teacher)
+    make_trainer(objective, network=EFFICIENTNET).fit()
+    assert same_weights(teacher.state_dict(), before)
+    assert not any(module.training for module in teacher.modules())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_teacher_that_is_set_free_is_noticed():
+    objective = DistillationObjective(build_model(EFFICIENTNET, 3, 1))
+    batch = (build_model(CONVNEXT, 3, 1), torch.zeros(2, 1, 32, 32), torch.zeros(2).long(), torch.arange(2), 0)
+    objective.teacher.bn1.train()
+    with pytest.raises(RuntimeError, match="training mode"):
+        objective(*batch)
+    objective.teacher.eval().classifier.weight.requires_grad_(True)
+    with pytest.raises(RuntimeError, match="not frozen"):
+        objective(*batch)
+
+
+def test_cached_logits_of_the_same_views_teach_as_the_teacher_itself():
+    """With a view an epoch cached, both runs see the same images and the same soft labels."""
+    teacher, views = build_model(CONVNEXT, 3, 1, seed=8), 3
+    live = make_trainer(DistillationObjective(teacher), config=replace(CONFIG, epochs=views))
+    shuffled = np.random.default_rng(0).permutation(30)
+    data = live.train_set.subset(shuffled)  # the cache need not be in the order of training
+    logits = cache_teacher_logits(teacher, data, STUDENT, 4, views, SIZE, 1, batch_size=7, progress=False)
+    assert logits.shape == (views, 30, 3) and logits.dtype == np.float32
+    objective = DistillationObjective(CachedLogits(logits, data.indices.numpy()))
+    cached = make_trainer(objective, config=replace(CONFIG, epochs=views))
+    expected, result = live.fit(), cached.fit()
+    np.testing.assert_allclose(result.history.train_loss, expected.history.train_loss, rtol=1e-4)
+    np.testing.assert_allclose(result.history.validation_loss, expected.history.validation_loss, rtol=1e-4)
+
+
+def test_cached_logits_repeat_their_views_or_meet_new_ones():
+    seen = []
+
+    class Watching(DistillationObjective):
+        def forward(self, model, images, target, indices, view):
+            seen.append(view)
+            return super().forward(model, images, target, indices, view)
+
+    for replay, views in ((True, [0, 1, 0]), (False, [0, 1, 2])):
+        seen.clear()
+        make_trainer(Watching(CachedLogits(np.zeros((2, 30, 3)), replay=replay))).fit()
+        assert seen[::4] == views
+
+
+def test_cache_that_lacks_a_training_scan_is_refused():
+    logits = np.zeros((1, 29, 3))
+    with pytest.raises(ValueError, match="no cached teacher logits for 1 of the 30 training scans"):
+        make_trainer(DistillationObjective(CachedLogits(logits)))
+    with pytest.raises(ValueError, match=r"shape \(29, 3\); expected \(views, scans, classes\)"):
+        CachedLogits(logits[0])
+
+
+def test_label_smoothing_is_for_training_only():
+    model, target = build_model(CONVNEXT, 3, 1).eval(), torch.tensor([0, 2])
+    images = torch.randn(2, 1, 32, 32)
+    losses, logits = CrossEntropyObjective(label_smoothing=0.1)(model, images, target, torch.arange(2), 0)
+    smooth = torch.full((2, 3), 0.1 / 3)
+    smooth[[0, 1], target] += 0.9
+    torch.testing.assert_close(losses, -(smooth * logits.log_softmax(dim=1)).sum(dim=1))
+    plain = CrossEntropyObjective(label_smoothing=0.1).validation_losses(logits, target)
+    torch.testing.assert_close(plain, -logits.log_softmax(dim=1)[[0, 1], target])
+
+
+# --- quicker ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_fast_teacher_says_nearly_the_same_and_stays_as_it_was():
+    exact, fast = (build_model(CONVNEXT, 3, 1, seed=8) for _ in range(2))
+    expected = make_trainer(DistillationObjective(exact)).fit().history
+    trainer = make_trainer(DistillationObjective(fast), config=replace(CONFIG, fast=True))
+    found = trainer.fit().history
+    assert {value.dtype for value in trainer.objective.fast_teacher.parameters()} == {torch.bfloat16}
+    assert same_weights(exact.state_dict(), fast.state_dict())
+    assert not np.array_equal(found.train_loss, expected.train_loss)
+    np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=0.02)
+    cached = DistillationObjective(CachedLogits(np.zeros((1, 30, 3))))  # no teacher to ask sooner
+    plain, quick = (make_trainer(cached, config=replace(CONFIG, fast=way, epochs=1)).fit() for way in (False, True))
+    assert numbers(plain) == numbers(quick)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_compiled_training_is_the_same_within_noise():
+    """As on a GPU; the weights that come out carry the names of the plain network."""
+    trainers = [
+        make_trainer(DistillationObjective(build_model(CONVNEXT, 3, 1, seed=8)), config=replace(CONFIG, epochs=1),
+                     network=EFFICIENTNET) for _ in range(2)
+    ]  # fmt: skip
+    plain, trainer = trainers
+    trainer.compiled = True
+    trainer.objective.use_fast_teacher(compiled=True)
+    expected, found = plain.fit().history, trainer.fit().history
+    np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=0.02)
+    assert trainer.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
+# --- other ways to distill --------------------------------------------------------------------------------------------
+
+
+class Watched(nn.Module):
+    """Passes a network through and keeps what it was shown."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.shown = network, []
+
+    def forward(self, images):
+        self.shown.append(images.detach().clone())
+        return self.network(images)
+
+
+@pytest.fixture
+def teacher():
+    return build_model(CONVNEXT, 3, 1, seed=8).eval()
+
+
+def batch_of(n=6):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 1, SIZE, SIZE, generator=generator), torch.arange(n) % 3, torch.arange(40, 40 + n)
+
+
+@pytest.mark.parametrize(
+    "objective,loss",
+    [(DKDObjective, lambda *logits: decoupled_loss(*logits, 4.0, 0.7, 1.0, "none")),
+     (DISTObjective, lambda *logits: relation_loss(*logits, 1.0, 0.7, reduction="none"))],
+)  # fmt: skip
+def test_objectives_are_their_losses_with_a_live_teacher(teacher, objective, loss):
+    images, target, indices = batch_of()
+    model = build_model(EFFICIENTNET, 3, 1, seed=1).eval()
+    losses, logits = objective(teacher)(model, images, target, indices, 0)
+    with torch.no_grad():
+        expected = loss(model(images), teacher(images), target)
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(logits, model(images))
+
+
+@pytest.mark.parametrize("objective", [DistillationObjective, DKDObjective, DISTObjective])
+def test_cached_logits_teach_as_the_teacher_itself(teacher, objective):
+    scans = make_scans(30)
+    cached = CachedLogits(cache_teacher_logits(teacher, scans, STUDENT, 4, 3, SIZE, 1, progress=False))
+    live, cached = (make_trainer(objective(one), config=CONFIG).fit() for one in (teacher, cached))
+    np.testing.assert_allclose(cached.history.train_loss, live.history.train_loss, rtol=1e-4)
+
+
+def test_mixup_shows_both_networks_the_same_blend(teacher):
+    images, target, indices = batch_of()
+    watched, student = Watched(teacher), Watched(build_model(EFFICIENTNET, 3, 1, seed=1).eval())
+    objective = ConsistentMixupObjective(watched, temperature=2.0, seed=5)
+    losses, logits = objective(student, images, target, indices, 3)
+    assert torch.equal(watched.shown[0], student.shown[0])
+    blend = watched.shown[0]
+    share = ((blend - images)[0] / (images[-1] - images[0])).median().item()
+    assert 0 < share < 1
+    torch.testing.assert_close(blend, (1 - share) * images + share * images.roll(1, dims=0), atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        soft, _ = distillation_terms(logits, teacher(blend), target, 2.0, reduction="none")
+    torch.testing.assert_close(losses, soft)
+    other_labels = objective(student, images, (target + 1) % 3, indices, 3)[0]
+    torch.testing.assert_close(other_labels, losses)  # no label counts
+
+
+def test_the_blend_follows_from_seed_view_and_batch_alone(teacher):
+    images, _, indices = batch_of()
+    objective = ConsistentMixupObjective(teacher, seed=5)
+    first = objective.blend(images, indices, 3)
+    torch.manual_seed(123)
+    assert torch.equal(objective.blend(images, indices, 3), first)
+    assert not torch.equal(objective.blend(images, indices, 4), first)
+    assert not torch.equal(objective.blend(images, indices + 1, 3), first)
+    assert not torch.equal(ConsistentMixupObjective(teacher, seed=6).blend(images, indices, 3), first)
+    shares = [objective.blend(torch.eye(2).view(2, 1, 1, 2), torch.tensor([n, 0]), 0)[0, 0, 0, 1] for n in range(200)]
+    shares = torch.stack(shares)
+    assert 0.45 < shares.mean() < 0.55 and shares.std() == pytest.approx(1 / 12**0.5, abs=0.03)  # even over 0..1
+
+
+def test_mixup_needs_a_live_teacher():
+    with pytest.raises(ValueError, match="needs a live teacher"):
+        ConsistentMixupObjective(CachedLogits(np.zeros((1, 4, 3))))
+
+
+@pytest.mark.parametrize("objective", [DKDObjective, DISTObjective, ConsistentMixupObjective])
+def test_training_is_repeatable_and_leaves_the_teacher_alone(teacher, objective):
+    before = state_copy(teacher)
+    results = [make_trainer(objective(teacher), config=replace(CONFIG, epochs=2)) for _ in range(2)]
+    histories = [trainer.fit().history.drop(columns="seconds") for trainer in results]
+    assert histories[0].equals(histories[1])
+    assert same_weights(results[0].model.state_dict(), results[1].model.state_dict())
+    assert same_weights(teacher.state_dict(), before)
+    assert objective(teacher).describe() != DistillationObjective(teacher).describe()
