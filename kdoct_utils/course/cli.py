@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdoct_utils import __version__
 from kdoct_utils.profiles import PROFILES, get_profile
+
+if TYPE_CHECKING:
+    from kdoct_utils.runs import RunFolder
 
 app = typer.Typer(
     help="KD-OCT: run the course, read a run, check this machine.",
@@ -27,7 +30,10 @@ TRACEBACK_VARIABLE = "KDOCT_TRACEBACK"  # set it to see where an error comes fro
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program, not a table.")]
 ProfileName = Annotated[str, typer.Option("--profile", help=f"One of {', '.join(PROFILES)}.")]
+Dataset = Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")]
 DataRoot = Annotated[str, typer.Option("--data-root", help="The folder that holds the dataset.")]
+Timeout = Annotated[float | None, typer.Option("--timeout-minutes", help="Limit for each notebook.")]
+Again = Annotated[bool, typer.Option("--again", help="Also run what is already done.")]
 
 
 def print_json(value: object) -> None:
@@ -40,7 +46,7 @@ def print_json(value: object) -> None:
 @app.command()
 def run(
     profile: ProfileName = "quick",
-    dataset: Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")] = None,
+    dataset: Dataset = None,
     data_root: DataRoot = "",
     run_dir: Annotated[Path | None, typer.Option(help="The run folder; runs/<profile> where none is given.")] = None,
     seed: Annotated[int, typer.Option(help="Decides phantoms, splits, start weights and draws.")] = 0,
@@ -48,14 +54,13 @@ def run(
         list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter of a notebook; repeat for more.")
     ] = None,
     only: Annotated[str, typer.Option(help="Notebooks to run, such as 03,05.")] = "",
-    again: Annotated[bool, typer.Option("--again", help="Also run notebooks that are already done.")] = False,
-    timeout_minutes: Annotated[float | None, typer.Option(help="Limit for each notebook.")] = None,
+    again: Again = False,
+    timeout_minutes: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
     """Execute the notebooks in order into a run folder, print its results and write its index.html."""
     from kdoct_utils.course.notebooks import run_course
     from kdoct_utils.course.parameters import parse_assignments
-    from kdoct_utils.course.report import report_run, run_results
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
     made = run_course(
@@ -69,31 +74,24 @@ def run(
         again=again,
         timeout=None if timeout_minutes is None else 60 * timeout_minutes,
     )
-    index = report_run(made)
-    show_results(run_results(made), as_json)
-    typer.echo(f"\nReport: {index}", err=as_json)
+    show_results(made, as_json)
 
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> None:
     """Write index.html from a run folder and print its results."""
-    from kdoct_utils.course.report import report_run, run_results
     from kdoct_utils.runs import load_run
 
-    made = load_run(run_dir)
-    index = report_run(made)
-    show_results(run_results(made), as_json)
+    show_results(load_run(run_dir), as_json)
+
+
+def show_results(run: RunFolder, as_json: bool) -> None:
+    """Write a run's report; print what it measured, and its signs of trouble."""
+    from kdoct_utils.course.report import report_run, run_results, run_text
+
+    index, results = report_run(run), run_results(run)
+    print_json(results) if as_json else typer.echo(run_text(results))
     typer.echo(f"\nReport: {index}", err=as_json)
-
-
-def show_results(results: dict, as_json: bool) -> None:
-    """Print what a run measured, and its signs of trouble."""
-    from kdoct_utils.course.report import run_text
-
-    if as_json:
-        print_json(results)
-    else:
-        typer.echo(run_text(results))
 
 
 @app.command()
@@ -109,7 +107,7 @@ def sweep(
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time; they share this machine's cores.")] = 1,
     profile: ProfileName = "quick",
-    dataset: Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")] = None,
+    dataset: Dataset = None,
     data_root: DataRoot = "",
     run_dir: Annotated[
         Path | None, typer.Option(help="The sweep's folder; runs/sweep-<notebook>-<profile>-<parameters> if not given.")
@@ -117,8 +115,8 @@ def sweep(
     scheduler: Annotated[
         str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask scheduler; its workers do the runs.")
     ] = None,
-    timeout_minutes: Annotated[float | None, typer.Option(help="Limit for each run.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also execute runs that are already done.")] = False,
+    timeout_minutes: Timeout = None,
+    again: Again = False,
     as_json: AsJson = False,
 ) -> None:
     """Run one notebook for every combination of values, and compare the runs; exit code 1 where one failed."""
@@ -239,7 +237,7 @@ def data(
 @app.command()
 def workshop(
     profile: ProfileName = "quick",
-    dataset: Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")] = None,
+    dataset: Dataset = None,
     data_root: DataRoot = "",
     run_dir: Annotated[Path | None, typer.Option(help="The run folder; where the notebooks look if not given.")] = None,
     seed: Annotated[int, typer.Option(help="Of the run that participants will use.")] = 0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -147,9 +147,9 @@ def take_steps(
     on_gpu = trainer.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    clock = clock_steps(trainer)
+    marks = clock_steps(trainer)
     history = trainer.fit().history
-    each = clock()
+    each = np.diff(marks)
     seconds = float(np.mean(each[1:] if steps > 1 else each))
     config, precision = trainer.config, trainer.accelerator.mixed_precision
     return {
@@ -202,35 +202,17 @@ def phantom_scans(profile: Profile, number: int, seed: int = 0) -> ScanImages:
     return ScanImages(images[chosen], table["label"].map(CLASSES.index).to_numpy()[chosen])
 
 
-def clock_steps(trainer: Trainer) -> Callable[[], list[float]]:
-    """Time the trainer's steps from now on. Returns what gives, after training, the seconds of each.
+def clock_steps(trainer: Trainer) -> list[float]:
+    """Note when each optimizer step of the trainer ends, in seconds; the first note is of now."""
+    marks = [time.perf_counter()]
 
-    A GPU works behind its program's back: its own clock is read, without making it wait.
-    """
-    marks = [_mark(trainer.device)]
-    step = trainer.optimizer.step
+    def mark(*_: object) -> None:
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize()  # a GPU works behind its program's back
+        marks.append(time.perf_counter())
 
-    def timed(*values, **options):
-        step(*values, **options)
-        marks.append(_mark(trainer.device))
-
-    trainer.optimizer.step = timed
-
-    def seconds() -> list[float]:
-        if trainer.device.type != "cuda":
-            return list(np.diff(marks))
-        torch.cuda.synchronize()
-        return [before.elapsed_time(after) / 1000 for before, after in zip(marks, marks[1:], strict=False)]
-
-    return seconds
-
-
-def _mark(device: torch.device):
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
+    trainer.optimizer.optimizer.register_step_post_hook(mark)  # of torch's optimizer, which Accelerate wraps
+    return marks
 
 
 def peak_memory() -> int:
