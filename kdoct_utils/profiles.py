@@ -267,6 +267,7 @@ def get_profile(name: str) -> Profile:
 # What a number given to a notebook, a sweep or an arm may be, and what it is. None of them may be inf or nan.
 PARAMETERS = {
     "seed": Annotated[int, Ge(0), Lt(2**32), "decides phantoms, split, start weights and draws"],
+    "fold": Annotated[int, Ge(0), Le(4), "whose test patients are tested"],
     "temperature": Annotated[float, Gt(0), "flattens the answers of teacher and student before they are compared"],
     "alpha": Annotated[float, Ge(0), Le(1), "weight of the soft-label term; the rest is cross-entropy"],
     "gamma": Annotated[float, Ge(0), "how strongly focal loss looks away from easy scans; 0 is cross-entropy"],
@@ -287,7 +288,7 @@ PARAMETERS = {
     "wanted_sensitivity": Annotated[float, Ge(0), Le(1), "of the threshold that is chosen on validation patients"],
     "jobs": Annotated[int, Ge(1), "trainings at a time"],
 }
-_IN_WORDS = {Ge: "at least {0.ge:g}", Gt: "above {0.gt:g}", Le: "at most {0.le:g}", Lt: "below {0.lt:g}"}
+_IN_WORDS = {Ge: "at least {0.ge}", Gt: "above {0.gt}", Le: "at most {0.le}", Lt: "below {0.lt}"}
 
 
 def check_parameter(name: str, value: object, kind: object = None) -> object:

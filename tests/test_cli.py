@@ -42,28 +42,24 @@ def test_help_and_run_planning_import_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
+def test_what_the_user_can_mend_is_one_message(capsys, monkeypatch):
+    cases = [
         (["run", "--profile", "quik"], "unknown profile 'quik'; valid profiles: smoke, quick, colab, paper"),
         (["run", "--dataset", "neh"], "needs --data-root"),
         (["run", "-p", "alpha"], "-p takes name=value, not 'alpha'"),
+        (["run", "-p", "alpha=2"], "parameter 'alpha' takes float, at least 0 and at most 1 (weight of the soft-label"),
         (["check", "--profile", "quik"], "valid profiles"),
         (["data", "nhe"], "unknown dataset 'nhe'; valid datasets: phantom, neh"),
         (["data", "--data-root", "scans"], "--data-root needs the name of a dataset: phantom, neh"),
         (["data", "ucsd", "--data-root", "no-such"], "data_root no-such: no such file or folder"),
         (["data", "ucsd", "--data-root", ".", "--split", "scan"], "unknown split 'scan'; valid splits: patient, offic"),
         (["report", "no-such-run"], "no-such-run is not a run folder"),
-    ],
-)
-def test_what_the_user_can_mend_is_one_message(capsys, arguments, message):
-    code, out, err = kdoct(capsys, *arguments)
-    assert code == 2 and out == ""
-    assert err.startswith("kdoct: ") and message in err
-    assert "Traceback" not in err and err.count("\n") == 1
-
-
-def test_an_error_can_still_be_traced(monkeypatch):
+    ]
+    for arguments, message in cases:
+        code, out, err = kdoct(capsys, *arguments)
+        assert code == 2 and out == "", arguments
+        assert err.startswith("kdoct: ") and message in err
+        assert "Traceback" not in err and err.count("\n") == 1
     monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
     with pytest.raises(RunError):
         cli.main(["report", "no-such-run"])

@@ -183,7 +183,8 @@ def test_the_bar_names_what_runs_and_makes_no_time_up(capsys):
         bar.start()
         now[0] = 180.0
         bar.show("student KD, seed 2, epoch 4/10")
-        assert str(bar.bar).startswith("05 · student KD, seed 2, epoch 4/10 |") and str(bar.bar).endswith(" left")
+        line = str(bar.bar)
+        assert line.startswith("05 · student KD, seed 2, epoch 4/10 |") and line.endswith(", 02:00 left")
         assert (bar.bar.n, bar.bar.total) == (180.0, 300.0)
         bar.finish("120 s, 900 MB")
     assert "02_focal: 60 s, 900 MB" in capsys.readouterr().err

@@ -96,6 +96,11 @@ def cast(name: str, value: object, kind: object) -> object:
         raise RunError(str(error)) from None
 
 
+def option_types() -> dict[str, object]:
+    """Name and type of each field of DataOptions, with its range where it has one."""
+    return {name: PARAMETERS.get(name, kind) for name, kind in DataOptions.types().items()}
+
+
 def settable_parameters(notebooks: Sequence[Path], given: Iterable[str]) -> dict[str, object]:
     """Name and type of all that -p can set: what the notebooks declare, and the fields of DataOptions.
 
@@ -103,7 +108,7 @@ def settable_parameters(notebooks: Sequence[Path], given: Iterable[str]) -> dict
     """
     declared = {name: kind for path in notebooks for name, kind in declared_parameters(path).items()}
     own = {name: kind for name, kind in declared.items() if name not in COMMON_PARAMETERS}
-    options = DataOptions.types()
+    options = option_types()
     for name in given:
         if name in COMMON_PARAMETERS:
             raise RunError(f"{name} is set by --{name.replace('_', '-')}, not by -p")
@@ -128,5 +133,5 @@ def plan_parameters(
     for path in notebooks:
         declared = declared_parameters(path)
         plan[path.name] = {name: cast(name, values[name], kind) for name, kind in declared.items() if name in values}
-    kinds = DataOptions.types()
+    kinds = option_types()
     return plan, {name: cast(name, value, kinds[name]) for name, value in given.items() if name in kinds}

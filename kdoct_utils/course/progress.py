@@ -51,7 +51,9 @@ class CourseBar:
         self.names, self.forecast, self.clock = list(names), forecast, clock
         self.spent, self.started = 0.0, clock()
         pause = REDRAW if sys.stderr.isatty() else REDRAW_IN_A_LOG
-        self.bar = tqdm(total=1, disable=not shown, mininterval=pause, miniters=0, smoothing=0, dynamic_ncols=True)
+        self.bar = tqdm(
+            disable=not shown, mininterval=pause, miniters=0, dynamic_ncols=True, bar_format="{desc} {elapsed}"
+        )
 
     def start(self) -> None:
         """The next notebook starts now."""
@@ -64,7 +66,8 @@ class CourseBar:
         left = self.forecast.left(self.names, elapsed)
         self.bar.n = self.spent + elapsed
         self.bar.total = None if left is None else self.bar.n + left
-        self.bar.bar_format = "{desc} {elapsed}" if left is None else "{desc} |{bar}| {elapsed}, {remaining} left"
+        self.bar.bar_format = "{desc} {elapsed}" if left is None else "{desc} |{bar}| {elapsed}{postfix}"
+        self.bar.set_postfix_str("" if left is None else f"{self.bar.format_interval(left)} left", refresh=False)
         name = self.names[0] if self.names else ""
         self.bar.set_description_str(f"{name.split('_')[0]} · {status}" if status else name, refresh=False)
         self.bar.update(0)
