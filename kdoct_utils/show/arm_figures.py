@@ -11,11 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdoct_utils.show.explorers import PUSHES
-from kdoct_utils.show.figures import draw_interval, draw_scan, stacked_bars
+from kdoct_utils.show.figures import draw_bars, draw_interval, draw_scan
 from kdoct_utils.show.style import LINE_COLORS, Look, headline, look, message
 
 
@@ -32,7 +31,7 @@ def answers_figure(
     for axis, (name, image) in zip(axes, images.items(), strict=False):
         draw_scan(axis, image, name)
     looks = dict(zip(answers, zip(LINE_COLORS, ("", "///", "..."), strict=False), strict=False))
-    _class_bars(axes[-1], answers, class_names, looks)
+    draw_bars(axes[-1], pd.DataFrame(answers, [look(name).label for name in class_names]), looks)
     axes[-1].set(xlim=(0, 1), xlabel=xlabel)
     axes[-1].legend(fontsize=8, ncols=len(answers), loc="lower left", bbox_to_anchor=(-0.3, 1.0), columnspacing=1.0)
     headline(figure, title)
@@ -43,30 +42,19 @@ def pushes_figure(
     panels: Mapping[str, Mapping[str, np.ndarray]], class_names: Sequence[str], *, xlabel: str, title: str
 ) -> Figure:
     """What raises (right) and lowers (left) each class's logit. panels: heading -> name in PUSHES -> (classes,)."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(6.8, 1.5 + 0.35 * len(class_names)), sharex=True, sharey=True,
+    figure, axes = plt.subplots(1, len(panels), figsize=(6.8, 1.5 + 0.35 * len(class_names)), sharex=True,
                                 squeeze=False)  # fmt: skip
     for axis, (heading, pushes) in zip(axes[0], panels.items(), strict=True):
-        _class_bars(axis, {name: pushes[name] for name in PUSHES}, class_names, PUSHES)
+        table = pd.DataFrame({name: pushes[name] for name in PUSHES}, [look(name).label for name in class_names])
+        draw_bars(axis, table, PUSHES)
+        axis.get_legend().remove()
         axis.axvline(0, color="black", linewidth=1)
         axis.set_title(heading, fontsize=9, fontweight="normal")
         axis.set_xlabel(xlabel)
-    axes[0, 0].set_ylim(len(class_names) - 0.5, -0.5)
+        axis.label_outer()
     figure.legend(*axis.get_legend_handles_labels(), fontsize=8, ncols=len(PUSHES), loc="outside lower center")
     headline(figure, title)
     return figure
-
-
-def _class_bars(
-    axis: Axes, bars: Mapping[str, np.ndarray], class_names: Sequence[str], looks: Mapping[str, tuple[str, str]]
-) -> None:
-    """For every class a bar each, from the top. bars: who -> (classes,). looks: who -> color and hatch."""
-    height = 0.8 / len(bars)
-    for row, (who, lengths) in enumerate(bars.items()):
-        places = np.arange(len(class_names)) + height * (row - (len(bars) - 1) / 2)
-        color, hatch = looks[who]
-        axis.barh(places, lengths, 0.9 * height, color=color, hatch=hatch, edgecolor="white", label=who)
-    axis.set(yticks=range(len(class_names)), yticklabels=[look(name).label for name in class_names],
-             ylim=(len(class_names) - 0.5, -0.5))  # fmt: skip
 
 
 def range_figure(still: np.ndarray, moving: np.ndarray, *, shown: int = 40, ylabel: str, title: str) -> Figure:
@@ -118,7 +106,8 @@ def dose_figure(curve: Mapping[float, Mapping[str, float]], *, xlabel: str, ylab
 def share_figure(shares: pd.DataFrame, *, xlabel: str, title: str) -> Figure:
     """Stacked bars. shares: a row a bar, a column a part, rows sum to 1."""
     figure, axis = plt.subplots(figsize=(6.8, 1.2 + 0.3 * len(shares)))
-    stacked_bars(axis, shares, ("#D55E00", "#F0C060", "#0072B2"), ("///", "...", ""))
+    looks = (("#D55E00", "///"), ("#F0C060", "..."), ("#0072B2", ""))
+    draw_bars(axis, shares, dict(zip(shares, looks, strict=True)), stacked=True)
     axis.set(xlabel=xlabel, xlim=(0, 1))
     axis.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1)
     headline(figure, title)

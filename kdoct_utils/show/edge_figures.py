@@ -12,8 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from kdoct_utils.show.figures import stacked_bars
+from kdoct_utils.show.figures import draw_bars
 from kdoct_utils.show.style import LINE_COLORS, LINE_STYLES, headline, look
+
+WORK_LOOKS = (("#0072B2", ""), ("#D07C00", "///"), ("#1B9E77", "..."), ("#7A1F5C", "xxx"), ("#BBBBBB", ""),
+              ("#222222", "\\\\\\"))  # fmt: skip
 
 
 def share_bars(shares: Mapping[str, float], *, xlabel: str, title: str) -> Figure:
@@ -131,8 +134,9 @@ def format_panels(formats: Mapping[str, Mapping], *, title: str) -> Figure:
 def time_bars(parts: Mapping[str, Mapping[str, float]], *, title: str) -> Figure:
     """Time by kind of work, one stacked bar a format. parts: format -> {work: microseconds}, the same works in each."""
     figure, axis = plt.subplots(figsize=(6.8, 1.6 + 0.35 * len(parts)))
-    colors = ("#0072B2", "#D07C00", "#1B9E77", "#7A1F5C", "#BBBBBB", "#222222")
-    stacked_bars(axis, pd.DataFrame(parts).T, colors, ("", "///", "...", "xxx", "", "\\\\\\"))
+    table = pd.DataFrame(parts).T
+    draw_bars(axis, table, dict(zip(table, WORK_LOOKS, strict=False)), stacked=True)
+    axis.get_legend().remove()
     axis.set(xlabel="time in operations, profiler on (µs a scan)")
     figure.legend(*axis.get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center")
     headline(figure, title)

@@ -33,14 +33,23 @@ def draw_interval(
                   linestyle="none", **options)  # fmt: skip
 
 
-def stacked_bars(axis: Axes, parts: pd.DataFrame, colors: Sequence[str], hatches: Sequence[str]) -> None:
-    """A bar for each row of the table, from the top, and in it a piece for each column."""
-    left = np.zeros(len(parts))
-    for name, color, hatch in zip(parts, colors, hatches, strict=False):
-        axis.barh(parts.index, parts[name], left=left, color=color, hatch=hatch, edgecolor="white", label=name)
-        left += parts[name].to_numpy()
-    axis.invert_yaxis()
-    axis.grid(axis="y", visible=False)
+def draw_bars(
+    axis: Axes, table: pd.DataFrame, looks: Mapping[str, tuple[str, str]], *, kind: str = "barh", **options: object
+) -> None:
+    """Bars of a table: a group (or, with stacked=True, a bar) a row, from the top, and in it a bar a column.
+
+    looks: column -> color and hatch. kind: "bar" for upright ones. options: of pandas' DataFrame.plot.
+    """
+    colors, hatches = zip(*(looks[name] for name in table), strict=True)
+    table.plot(kind=kind, ax=axis, color=list(colors), edgecolor="white", rot=0, width=0.8, **options)
+    for bars, hatch in zip(axis.containers, hatches, strict=True):
+        for bar in bars:
+            bar.set_hatch(hatch)
+    axis.legend(fontsize=8, ncols=table.shape[1])
+    axis.grid(axis="y" if kind == "barh" else "x", visible=False)
+    axis.set(xlabel="", ylabel="")
+    if kind == "barh":
+        axis.invert_yaxis()
 
 
 def scan_grid(
@@ -156,16 +165,12 @@ def class_bars(
     if values.shape != (len(groups), len(class_names)):
         raise ValueError(f"values {values.shape} do not fit {len(groups)} groups of {len(class_names)} classes")
     axis = axis or plt.subplots(figsize=(6.8, 2.8))[1]
-    width = 0.8 / len(class_names)
-    for k, name in enumerate(class_names):
-        known = LOOKS.get(name, Look(name, LINE_COLORS[k % len(LINE_COLORS)], "o", ""))
-        place = np.arange(len(groups)) + width * (k - (len(class_names) - 1) / 2)
-        bars = axis.bar(place, values[:, k], 0.92 * width, color=known.color, hatch=known.hatch, edgecolor="white",
-                        label=known.label)  # fmt: skip
+    looks = [LOOKS.get(name, Look(name, LINE_COLORS[k % 6], "o", "")) for k, name in enumerate(class_names)]
+    table = pd.DataFrame(values, groups, [look.label for look in looks])
+    draw_bars(axis, table, {look.label: (look.color, look.hatch) for look in looks}, kind="bar")
+    for bars in axis.containers:
         axis.bar_label(bars, fmt="%.2f", fontsize=8)
-    axis.set(xticks=range(len(groups)), xticklabels=groups, ylabel=ylabel, ylim=ylim)
-    axis.grid(axis="x", visible=False)
-    axis.legend(ncols=len(class_names), fontsize=8)
+    axis.set(ylabel=ylabel, ylim=ylim)
     message(axis, title)
     return axis.figure
 
