@@ -157,6 +157,7 @@ def test_predictions_are_kept_by_network_seed_and_fold(run, data):
     stages.keep_predictions(run, data, "student_kd", 0, first)
     stages.keep_predictions(run, data, "student_kd", 1, second)
     stages.keep_predictions(run, data, "student_kd", 0, third)  # takes the place of the first
+    stages.keep_predictions(run, data, "student_kd", 0, first, replace=False)
     kept = pd.read_csv(run.predictions_file)
     assert list(kept.columns) == [*stages.PREDICTION_COLUMNS, *(f"p_{name}" for name in data.class_names)]
     assert len(kept) == 2 * n and set(kept["seed"]) == {0, 1} and set(kept["fold"]) == {0}

@@ -67,7 +67,8 @@ def run_arms(
     each = _train_each(run, data, wanted, (temperature, alpha, None), jobs, progress)
     for (arm, seed), trained in zip(wanted, each, strict=True):
         logits = stages.test_logits(run, data, trained.model, views=arm.test_views)
-        stages.keep_predictions(run, data, arm.name, seed, logits)
+        # Those of notebook 05 stay: metrics.json tells of them, and they may have another alpha.
+        stages.keep_predictions(run, data, arm.name, seed, logits, replace=not arm.course)
         results[arm.name].append(replace(trained, model=None, logits=logits))
     return results
 

@@ -285,11 +285,14 @@ def test_logits(run: RunFolder, data: CourseData, model: nn.Module, views: bool 
     return predict_logits(model, data.part("test"), run.profile.image_size, run.profile.channels, views=views)
 
 
-def keep_predictions(run: RunFolder, data: CourseData, network: str, seed: int, logits: np.ndarray) -> None:
+def keep_predictions(
+    run: RunFolder, data: CourseData, network: str, seed: int, logits: np.ndarray, replace: bool = True
+) -> None:
     """Keep the probabilities of the test scans in ``predictions.csv``, for comparisons over runs and folds.
 
     network: a name as in metrics.json, such as "student_kd". seed: of its training. logits: (n_test, classes).
-    Rows of the same network, seed and fold are replaced. One row a test scan: PREDICTION_COLUMNS, then p_<class>.
+    Rows of the same network, seed and fold are replaced, or else stay. One row a test scan: PREDICTION_COLUMNS, then
+    p_<class>.
     """
     rows = data.rows("test")
     of_class = probabilities(logits)  # (n_test, classes)
@@ -301,6 +304,8 @@ def keep_predictions(run: RunFolder, data: CourseData, network: str, seed: int, 
         if run.predictions_file.exists():
             kept = pd.read_csv(run.predictions_file, dtype={"scan_id": str, "group": str})
             same = (kept["network"] == network) & (kept["seed"] == seed) & (kept["fold"] == data.fold)
+            if same.any() and not replace:
+                return
             table = pd.concat([kept[~same], table], ignore_index=True)
         with atomic_path(run.predictions_file) as temporary:
             table.to_csv(temporary, index=False)
