@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,7 +29,9 @@ from kdoct_utils.learn.losses import (
     soften,
 )
 
+USUAL = {"temperature": 4.0, "alpha": 0.7}
 LOSSES = {"KD": distillation_loss, "DKD": decoupled_loss, "DIST": relation_loss}
+LOSSES = {name: partial(loss, **USUAL) for name, loss in LOSSES.items()}
 
 
 def random_case(seed=0, batch=6, classes=3, dtype=torch.float64):
@@ -174,7 +177,7 @@ def test_distillation_loss_is_timms(temperature, alpha):
 def test_soft_term_is_zero_without_gradient_when_student_equals_teacher():
     student, _, target = random_case()
     student.requires_grad_()
-    soft, _ = distillation_terms(student, student.detach().clone(), target)
+    soft, _ = distillation_terms(student, student.detach().clone(), target, temperature=4.0)
     (gradient,) = torch.autograd.grad(soft, student)
     assert abs(soft.item()) < 1e-12
     assert gradient.abs().max() < 1e-12
@@ -194,15 +197,16 @@ def test_temperature_squared_keeps_the_gradient_the_same_size():
 
 def test_reductions_agree_alpha_weighs_and_the_mean_is_the_same_for_every_batch_size():
     student, teacher, target = random_case()
-    soft, hard = distillation_terms(student, teacher, target, reduction="none")
+    soft, hard = distillation_terms(student, teacher, target, reduction="none", temperature=4.0)
     for alpha in (0.0, 0.5, 0.7, 1.0):
-        each = distillation_loss(student, teacher, target, alpha=alpha, reduction="none")
+        each = distillation_loss(student, teacher, target, alpha=alpha, reduction="none", temperature=4.0)
         assert each.shape == soft.shape == hard.shape == (6,)
         torch.testing.assert_close(each, alpha * soft + (1 - alpha) * hard)
-        torch.testing.assert_close(distillation_loss(student, teacher, target, alpha=alpha), each.mean())
+        mean = distillation_loss(student, teacher, target, alpha=alpha, temperature=4.0)
+        torch.testing.assert_close(mean, each.mean())
     five = student.repeat(5, 1), teacher.repeat(5, 1), target.repeat(5)
-    torch.testing.assert_close(distillation_loss(*five), distillation_loss(student, teacher, target))
-    torch.testing.assert_close(focal_loss(five[0], five[2]), focal_loss(student, target))
+    torch.testing.assert_close(distillation_loss(*five, **USUAL), distillation_loss(student, teacher, target, **USUAL))
+    torch.testing.assert_close(focal_loss(five[0], five[2], gamma=2.0), focal_loss(student, target, gamma=2.0))
 
 
 # ---- decoupled distillation
@@ -231,16 +235,16 @@ def test_decoupled_terms_are_their_definition():
 
 def test_decoupled_loss_weighs_its_parts():
     student, teacher, target = random_case()
-    first, second = decoupled_terms(student, teacher, target)
+    first, second = decoupled_terms(student, teacher, target, temperature=4.0)
     hard = functional.cross_entropy(student, target)
     expected = 0.6 * (first + 3 * second) + 0.4 * hard
-    torch.testing.assert_close(decoupled_loss(student, teacher, target, alpha=0.6, beta=3.0), expected)
+    torch.testing.assert_close(decoupled_loss(student, teacher, target, alpha=0.6, beta=3.0, temperature=4.0), expected)
 
 
 def test_with_two_classes_nothing_is_left_to_the_others():
     student, teacher, target = random_case(classes=2)
-    soft, _ = distillation_terms(student, teacher, target)
-    first, second = decoupled_terms(student, teacher, target)
+    soft, _ = distillation_terms(student, teacher, target, temperature=4.0)
+    first, second = decoupled_terms(student, teacher, target, temperature=4.0)
     assert second.item() == 0
     torch.testing.assert_close(first, soft)
 
@@ -249,7 +253,7 @@ def test_a_certain_teacher_leaves_no_nan():
     """1 - p_t is 1e-35 here: it must not be rounded to 0 before its logarithm is taken."""
     teacher = torch.tensor([[80.0, 0.0, -3.0]])
     student = torch.tensor([[-80.0, 40.0, 0.0]], requires_grad=True)
-    loss = decoupled_loss(student, teacher, torch.tensor([0]), temperature=1.0)
+    loss = decoupled_loss(student, teacher, torch.tensor([0]), temperature=1.0, alpha=0.7)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
 
@@ -272,32 +276,33 @@ def test_relations_forgive_a_straight_line_and_nothing_else():
     _, teacher, target = random_case(batch=8)
     probabilities = torch.softmax(teacher, dim=1)
     milder = (0.4 * probabilities + 0.6 / 3).log()  # softmax of it: the same order, nearer to 1/3
-    inter, intra = relation_terms(milder, teacher, target)
+    inter, intra = relation_terms(milder, teacher, target, temperature=1.0)
     assert inter.abs().max() < 1e-12 and abs(intra.item()) < 1e-12
     soft, _ = distillation_terms(milder, teacher, target, temperature=1.0)
     assert soft > 0.01  # Kullback-Leibler does not forgive it
-    inter, intra = relation_terms(teacher.flip(1), teacher, target)
+    inter, intra = relation_terms(teacher.flip(1), teacher, target, temperature=1.0)
     assert inter.max() > 0.5 and intra > 0.1
     # A line of its own for each scan keeps the order within scans and breaks that over the batch.
     share = torch.linspace(0.05, 0.95, 8, dtype=torch.float64)[:, None]
-    inter, intra = relation_terms((share * probabilities + (1 - share) / 3).log(), teacher, target)
+    inter, intra = relation_terms((share * probabilities + (1 - share) / 3).log(), teacher, target, temperature=1.0)
     assert inter.abs().max() < 1e-12 and intra > 0.05
 
 
 def test_the_relation_over_scans_belongs_to_the_batch():
     student, teacher, target = random_case(batch=8)
-    alone = relation_loss(student[:4], teacher[:4], target[:4], reduction="none")
-    among = relation_loss(student, teacher, target, reduction="none")[:4]
+    alone = relation_loss(student[:4], teacher[:4], target[:4], reduction="none", temperature=1.0, alpha=0.7)
+    among = relation_loss(student, teacher, target, reduction="none", temperature=1.0, alpha=0.7)[:4]
     assert not torch.allclose(alone, among)
-    without = [relation_loss(student[:n], teacher[:n], target[:n], gamma=0.0, reduction="none")[:4] for n in (4, 8)]
+    settings = {"temperature": 1.0, "alpha": 0.7, "gamma": 0.0, "reduction": "none"}
+    without = [relation_loss(student[:n], teacher[:n], target[:n], **settings)[:4] for n in (4, 8)]
     torch.testing.assert_close(*without)
 
 
 def test_relation_loss_is_the_published_one_on_a_batch():
     student, teacher, target = random_case(batch=8)
-    inter, intra = relation_terms(student, teacher, target)
+    inter, intra = relation_terms(student, teacher, target, temperature=1.0)
     expected = 0.6 * (2 * inter.mean() + 3 * intra) + 0.4 * functional.cross_entropy(student, target)
-    weights = {"alpha": 0.6, "beta": 2.0, "gamma": 3.0}
+    weights = {"temperature": 1.0, "alpha": 0.6, "beta": 2.0, "gamma": 3.0}
     torch.testing.assert_close(relation_loss(student, teacher, target, **weights), expected)
     each = relation_loss(student, teacher, target, **weights, reduction="none")
     assert each.shape == (8,)
@@ -308,10 +313,10 @@ def test_relation_loss_is_the_published_one_on_a_batch():
 def test_a_student_that_does_not_vary_has_a_finite_gradient(batch):
     _, teacher, target = random_case(batch=batch, dtype=torch.float32)
     student = torch.zeros(batch, 3, requires_grad=True)
-    loss = relation_loss(student, teacher, target)
+    loss = relation_loss(student, teacher, target, temperature=1.0, alpha=0.7)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
-    inter, intra = relation_terms(student, teacher, target)
+    inter, intra = relation_terms(student, teacher, target, temperature=1.0)
     torch.testing.assert_close(inter, torch.ones(batch))
     assert intra.item() == pytest.approx(1)
 
@@ -341,14 +346,14 @@ def test_half_precision_is_raised_and_faults_are_named(name):
     with pytest.raises(ValueError, match="differ in shape"):
         LOSSES[name](student, teacher[:, :2], target)
     with pytest.raises(ValueError, match=r"beta.*-1"):
-        decoupled_loss(student, teacher, target, beta=-1)
+        decoupled_loss(student, teacher, target, beta=-1, **USUAL)
 
 
 def test_half_precision_logits_are_raised_to_float32():
     student, teacher, target = (tensor.bfloat16() if tensor.is_floating_point() else tensor for tensor in random_case())
-    assert focal_loss(student, target).dtype == torch.float32
-    loss = distillation_loss(student, teacher, target)
-    torch.testing.assert_close(loss, distillation_loss(student.float(), teacher.float(), target))
+    assert focal_loss(student, target, gamma=2.0).dtype == torch.float32
+    loss = distillation_loss(student, teacher, target, **USUAL)
+    torch.testing.assert_close(loss, distillation_loss(student.float(), teacher.float(), target, **USUAL))
 
 
 def test_errors_name_what_is_wrong():
@@ -356,19 +361,19 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="gamma.*-1"):
         focal_loss(student, target, gamma=-1)
     with pytest.raises(ValueError, match="'avg'.*mean, sum, none"):
-        focal_loss(student, target, reduction="avg")
+        focal_loss(student, target, reduction="avg", gamma=2.0)
     with pytest.raises(ValueError, match=r"class_weights.*\(3,\).*\(2,\)"):
-        focal_loss(student, target, class_weights=torch.ones(2))
+        focal_loss(student, target, class_weights=torch.ones(2), gamma=2.0)
     with pytest.raises(ValueError, match="batch"):
-        focal_loss(student, target[:2])
+        focal_loss(student, target[:2], gamma=2.0)
     with pytest.raises(ValueError, match="temperature.*0"):
-        distillation_loss(student, teacher, target, temperature=0)
+        distillation_loss(student, teacher, target, temperature=0, alpha=0.7)
     with pytest.raises(ValueError, match="temperature.*-2"):
         soften(student, -2)
     with pytest.raises(ValueError, match=r"alpha.*1\.5"):
-        distillation_loss(student, teacher, target, alpha=1.5)
+        distillation_loss(student, teacher, target, alpha=1.5, temperature=4.0)
     with pytest.raises(ValueError, match=r"differ in shape.*\(6, 2\)"):
-        distillation_loss(student, teacher[:, :2], target)
+        distillation_loss(student, teacher[:, :2], target, **USUAL)
     with pytest.raises(ValueError, match="at least one"):
         balanced_class_weights(torch.empty(0, dtype=torch.long), 3)
     with pytest.raises(ValueError, match=r"0\.\.2"):

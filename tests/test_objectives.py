@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,11 +25,13 @@ from kdoct_utils.learn.objectives import (
 )
 from kdoct_utils.learn.pipelines import STUDENT
 
+USUAL = {"temperature": 4.0, "alpha": 0.7}
+
 
 def test_teacher_stays_frozen_in_eval_mode_and_unchanged():
     teacher = build_model(replace(EFFICIENTNET, dropout=0.5), 3, 1, seed=8).train()  # BatchNorm and dropout would move
     before = state_copy(teacher)
-    objective = DistillationObjective(teacher)
+    objective = DistillationObjective(teacher, **USUAL)
     make_trainer(objective, network=EFFICIENTNET).fit()
     assert same_weights(teacher.state_dict(), before)
     assert not any(module.training for module in teacher.modules())
@@ -36,7 +39,7 @@ def test_teacher_stays_frozen_in_eval_mode_and_unchanged():
 
 
 def test_teacher_that_is_set_free_is_noticed():
-    objective = DistillationObjective(build_model(EFFICIENTNET, 3, 1))
+    objective = DistillationObjective(build_model(EFFICIENTNET, 3, 1), **USUAL)
     batch = (build_model(CONVNEXT, 3, 1), torch.zeros(2, 1, 32, 32), torch.zeros(2).long(), torch.arange(2), 0)
     objective.teacher.bn1.train()
     with pytest.raises(RuntimeError, match="training mode"):
@@ -49,12 +52,12 @@ def test_teacher_that_is_set_free_is_noticed():
 def test_cached_logits_of_the_same_views_teach_as_the_teacher_itself():
     """With a view an epoch cached, both runs see the same images and the same soft labels."""
     teacher, views = build_model(CONVNEXT, 3, 1, seed=8), 3
-    live = make_trainer(DistillationObjective(teacher), config=replace(CONFIG, epochs=views))
+    live = make_trainer(DistillationObjective(teacher, **USUAL), config=replace(CONFIG, epochs=views))
     shuffled = np.random.default_rng(0).permutation(30)
     data = live.train_set.subset(shuffled)  # the cache need not be in the order of training
     logits = cache_teacher_logits(teacher, data, STUDENT, 4, views, SIZE, 1, batch_size=7, progress=False)
     assert logits.shape == (views, 30, 3) and logits.dtype == np.float32
-    objective = DistillationObjective(CachedLogits(logits, data.indices.numpy()))
+    objective = DistillationObjective(CachedLogits(logits, data.indices.numpy()), **USUAL)
     cached = make_trainer(objective, config=replace(CONFIG, epochs=views))
     expected, result = live.fit(), cached.fit()
     np.testing.assert_allclose(result.history.train_loss, expected.history.train_loss, rtol=1e-4)
@@ -71,14 +74,14 @@ def test_cached_logits_repeat_their_views_or_meet_new_ones():
 
     for replay, views in ((True, [0, 1, 0]), (False, [0, 1, 2])):
         seen.clear()
-        make_trainer(Watching(CachedLogits(np.zeros((2, 30, 3)), replay=replay))).fit()
+        make_trainer(Watching(CachedLogits(np.zeros((2, 30, 3)), replay=replay), **USUAL)).fit()
         assert seen[::4] == views
 
 
 def test_cache_that_lacks_a_training_scan_is_refused():
     logits = np.zeros((1, 29, 3))
     with pytest.raises(ValueError, match="no cached teacher logits for 1 of the 30 training scans"):
-        make_trainer(DistillationObjective(CachedLogits(logits)))
+        make_trainer(DistillationObjective(CachedLogits(logits), **USUAL))
     with pytest.raises(ValueError, match=r"shape \(29, 3\); expected \(views, scans, classes\)"):
         CachedLogits(logits[0])
 
@@ -99,14 +102,14 @@ def test_label_smoothing_is_for_training_only():
 
 def test_a_fast_teacher_says_nearly_the_same_and_stays_as_it_was():
     exact, fast = (build_model(CONVNEXT, 3, 1, seed=8) for _ in range(2))
-    expected = make_trainer(DistillationObjective(exact)).fit().history
-    trainer = make_trainer(DistillationObjective(fast), config=replace(CONFIG, fast=True))
+    expected = make_trainer(DistillationObjective(exact, **USUAL)).fit().history
+    trainer = make_trainer(DistillationObjective(fast, **USUAL), config=replace(CONFIG, fast=True))
     found = trainer.fit().history
     assert {value.dtype for value in trainer.objective.fast_teacher.parameters()} == {torch.bfloat16}
     assert same_weights(exact.state_dict(), fast.state_dict())
     assert not np.array_equal(found.train_loss, expected.train_loss)
     np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=0.02)
-    cached = DistillationObjective(CachedLogits(np.zeros((1, 30, 3))))  # no teacher to ask sooner
+    cached = DistillationObjective(CachedLogits(np.zeros((1, 30, 3))), **USUAL)  # no teacher to ask sooner
     plain, quick = (make_trainer(cached, config=replace(CONFIG, fast=way, epochs=1)).fit() for way in (False, True))
     assert numbers(plain) == numbers(quick)
 
@@ -115,8 +118,8 @@ def test_a_fast_teacher_says_nearly_the_same_and_stays_as_it_was():
 def test_compiled_training_is_the_same_within_noise():
     """As on a GPU; the weights that come out carry the names of the plain network."""
     trainers = [
-        make_trainer(DistillationObjective(build_model(CONVNEXT, 3, 1, seed=8)), config=replace(CONFIG, epochs=1),
-                     network=EFFICIENTNET) for _ in range(2)
+        make_trainer(DistillationObjective(build_model(CONVNEXT, 3, 1, seed=8), **USUAL),
+                     config=replace(CONFIG, epochs=1), network=EFFICIENTNET) for _ in range(2)
     ]  # fmt: skip
     plain, trainer = trainers
     trainer.compiled = True
@@ -153,13 +156,13 @@ def batch_of(n=6):
 
 @pytest.mark.parametrize(
     "objective,loss",
-    [(DKDObjective, lambda *logits: decoupled_loss(*logits, 4.0, 0.7, 1.0, "none")),
-     (DISTObjective, lambda *logits: relation_loss(*logits, 1.0, 0.7, reduction="none"))],
+    [(DKDObjective, partial(decoupled_loss, **USUAL, reduction="none")),
+     (DISTObjective, partial(relation_loss, **USUAL, reduction="none"))],
 )  # fmt: skip
 def test_objectives_are_their_losses_with_a_live_teacher(teacher, objective, loss):
     images, target, indices = batch_of()
     model = build_model(EFFICIENTNET, 3, 1, seed=1).eval()
-    losses, logits = objective(teacher)(model, images, target, indices, 0)
+    losses, logits = objective(teacher, **USUAL)(model, images, target, indices, 0)
     with torch.no_grad():
         expected = loss(model(images), teacher(images), target)
     torch.testing.assert_close(losses, expected)
@@ -170,7 +173,7 @@ def test_objectives_are_their_losses_with_a_live_teacher(teacher, objective, los
 def test_cached_logits_teach_as_the_teacher_itself(teacher, objective):
     scans = make_scans(30)
     cached = CachedLogits(cache_teacher_logits(teacher, scans, STUDENT, 4, 3, SIZE, 1, progress=False))
-    live, cached = (make_trainer(objective(one), config=CONFIG).fit() for one in (teacher, cached))
+    live, cached = (make_trainer(objective(one, **USUAL), config=CONFIG).fit() for one in (teacher, cached))
     np.testing.assert_allclose(cached.history.train_loss, live.history.train_loss, rtol=1e-4)
 
 
@@ -193,13 +196,13 @@ def test_mixup_shows_both_networks_the_same_blend(teacher):
 
 def test_the_blend_follows_from_seed_view_and_batch_alone(teacher):
     images, _, indices = batch_of()
-    objective = ConsistentMixupObjective(teacher, seed=5)
+    objective = ConsistentMixupObjective(teacher, seed=5, temperature=4.0)
     first = objective.blend(images, indices, 3)
     torch.manual_seed(123)
     assert torch.equal(objective.blend(images, indices, 3), first)
     assert not torch.equal(objective.blend(images, indices, 4), first)
     assert not torch.equal(objective.blend(images, indices + 1, 3), first)
-    assert not torch.equal(ConsistentMixupObjective(teacher, seed=6).blend(images, indices, 3), first)
+    assert not torch.equal(ConsistentMixupObjective(teacher, seed=6, temperature=4.0).blend(images, indices, 3), first)
     shares = [objective.blend(torch.eye(2).view(2, 1, 1, 2), torch.tensor([n, 0]), 0)[0, 0, 0, 1] for n in range(200)]
     shares = torch.stack(shares)
     assert 0.45 < shares.mean() < 0.55 and shares.std() == pytest.approx(1 / 12**0.5, abs=0.03)  # even over 0..1
@@ -207,15 +210,16 @@ def test_the_blend_follows_from_seed_view_and_batch_alone(teacher):
 
 def test_mixup_needs_a_live_teacher():
     with pytest.raises(ValueError, match="needs a live teacher"):
-        ConsistentMixupObjective(CachedLogits(np.zeros((1, 4, 3))))
+        ConsistentMixupObjective(CachedLogits(np.zeros((1, 4, 3))), temperature=4.0)
 
 
 @pytest.mark.parametrize("objective", [DKDObjective, DISTObjective, ConsistentMixupObjective])
 def test_training_is_repeatable_and_leaves_the_teacher_alone(teacher, objective):
     before = state_copy(teacher)
-    results = [make_trainer(objective(teacher), config=replace(CONFIG, epochs=2)) for _ in range(2)]
+    made = partial(objective, teacher, 4.0, 1)  # alpha, or the seed of the blends
+    results = [make_trainer(made(), config=replace(CONFIG, epochs=2)) for _ in range(2)]
     histories = [trainer.fit().history.drop(columns="seconds") for trainer in results]
     assert histories[0].equals(histories[1])
     assert same_weights(results[0].model.state_dict(), results[1].model.state_dict())
     assert same_weights(teacher.state_dict(), before)
-    assert objective(teacher).describe() != DistillationObjective(teacher).describe()
+    assert made().describe() != DistillationObjective(teacher, **USUAL).describe()

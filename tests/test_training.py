@@ -515,7 +515,8 @@ from kdoct_utils.learn.objectives import DistillationObjective
 teacher = build_model(CONVNEXT, 3, 1, seed=8)
 seen = []
 teacher.stem[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-trainer = make_trainer(DistillationObjective(teacher), replace(CONFIG, precision="bf16", swa_learning_rate=1e-3))
+objective = DistillationObjective(teacher, 4.0, 0.7)
+trainer = make_trainer(objective, replace(CONFIG, precision="bf16", swa_learning_rate=1e-3))
 trainer.model.stem[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
 result = trainer.fit()
 assert set(seen) == {torch.bfloat16}, set(seen)  # the teacher too runs inside autocast
@@ -530,7 +531,8 @@ result.history.to_json(Path(sys.argv[1]) / "history.json")
 def test_bf16_trains_like_float32(tmp_path):
     run_script([], BFLOAT16, tmp_path)
     teacher = build_model(CONVNEXT, 3, 1, seed=8)
-    expected = make_trainer(DistillationObjective(teacher), replace(CONFIG, swa_learning_rate=1e-3)).fit().history
+    objective = DistillationObjective(teacher, 4.0, 0.7)
+    expected = make_trainer(objective, replace(CONFIG, swa_learning_rate=1e-3)).fit().history
     history = json.loads((tmp_path / "history.json").read_text())
     np.testing.assert_allclose(list(history["train_loss"].values())[:3], expected.train_loss[:3], rtol=0.02)
 

@@ -13,7 +13,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def focal_loss(
-    logits: Tensor, target: Tensor, gamma: float = 2.0, class_weights: Tensor | None = None, reduction: str = "mean"
+    logits: Tensor, target: Tensor, gamma: float, class_weights: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
     """Cross-entropy that looks away from what is already easy: w_t (1 - p_t)^gamma (-log p_t).
 
@@ -70,7 +70,7 @@ def soften(logits: Tensor, temperature: float) -> Tensor:
 
 
 def distillation_terms(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 4.0, reduction: str = "mean"
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float, reduction: str = "mean"
 ) -> tuple[Tensor, Tensor]:
     """The two parts of the distillation loss before alpha weighs them: (soft, hard).
 
@@ -90,7 +90,7 @@ def distillation_terms(
 
 
 def distillation_loss(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 4.0, alpha: float = 0.7,
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float, alpha: float,
     reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """What the student minimizes: alpha T^2 KL(teacher_T || student_T) + (1 - alpha) cross-entropy.
@@ -110,7 +110,7 @@ def distillation_loss(
 
 
 def decoupled_terms(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 4.0, reduction: str = "mean"
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float, reduction: str = "mean"
 ) -> tuple[Tensor, Tensor]:
     """The two parts of T^2 KL(teacher_T || student_T): (target class, other classes), TCKD and NCKD of the paper.
 
@@ -130,7 +130,7 @@ def decoupled_terms(
 
 
 def decoupled_loss(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 4.0, alpha: float = 0.7,
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float, alpha: float,
     beta: float = 1.0, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """Decoupled distillation (DKD): alpha (TCKD + beta NCKD) + (1 - alpha) cross-entropy.
@@ -148,7 +148,7 @@ def decoupled_loss(
 
 
 def relation_terms(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 1.0
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """The two parts of DIST, each T^2 (1 - Pearson correlation) of soft labels: (inter (batch,), intra ()).
 
@@ -166,7 +166,7 @@ def relation_terms(
 
 
 def relation_loss(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 1.0, alpha: float = 0.7,
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float, alpha: float,
     beta: float = 1.0, gamma: float = 1.0, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """DIST: alpha (beta inter + gamma intra) + (1 - alpha) cross-entropy.

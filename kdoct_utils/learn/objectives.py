@@ -60,7 +60,7 @@ class CrossEntropyObjective(Objective):
 class FocalObjective(Objective):
     """Focal loss with class weights (classes,): the teacher's objective. Lin et al. 2017."""
 
-    def __init__(self, gamma: float = 2.0, class_weights: Tensor | None = None):
+    def __init__(self, gamma: float, class_weights: Tensor | None = None):
         super().__init__()
         self.gamma = gamma
         self.register_buffer("class_weights", class_weights)
@@ -112,7 +112,7 @@ class DistillationObjective(Objective):
     Subclasses say how the two are compared, in ``compare``.
     """
 
-    def __init__(self, teacher: nn.Module, temperature: float = 4.0, alpha: float = 0.7):
+    def __init__(self, teacher: nn.Module, temperature: float, alpha: float):
         super().__init__()
         self.cached = isinstance(teacher, CachedLogits)
         if not self.cached:
@@ -167,7 +167,7 @@ class DKDObjective(DistillationObjective):
     beta: weight of the other classes, see `losses.decoupled_loss`.
     """
 
-    def __init__(self, teacher: nn.Module, temperature: float = 4.0, alpha: float = 0.7, beta: float = 1.0):
+    def __init__(self, teacher: nn.Module, temperature: float, alpha: float, beta: float = 1.0):
         super().__init__(teacher, temperature, alpha)
         self.beta = beta
 
@@ -185,7 +185,7 @@ class DISTObjective(DistillationObjective):
     """
 
     def __init__(
-        self, teacher: nn.Module, temperature: float = 1.0, alpha: float = 0.7, beta: float = 1.0, gamma: float = 1.0
+        self, teacher: nn.Module, temperature: float, alpha: float, beta: float = 1.0, gamma: float = 1.0
     ):
         super().__init__(teacher, temperature, alpha)
         self.beta, self.gamma = beta, gamma
@@ -203,7 +203,7 @@ class ConsistentMixupObjective(DistillationObjective):
     other half of the recipe, is a matter of epochs. Beyer et al. 2022, arXiv 2106.05237.
     """
 
-    def __init__(self, teacher: nn.Module, temperature: float = 4.0, seed: int = 0):
+    def __init__(self, teacher: nn.Module, temperature: float, seed: int = 0):
         if isinstance(teacher, CachedLogits):
             raise ValueError("cached logits do not fit a blend of two scans: mixup needs a live teacher")
         super().__init__(teacher, temperature, alpha=1.0)
