@@ -115,6 +115,8 @@ def child_environment(threads: int | None = None, cores: int | None = None) -> d
     """
     package_parent = str(Path(__file__).resolve().parents[2])
     wanted = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    # glibc keeps what a training step frees for the next step, instead of asking the system anew: a tenth of its time
+    wanted |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         said = os.environ.get(name, str(joblib.cpu_count()))
         wanted[name] = str(min(threads, int(said))) if threads and said.isdigit() else said
