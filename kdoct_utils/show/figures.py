@@ -210,7 +210,7 @@ def interval_plot(
              xlabel=f"{xlabel} ({under})")  # fmt: skip
     axis.grid(axis="y", visible=False)
     axis.locator_params(axis="x", nbins=7)
-    message(axis, title)
+    headline(figure, title)  # over the whole width: long names leave the axis little
     return figure
 
 

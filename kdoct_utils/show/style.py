@@ -89,11 +89,11 @@ def use_style() -> None:
 def message(axis: Axes, text: str) -> None:
     """Set an axis' title, broken into lines that fit its width (a title is a message, so it is long)."""
     inches = axis.get_position().width * axis.figure.get_figwidth()
-    axis.set_title("\n".join(textwrap.wrap(text, max(18, round(inches * 11.5)))))
+    axis.set_title("\n".join(textwrap.wrap(text, max(18, round(inches * 10.8)))))
 
 
 def headline(figure: Figure, text: str) -> None:
     """Set the title over several panels, broken into lines that fit the figure's width; none for empty text."""
     if text:
-        lines = textwrap.wrap(text, max(18, round(figure.get_figwidth() * 11)))
+        lines = textwrap.wrap(text, max(18, round(figure.get_figwidth() * 10.3)))
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11, fontweight="bold")
