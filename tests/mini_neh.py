@@ -5,6 +5,14 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import pandas as pd
+from PIL import Image
+
+from kdoct_utils.phantom.anatomy import draw_patient
+from kdoct_utils.phantom.miniature import NEH_COLUMNS, NEH_IMAGES, NEH_TABLE
+from kdoct_utils.phantom.render import render_frames
+from kdoct_utils.profiles import CLASS_NAMES
+
 TITLE = "Labeled Retinal OCT"  # the folder that a download of a whole record wraps its files in
 INNER = "NEH_UT_2021RetinalOCTDataset.zip"
 
@@ -65,3 +73,20 @@ def forms(folder, target):
         "two folders around a zip": far.parent.parent.parent,
         "zip in zip, deflated": zip_in_zip(folder, target / "deflated" / "neh.zip", zipfile.ZIP_DEFLATED, True),
     }
+
+
+def write_neh_folder(folder, patients_per_class, slices, seed):
+    """Phantoms as NEH is published, without its oddities: every third patient has an OD or OS folder."""
+    rows = []
+    for patient_class in CLASS_NAMES[:3]:
+        for number in range(1, patients_per_class + 1):
+            patient = draw_patient(patient_class, [seed, number])
+            rendered = render_frames(patient, slices)
+            case = f"{patient_class.upper()}/{number}" + (f"/{patient.eye}" if number % 3 == 0 else "")
+            for k, (image, label) in enumerate(zip(rendered.images, rendered.labels, strict=True)):
+                directory = f"{case}/{k:03d}_{label.upper() if label == 'cnv' else label.capitalize()}.jpg"
+                path = folder / NEH_IMAGES / directory
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).convert("RGB").save(path, quality=90)
+                rows.append((number, patient_class.upper(), patient.eye, k, label.upper(), directory))
+    pd.DataFrame(rows, columns=NEH_COLUMNS).to_csv(folder / NEH_TABLE, index=False)

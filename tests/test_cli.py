@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mini_neh import write_neh_folder
 from PIL import Image
 
 from kdoct_utils.course import check as checks
@@ -16,7 +17,7 @@ from kdoct_utils.course import cli
 from kdoct_utils.course.check import Check, check_disk, check_memory, check_packages, run_checks
 from kdoct_utils.data.data_report import WIDTH, next_steps
 from kdoct_utils.datasets import DATASETS, DataOptions
-from kdoct_utils.phantom.miniature import write_neh_folder, write_ucsd_folder
+from kdoct_utils.phantom.miniature import write_ucsd_folder
 from kdoct_utils.profiles import PROFILES, get_profile
 from kdoct_utils.runs import RunError, open_run
 

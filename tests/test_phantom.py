@@ -1,11 +1,9 @@
 """The phantom: its anatomy, its brightness, its speckle, and what makes it a fair test of splits."""
 
 import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 
-from kdoct_utils.phantom import anatomy, miniature
+from kdoct_utils.phantom import anatomy
 from kdoct_utils.phantom import render as phantom
 from kdoct_utils.profiles import CLASS_NAMES
 
@@ -146,14 +144,3 @@ def test_nearest_neighbor_loses_when_the_patient_is_taken_out(cohort):
     similarity[patient[:, None] == patient[None]] = -np.inf
     without_patient = (label[similarity.argmax(1)] == label).mean()
     assert with_patient - without_patient >= 0.20
-
-
-def test_neh_folder_has_the_published_layout(tmp_path):
-    miniature.write_neh_folder(tmp_path, patients_per_class=3, slices=2, seed=1)
-    table = pd.read_csv(tmp_path / "data_information.csv")
-    assert list(table.columns) == ["Patient ID", "Class", "Eye", "B-scan", "Label", "Directory"]
-    assert len(table) == 18 and set(table.Class) == {"NORMAL", "DRUSEN", "CNV"}
-    for directory in table.Directory:
-        image = Image.open(tmp_path / "NEH_UT_2021RetinalOCTDataset" / directory)
-        assert image.size == (768, 496) and image.mode == "RGB"
-    assert table.Directory.str.contains("/3/O[DS]/").any() and table.Directory.str.contains("NORMAL/1/000_Normal").any()

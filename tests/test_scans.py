@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mini_neh import write_neh_folder
 from PIL import Image
 
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers import READERS
 from kdoct_utils.data.scans import SCAN_COLUMNS, link_patients, read_scans
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
-from kdoct_utils.phantom.miniature import write_neh_folder
 from kdoct_utils.profiles import CLASS_NAMES, PROFILES
 
 SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mini_neh import write_neh_folder
 from PIL import Image
 
 from kdoct_utils.data.files import cache_root
@@ -16,7 +17,7 @@ from kdoct_utils.data.splits import SplitError, audit_leakage
 from kdoct_utils.lab import stages
 from kdoct_utils.learn.models import load_backbone, save_weights
 from kdoct_utils.learn.pretraining import LayerSegmenter, pretrain_teacher, segmentation_batches, tissue_weights
-from kdoct_utils.phantom.miniature import write_neh_folder, write_ucsd_folder
+from kdoct_utils.phantom.miniature import write_ucsd_folder
 from kdoct_utils.profiles import CLASS_NAMES, get_profile
 from kdoct_utils.runs import RunError, open_run
 

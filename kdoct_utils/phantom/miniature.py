@@ -6,8 +6,8 @@ The readers' tests and notebook 01 read them where no real dataset is at hand. P
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
-from itertools import count
+from collections.abc import Collection, Iterator, Sequence
+from itertools import count, cycle
 from pathlib import Path
 
 import numpy as np
@@ -22,114 +22,79 @@ NEH_IMAGES = "NEH_UT_2021RetinalOCTDataset"
 NEH_TABLE = "data_information.csv"
 NEH_COLUMNS = ["Patient ID", "Class", "Eye", "B-scan", "Label", "Directory"]
 NEH_SPELLINGS = {"normal": ("Normal", "NOrmal", "normal"), "drusen": ("Drusen", "DRusen", "drusen"), "cnv": ("CNV",)}
+NEH_CASES: dict[str, dict] = {  # what differs from two slices of a flat case; labels: that they show, at least
+    "NORMAL/1": {"slices": 3},
+    "NORMAL/2": {"eyes": ("OD", "OS"), "suffix": "tif"},
+    "DRUSEN/1": {"slices": 3, "labels": {"drusen", "normal"}, "suffix": "tif"},
+    "DRUSEN/2": {"eyes": ("OD", "OS")},
+    "DRUSEN/3": {"slices": 3, "labels": {"drusen", "normal"}},
+    "CNV/1": {"slices": 3, "labels": {"cnv"}},
+    "CNV/2": {},
+    "CNV/3": {"canvas": True, "labels": {"cnv"}},
+    "DRUSEN/4": {"canvas": True, "labels": {"drusen"}},
+}
+NEH_TWINS = [("DRUSEN/3", "NORMAL/3"), ("CNV/2", "CNV/4")]  # a wrong class; one patient counted as two
 SCALE_BAR_COLOR = (0, 200, 255)
 UCSD_SIZES = ((768, 496), (512, 496), (512, 512))  # width and height, pixels
 TRIES = 200  # phantoms drawn until one has the slices that are wanted
 
 
-def write_neh_folder(folder: Path, patients_per_class: int, slices: int, seed: int) -> None:
-    """Write phantoms as NEH is published: RGB frames with a scale bar, and ``data_information.csv``.
-
-    Layout and columns are NEH's (Sotoudeh-Paima et al. 2021): patient numbers restart at 1 in
-    each class folder; every third patient has an OD or OS folder, the others are flat; Class
-    is the patient's and Label the B-scan's own.
-    """
-    rows = []
-    for patient_class in CLASS_NAMES[:3]:
-        for number in range(1, patients_per_class + 1):
-            patient = draw_patient(patient_class, [seed, number])
-            rendered = render_frames(patient, slices)
-            case = f"{patient_class.upper()}/{number}" + (f"/{patient.eye}" if number % 3 == 0 else "")
-            for k, (image, label) in enumerate(zip(rendered.images, rendered.labels, strict=True)):
-                name = label.upper() if label == "cnv" else label.capitalize()
-                directory = f"{case}/{k:03d}_{name}.jpg"
-                _save(_as_exported(image), Path(folder) / NEH_IMAGES / directory)
-                rows.append((number, patient_class.upper(), patient.eye, k, label.upper(), directory))
-    pd.DataFrame(rows, columns=NEH_COLUMNS).to_csv(Path(folder) / NEH_TABLE, index=False)
-
-
 def write_quirky_neh(folder: Path, seed: int) -> dict[str, list]:
     """Write a miniature NEH of 11 patients with every oddity of the published set (facts: datasets.DATASETS["neh"]).
 
-    Returns what was planted, as lists: "twins", pairs of byte-identical cases; "contradictory", those of them that
-    lie in two classes; "duplicate rows", "other row's file" (a row that differs from another in letter case only),
-    "other letter case" (a row whose file is spelled otherwise) and "no file", the paths in such rows; "tif",
-    "canvas" (small pictures on a black canvas), "two eyes" and "not the class" (label is not the patient's class),
-    files or cases. Cases and files are named as in ``data_information.csv``.
+    Layout and columns are NEH's (Sotoudeh-Paima et al. 2021): RGB frames with a scale bar; Class is the patient's
+    and Label the B-scan's own. Returns what was planted, as lists: "twins", pairs of byte-identical cases;
+    "contradictory", those of them that lie in two classes; "duplicate rows", "other row's file" (a row that differs
+    from another in letter case only), "other letter case" (a row whose file is spelled otherwise) and "no file", the
+    paths in such rows; "tif", "canvas" (small pictures on a black canvas), "two eyes" and "not the class" (label is
+    not the patient's class), files or cases. Cases and files are named as in ``data_information.csv``.
     """
-    neh = _MiniatureNEH(Path(folder), seed)
-    neh.add("NORMAL/1", slices=3)
-    neh.add("NORMAL/2", eyes=("OD", "OS"), suffix="tif")
-    neh.add("DRUSEN/1", slices=3, labels={"drusen", "normal"}, suffix="tif")
-    neh.add("DRUSEN/2", eyes=("OD", "OS"))
-    neh.add("DRUSEN/3", slices=3, labels={"drusen", "normal"})
-    neh.add("CNV/1", slices=3, labels={"cnv"})
-    neh.add("CNV/2")
-    neh.add("CNV/3", canvas=True, labels={"cnv"})
-    neh.add("DRUSEN/4", canvas=True, labels={"drusen"})
-    neh.twin("DRUSEN/3", "NORMAL/3")  # one of the two classes is wrong
-    neh.twin("CNV/2", "CNV/4")  # one patient, counted as two
-    neh.odd_rows()
-    pd.DataFrame(neh.rows, columns=NEH_COLUMNS).to_csv(Path(folder) / NEH_TABLE, index=False)
-    return neh.planted
+    images, rows = Path(folder) / NEH_IMAGES, []
+    spellings = {label: cycle(names) for label, names in NEH_SPELLINGS.items()}
+    for case, options in NEH_CASES.items():
+        _write_case(images, case, seed, rows, spellings, **options)
+    for case, copy in NEH_TWINS:
+        shutil.copytree(images / case, images / copy)
+        patient_class, number = copy.split("/")
+        rows += [
+            (number, patient_class, *row[2:5], row[5].replace(case, copy, 1)) for row in rows
+            if row[5].startswith(f"{case}/")
+        ]  # fmt: skip
+    files = [row[5] for row in rows]
+    off_class = [row[5] for row in rows if row[4] != row[1]]
+    # Rows that occur twice, and rows whose path is no file's.
+    first, second, third = (k for k, file in enumerate(files) if file.startswith("CNV/1/"))
+    respelled, lost = files[third].replace(".jpg", ".JPG"), "CNV/1/090_CNV.jpg"
+    rows[third] = (*rows[third][:5], respelled)
+    rows += [rows[first], rows[0], (*rows[second][:5], files[second].lower())]
+    rows.append(("1", "CNV", rows[first][2], "90", "CNV", lost))
+    pd.DataFrame(rows, columns=NEH_COLUMNS).to_csv(Path(folder) / NEH_TABLE, index=False)
+    return {
+        "twins": list(NEH_TWINS),
+        "contradictory": [(case, copy) for case, copy in NEH_TWINS if case.split("/")[0] != copy.split("/")[0]],
+        "duplicate rows": [files[first], files[0]],
+        "other row's file": [files[second].lower()],
+        "other letter case": [respelled],
+        "no file": [lost],
+        "tif": [file for file in files if file.endswith(".tif")],
+        "canvas": [file for file in files if "canvas" in NEH_CASES.get(file.rsplit("/", 1)[0], {})],
+        "two eyes": [case for case, options in NEH_CASES.items() if "eyes" in options],
+        "not the class": off_class,
+    }
 
 
-class _MiniatureNEH:
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.images, self.seed, self.rows = folder / NEH_IMAGES, seed, []
-        self.planted: dict[str, list] = {
-            name: []
-            for name in ("twins", "contradictory", "duplicate rows", "other row's file", "other letter case",
-                         "no file", "tif", "canvas", "two eyes", "not the class")
-        }  # fmt: skip
-        self._spelled = dict.fromkeys(NEH_SPELLINGS, 0)
-
-    def add(
-        self, case: str, *, slices: int = 2, labels: Collection[str] = (), eyes: tuple[str, ...] = ("",),
-        suffix: str = "jpg", canvas: bool = False,
-    ) -> None:  # fmt: skip
-        """One patient. labels: that its slices must show, at least. eyes: folders, "" for a flat case."""
-        for number, eye in enumerate(eyes):
-            patient, rendered = _drawn(case.split("/")[0].lower(), slices, labels, [self.seed, len(self.rows)])
-            for k, (image, label) in enumerate(zip(rendered.images, rendered.labels, strict=True)):
-                spellings = NEH_SPELLINGS[label]
-                name = f"{k:03d}_{spellings[self._spelled[label] % len(spellings)]}.{suffix}"
-                self._spelled[label] += 1
-                directory = "/".join(filter(None, (case, eye, name)))
-                _save(_as_exported(_on_canvas(image) if canvas else image), self.images / directory)
-                self._row(case, eye or patient.eye, k, label, directory)
-                self.planted["tif"] += [directory] if suffix == "tif" else []
-                self.planted["canvas"] += [directory] if canvas else []
-            self.planted["two eyes"] += [case] if number else []
-
-    def _row(self, case: str, eye: str, k: int, label: str, directory: str) -> None:
-        patient_class, number = case.split("/")
-        self.rows.append((number, patient_class, eye, str(k), label.upper(), directory))
-        self.planted["not the class"] += [directory] if label.upper() != patient_class else []
-
-    def twin(self, case: str, copy: str) -> None:
-        """The same files once more, as another patient."""
-        shutil.copytree(self.images / case, self.images / copy)
-        for number, patient_class, eye, k, label, directory in list(self.rows):
-            if f"{patient_class}/{number}" == case:
-                self._row(copy, eye, int(k), label.lower(), directory.replace(case, copy, 1))
-        self.planted["twins"].append((case, copy))
-        self.planted["contradictory"] += [(case, copy)] if case.split("/")[0] != copy.split("/")[0] else []
-
-    def odd_rows(self) -> None:
-        """Rows that occur twice, and rows whose path is no file's."""
-        flat = [position for position, row in enumerate(self.rows) if row[5].startswith("CNV/1/")]
-        twice = [self.rows[flat[0]], self.rows[0]]
-        odd = (*self.rows[flat[1]][:5], self.rows[flat[1]][5].lower())
-        lost = ("1", "CNV", self.rows[flat[0]][2], "90", "CNV", "CNV/1/090_CNV.jpg")
-        last = self.rows[flat[2]]
-        respelled = last[5].replace(".jpg", ".JPG")
-        self.rows[flat[2]] = (*last[:5], respelled)
-        self.rows += [*twice, odd, lost]
-        self.planted["duplicate rows"] += [row[5] for row in twice]
-        self.planted["other row's file"].append(odd[5])
-        self.planted["no file"].append(lost[5])
-        self.planted["other letter case"].append(respelled)
+def _write_case(
+    images: Path, case: str, seed: int, rows: list[tuple], spellings: dict[str, Iterator[str]], slices: int = 2,
+    labels: Collection[str] = (), eyes: tuple[str, ...] = ("",), suffix: str = "jpg", canvas: bool = False,
+) -> None:  # fmt: skip
+    """One patient's files and rows. labels: that its slices must show, at least. eyes: folders, "" for a flat case."""
+    patient_class, number = case.split("/")
+    for eye in eyes:
+        patient, rendered = _drawn(patient_class.lower(), slices, labels, [seed, len(rows)])
+        for k, (image, label) in enumerate(zip(rendered.images, rendered.labels, strict=True)):
+            directory = "/".join(filter(None, (case, eye, f"{k:03d}_{next(spellings[label])}.{suffix}")))
+            _save(_as_exported(_on_canvas(image) if canvas else image), images / directory)
+            rows.append((number, patient_class, eye or patient.eye, str(k), label.upper(), directory))
 
 
 def write_ucsd_folder(
@@ -147,8 +112,21 @@ def write_ucsd_folder(
     if patients_per_class < max(len(parts), 2):
         raise ValueError(f"patients_per_class must be at least {max(len(parts), 2)}, not {patients_per_class}")
     folder, numbers = Path(folder), count(1001)
-    planted: dict[str, list] = {"several classes": [], "borders": []}
+    planted: dict[str, list] = {
+        "several classes": [], "borders": [], "contradictory": [], "train and test": [], "identical across parts": [],
+    }  # fmt: skip
     written: dict[tuple[str, str], list[str]] = {}  # part and class of the patient -> its files
+
+    def name_of(part: str, label: str, number: object, k: int) -> str:
+        return "/".join([*([part] if parts else []), label.upper(), f"{label.upper()}-{number}-{k}.jpeg"])
+
+    def copy(source: str, part: str, label: str, like: str) -> tuple[str, str]:
+        """The same file once more, as another slice of the patient that a file is of."""
+        target = name_of(part, label, like.split("-")[1], 90)
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / source, folder / target)
+        return source, target
+
     for position, patient_class in enumerate(CLASS_NAMES):
         for i in range(patients_per_class):
             part = "test" if i == 0 else "val" if i == 1 and "val" in parts else "train"
@@ -159,40 +137,21 @@ def write_ucsd_folder(
                 patient_class, slices, labels, [seed, position, i], registered=last and patient_class == "cnv"
             )
             number, size = next(numbers), UCSD_SIZES[(position + i) % len(UCSD_SIZES)]
-            for k, (image, label) in enumerate(zip(rendered.images, rendered.labels, strict=True), 1):
-                name = f"{label.upper()}/{label.upper()}-{number}-{k}.jpeg"
-                name = f"{part}/{name}" if parts else name
+            names = [name_of(part, label, number, k) for k, label in enumerate(rendered.labels, 1)]
+            for name, image in zip(names, rendered.images, strict=True):
                 _save(_resized(image, *size), folder / name)
-                written.setdefault((part, patient_class), []).append(name)
-                planted["borders"] += [name] if patient.registered else []
+            written.setdefault((part, patient_class), []).extend(names)
+            planted["borders"] += names if patient.registered else []
             planted["several classes"] += [str(number)] if len(set(rendered.labels)) > 1 else []
-    return planted | _plant_copies(folder, written, parts)
-
-
-def _plant_copies(folder: Path, written: dict[tuple[str, str], list[str]], parts: Sequence[str]) -> dict[str, list]:
-    def copy(source: str, number: str, label: str, part: str) -> tuple[str, str]:
-        name = f"{label.upper()}/{label.upper()}-{number}-90.jpeg"
-        target = f"{part}/{name}" if parts else name
-        (folder / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / source, folder / target)
-        return source, target
-
-    def number_of(name: str) -> str:
-        return name.split("-")[1]
-
-    drusen, normal = (written["train", name][0] for name in ("drusen", "normal"))
     cnv = next(name for name in written["train", "cnv"] if "CNV/" in name)
-    planted: dict[str, list] = {"contradictory": [copy(cnv, number_of(drusen), "drusen", "train")]}
-    planted |= {"train and test": [], "identical across parts": []}
-    if "train" in parts and "test" in parts:
-        tested = written["test", "dme"][0]
-        shared = f"train/NORMAL/NORMAL-{number_of(tested)}-91.jpeg"  # the test's patient, another slice of it
-        _save(_resized(render_frames(draw_patient("normal", [0, int(number_of(tested))]), 1).images[0], 768, 496),
-              folder / shared)  # fmt: skip
-        planted["train and test"].append(number_of(tested))
-        planted["identical across parts"].append(
-            copy(normal, number_of(written["test", "normal"][0]), "normal", "test")
-        )
+    planted["contradictory"].append(copy(cnv, "train", "drusen", like=written["train", "drusen"][0]))
+    if {"train", "test"} <= set(parts):
+        tested = written["test", "dme"][0].split("-")[1]  # the test's patient, another slice of it for train
+        _save(_resized(render_frames(draw_patient("normal", [0, int(tested)]), 1).images[0], 768, 496),
+              folder / name_of("train", "normal", tested, 91))  # fmt: skip
+        planted["train and test"].append(tested)
+        same = copy(written["train", "normal"][0], "test", "normal", like=written["test", "normal"][0])
+        planted["identical across parts"].append(same)
     return planted
 
 
