@@ -93,6 +93,24 @@ def test_another_gamma_is_another_teacher_with_answers_of_its_own(run, data, tea
     ]  # fmt: skip
 
 
+def test_a_killed_training_goes_on_from_its_checkpoint(run, data, teacher, tmp_path, monkeypatch):
+    copy, trained, train_epoch = dataclasses.replace(run, path=tmp_path), [], stages.Trainer._train_epoch
+
+    def killed(trainer, epoch, bar):
+        trained.append(epoch)
+        if trained == [0, 1]:
+            raise KeyboardInterrupt
+        return train_epoch(trainer, epoch, bar)
+
+    monkeypatch.setattr(stages.Trainer, "_train_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stages.teacher(copy, data, progress=False)
+    assert list(tmp_path.glob("teacher_*_checkpoint.safetensors")) and not copy.teacher_file.exists()
+    again = stages.teacher(copy, data, progress=False)
+    assert trained == [0, 1, 1] and torch.equal(weights_of(again), weights_of(teacher))
+    assert not list(tmp_path.glob("*_checkpoint.safetensors"))
+
+
 def test_a_run_from_before_networks_knew_their_code_opens_as_it_was(run, data, teacher, tmp_path, capsys):
     """config, split, metrics and predictions are read; its networks are made again, and it is said why."""
     shutil.copytree(run.path, tmp_path / "old")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ class CourseData:
         """(n,) the independent patients: what is split, resampled and counted."""
         return self.table["group"].to_numpy(dtype=object)
 
-    @property
+    @cached_property
     def scans_hash(self) -> str:
         """Of all scans' bytes, in the order of the table."""
         return short_hash({"scans": list(self.hashes.values())})
