@@ -27,7 +27,8 @@ from kdoct_utils.data.frames import (
     measures,
 )
 from kdoct_utils.data.images import ScanError, StoredImage, decode_image, read_image, resize
-from kdoct_utils.phantom.render import CHOROID, band_view, draw_patient, render_frames
+from kdoct_utils.phantom.anatomy import draw_patient
+from kdoct_utils.phantom.render import CHOROID, band_view, render_frames
 
 REAL = sorted((Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd").rglob("*.jpeg"))
 real_scans = pytest.mark.skipif(not REAL, reason="no real B-scans at ../shared/oct_samples/ucsd")

@@ -8,7 +8,8 @@ from scipy.ndimage import gaussian_filter
 
 from kdoct_utils.data.frames import crop_to_band
 from kdoct_utils.data.images import read_image, resize
-from kdoct_utils.phantom.render import draw_patient, render_band, render_frames
+from kdoct_utils.phantom.anatomy import draw_patient
+from kdoct_utils.phantom.render import render_band, render_frames
 from kdoct_utils.profiles import CLASS_NAMES
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "oct_samples" / "ucsd"

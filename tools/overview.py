@@ -5,7 +5,8 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from kdoct_utils.phantom.render import draw_patient, render_frames
+from kdoct_utils.phantom.anatomy import draw_patient
+from kdoct_utils.phantom.render import render_frames
 from kdoct_utils.show.figures import draw_interval, draw_scan
 from kdoct_utils.show.style import ARM_LOOKS, look, use_style
 

@@ -1,1 +1,4 @@
-"""Exercises that answer back: checks for each notebook, and the making of exercises from solutions."""
+"""Exercises that answer back: one file of checks for each notebook, and what they share.
+
+May import learn, data, judge and the ground; lab, show and course know nothing of exercises.
+"""

@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 
 from kdoct_utils.learn.augment import normalize
 from kdoct_utils.learn.models import build_model, head_name
-from kdoct_utils.phantom.anatomy import CLASS_NAMES, LAYER_NAMES, LESION_NAMES, draw_patient
+from kdoct_utils.phantom.anatomy import LAYER_NAMES, LESION_NAMES, draw_patient
 from kdoct_utils.phantom.render import render_band
-from kdoct_utils.profiles import get_profile
+from kdoct_utils.profiles import CLASS_NAMES, get_profile
 from kdoct_utils.runs import atomic_path
 
 SEED_SPACE = 20251209  # first number of every pre-training patient's seed: the course uses [seed, number]

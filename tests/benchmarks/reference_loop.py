@@ -22,7 +22,8 @@ from kdoct_utils.learn.augment import IMAGENET_MEAN, IMAGENET_STD
 from kdoct_utils.learn.losses import distillation_loss, focal_loss
 from kdoct_utils.learn.models import parameter_groups
 from kdoct_utils.learn.pipelines import STUDENT, TEACHER
-from kdoct_utils.phantom.render import draw_patient, render_frames
+from kdoct_utils.phantom.anatomy import draw_patient
+from kdoct_utils.phantom.render import render_frames
 from kdoct_utils.profiles import CLASS_NAMES
 
 

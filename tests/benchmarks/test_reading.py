@@ -11,7 +11,8 @@ from kdoct_utils.data import cache
 from kdoct_utils.data.files import Source
 from kdoct_utils.data.scans import read_scans
 from kdoct_utils.datasets import DataOptions
-from kdoct_utils.phantom.render import draw_patient, render_frames
+from kdoct_utils.phantom.anatomy import draw_patient
+from kdoct_utils.phantom.render import render_frames
 from kdoct_utils.profiles import PROFILES
 
 # UCSD version 3 in numbers: 108,309 files, 250 of each class in the test part.

@@ -9,7 +9,8 @@ from clock import seconds, verdict
 
 from kdoct_utils.course.execute import child_environment
 from kdoct_utils.judge.metrics import evaluate, paired_difference, patient_bootstrap
-from kdoct_utils.phantom.render import draw_patient, render_band
+from kdoct_utils.phantom.anatomy import draw_patient
+from kdoct_utils.phantom.render import render_band
 from kdoct_utils.profiles import CLASS_NAMES
 
 
