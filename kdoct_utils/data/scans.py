@@ -21,8 +21,7 @@ from kdoct_utils.data.files import Source
 from kdoct_utils.data.frames import THUMBNAIL
 from kdoct_utils.data.images import ScanError, resize
 from kdoct_utils.data.readers import READERS
-from kdoct_utils.data.readers.common import Found
-from kdoct_utils.data.readers.common import OFFICIAL_PART, UNKNOWN_PATIENT
+from kdoct_utils.data.readers.common import OFFICIAL_PART, UNKNOWN_PATIENT, Found
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions, DatasetInfo
 from kdoct_utils.profiles import CLASS_NAMES, Profile
 
