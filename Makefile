@@ -14,8 +14,6 @@ UCSD ?= ../shared/oct_samples/ucsd
 CHECKED := runs/nbval
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
-export OMP_NUM_THREADS ?= $(CORES)
-export MKL_NUM_THREADS ?= $(CORES)
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export PIP_PROGRESS_BAR ?= off
 export JUPYTER_PREFER_ENV_PATH ?= 1
@@ -39,22 +37,24 @@ test: lint unit nbval
 
 # Browsers, clusters, longer fuzzing, the quick course and real scans too.
 test-all: lint nbval
-	HYPOTHESIS_PROFILE=thorough $(PY) -m pytest -n $(CORES) tests
-	$(MAKE) course real
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=thorough $(PY) -m pytest -n $(CORES) tests
+	$(MAKE) course
+	test ! -d $(UCSD) || $(MAKE) real
 
 lint: $(ENVIRONMENT)
 	$(PY) -m ruff check .
 	$(PY) -c "from importlinter.cli import lint_imports_command as lint; lint()"
 
-unit: $(ENVIRONMENT)
-	$(PY) -m pytest -n $(CORES) -m "not slow" tests
+unit: $(ENVIRONMENT)  # a process a core, one thread each
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(CORES) -m "not slow" tests
 
 # Every cell of every notebook runs once, with the smallest profile, and every slider is moved to its ends.
 # One run folder serves them all: what one notebook has made, the next takes.
 nbval: $(ENVIRONMENT)
 	rm -rf $(CHECKED)
 	$(PY) tests/prepare_notebooks.py $(CHECKED)
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 -p no:cacheprovider $(CHECKED)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(CORES) --dist loadfile --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=600 -p no:cacheprovider $(CHECKED)
 
 # Every notebook on a folder of real UCSD scans, with the smallest profile.
 real: $(ENVIRONMENT)
