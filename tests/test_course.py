@@ -18,7 +18,7 @@ from kdoct_utils.course import notebooks as course
 from kdoct_utils.course.execute import execute_notebook
 from kdoct_utils.course.notebooks import TIMEOUTS, find_notebooks_folder, run_course, select_notebooks
 from kdoct_utils.course.parameters import cast, declared_parameters, parse_assignments
-from kdoct_utils.course.progress import CourseBar, Forecast
+from kdoct_utils.course.progress import CourseBar
 from kdoct_utils.course.report import figures_of, report_run, run_tables, run_text
 from kdoct_utils.profiles import PARAMETERS, PROFILES
 from kdoct_utils.runs import RunError, open_run
@@ -161,20 +161,20 @@ def test_a_dead_kernel_is_named(folder):
         execute_notebook(source, folder.parent / "out.ipynb", {}, cwd=folder, timeout=60)
 
 
-def test_what_is_left_follows_from_what_was_published_and_from_this_machine():
-    forecast = Forecast({"02": 60.0, "05": 180.0, "06": 30.0})
-    assert forecast.left(["02", "05", "06"], 0.0) == 270.0
-    assert forecast.left(["02", "05", "06"], 40.0) == 230.0
-    forecast.finished("02", 150.0)  # a machine of 0.4 times the speed; 30 s of trust make it half
-    assert forecast.left(["05", "06"], 0.0) == pytest.approx(420.0)
-    assert forecast.left(["05", "06"], 60.0) == pytest.approx(360.0)
-    assert forecast.left(["05", "06"], 900.0) == pytest.approx(150.0)  # five times as long as usual: so will 06
-    assert forecast.left(["05", "07"], 0.0) is None and forecast.left([], 0.0) == 0.0
+def test_what_is_left_follows_from_what_was_expected_and_from_this_machine():
+    expected = {"02": 60.0, "05": 180.0, "06": 30.0}
+    bar = CourseBar(["02", "05", "06"], expected, shown=False)
+    assert bar.left(0.0) == 270.0 and bar.left(40.0) == 230.0
+    bar = CourseBar(["05", "06"], expected, {"02": 150.0}, shown=False)  # 0.4 times the speed; 30 s of trust: half
+    assert bar.left(0.0) == pytest.approx(420.0) and bar.left(60.0) == pytest.approx(360.0)
+    assert bar.left(900.0) == pytest.approx(150.0)  # five times as long as usual: so will 06
+    assert CourseBar(["05", "07"], expected, shown=False).left(0.0) is None
 
 
 def test_the_bar_names_what_runs_and_makes_no_time_up(capsys):
     now = [0.0]
-    with CourseBar(["02_focal", "05_kd"], Forecast({"02_focal": 60.0, "05_kd": 240.0}), clock=lambda: now[0]) as bar:
+    bar = CourseBar(["02_focal", "05_kd"], {"02_focal": 60.0, "05_kd": 240.0}, clock=lambda: now[0])
+    with bar.bar:
         bar.start()
         now[0] = 60.0
         bar.show("cell 7 of 40")
@@ -188,7 +188,8 @@ def test_the_bar_names_what_runs_and_makes_no_time_up(capsys):
         assert (bar.bar.n, bar.bar.total) == (180.0, 300.0)
         bar.finish("120 s, 900 MB")
     assert "02_focal: 60 s, 900 MB" in capsys.readouterr().err
-    with CourseBar(["03_teacher"], Forecast({}), clock=lambda: now[0]) as bar:
+    bar = CourseBar(["03_teacher"], {}, clock=lambda: now[0])
+    with bar.bar:
         bar.start()
         bar.show("teacher, epoch 3/150")
         assert str(bar.bar) == "03 · teacher, epoch 3/150 00:00" and bar.bar.total is None
@@ -200,13 +201,10 @@ def test_times_are_those_of_the_published_run_or_of_the_runs_own_folder(folder):
         notebook = nbformat.read(source, as_version=4)
         notebook.metadata["kdoct"] = {"seconds": 40.0, "peak_mb": 900.0}
         nbformat.write(notebook, source)
-    quick = open_run(folder.parent / "quick", profile="quick", dataset="phantom")
-    smoke = open_run(folder.parent / "smoke", profile="smoke", dataset="phantom")
-    for run in (quick, smoke):
+    for profile, expected in (("quick", {"00_a": 40.0, "01_b": 40.0}), ("smoke", {"00_a": 80.0})):
+        run = open_run(folder.parent / profile, profile=profile, dataset="phantom")
         run.update_metrics("notebooks", {"00": {"seconds": 80.0, "peak_mb": 1.0}})
-    assert course.make_forecast(quick, sources, sources[:1]).left(["01_b"], 0.0) == pytest.approx(40 * 110 / 70)
-    assert course.make_forecast(smoke, sources, []).left(["00_a"], 0.0) == 80.0
-    assert course.make_forecast(smoke, sources, []).left(["01_b"], 0.0) is None
+        assert course.expected_seconds(run, sources) == (expected, {"00_a": 80.0})
 
 
 def test_what_a_notebook_tells_reaches_the_one_who_waits(folder):

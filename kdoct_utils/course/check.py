@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import joblib
 import psutil
 
 from kdoct_utils.profiles import Profile, get_profile
+from kdoct_utils.runs import installed_versions
 
 GB = 1e9
 PYTHON_NEEDED = (3, 11)
@@ -21,12 +22,13 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the environment check. remedy is empty where ok."""
+    """One line of the environment check. remedy is empty where ok. numbers: what was measured, for a program."""
 
     name: str
     ok: bool
     found: str
     remedy: str = ""
+    numbers: dict = field(default_factory=dict)
 
     def __str__(self) -> str:
         line = f"[{'OK' if self.ok else 'FAIL'}] {self.name}: {self.found}"
@@ -67,32 +69,21 @@ def required_packages() -> list[str]:
     return [line for line in requires("kdoct_utils") or [] if "extra ==" not in line]
 
 
-def check_python() -> Check:
-    needed = ".".join(map(str, PYTHON_NEEDED))
-    return Check(
-        "Python", sys.version_info >= PYTHON_NEEDED, platform.python_version(), f"Install Python {needed} or newer"
-    )
-
-
 def check_packages(requirements: list[str] | None = None) -> Check:
     """Every required package is there and not too old; one line for all."""
-    from importlib.metadata import PackageNotFoundError, version
-
     from packaging.requirements import Requirement
 
-    wrong, wanted = [], [Requirement(line) for line in requirements or required_packages()]
-    for requirement in wanted:
-        try:
-            found = version(requirement.name)
-        except PackageNotFoundError:
-            found = None
-        if found is None or not requirement.specifier.contains(found, prereleases=True):
-            wrong.append((requirement, found))
+    wanted = {line: Requirement(line) for line in requirements or required_packages()}
+    versions = installed_versions(tuple(requirement.name for requirement in wanted.values()))
+    wrong = [
+        line
+        for line, requirement in wanted.items()
+        if not (found := versions[requirement.name]) or not requirement.specifier.contains(found, prereleases=True)
+    ]
     if not wrong:
         return Check("packages", True, f"{len(wanted)} found, none too old")
-    found = ", ".join(f"{requirement.name} {version or 'missing'}" for requirement, version in wrong)
-    remedy = "Run: pip install " + " ".join(f'"{requirement}"' for requirement, _ in wrong)
-    return Check("packages", False, found, remedy)
+    found = ", ".join(f"{wanted[line].name} {versions[wanted[line].name] or 'missing'}" for line in wrong)
+    return Check("packages", False, found, "Run: pip install " + " ".join(f'"{wanted[line]}"' for line in wrong))
 
 
 def check_memory(profile: Profile) -> Check:
@@ -102,9 +93,8 @@ def check_memory(profile: Profile) -> Check:
     if gpu and gpu[1] > limit:
         limit, where = gpu[1], "GPU memory"
     found = f"{limit / GB:.1f} GB of {where}, profile {profile.name} needs {profile.memory_gb:g} GB"
-    return Check(
-        "memory", limit >= profile.memory_gb * GB, found, "Choose a smaller profile, or a machine with more memory"
-    )
+    remedy = "Choose a smaller profile, or a machine with more memory"
+    return Check("memory", limit >= profile.memory_gb * GB, found, remedy)
 
 
 def check_disk(profile: Profile, folder: str | Path = ".") -> Check:
@@ -117,15 +107,9 @@ def check_disk(profile: Profile, folder: str | Path = ".") -> Check:
     return Check("disk", free >= needed, found, "Free some space, or put the run elsewhere with --run-dir")
 
 
-def check_cores() -> Check:
-    """One core is enough, only slow."""
-    cores = joblib.cpu_count()  # CPU affinity and the container's quota both count
-    return Check("cores", True, f"{cores}" + (" (the times in the course are for 2)" if cores < 2 else ""))
-
-
 def check_gpu(profile: Profile) -> Check:
-    gpu = gpu_memory()
-    if gpu:
+    """A GPU where the profile is meant for one."""
+    if gpu := gpu_memory():
         return Check("GPU", True, f"{gpu[0]}, {gpu[1] / GB:.0f} GB")
     if not profile.needs_gpu:
         return Check("GPU", True, f"none, and profile {profile.name} needs none")
@@ -136,11 +120,13 @@ def check_gpu(profile: Profile) -> Check:
 def run_checks(profile: str | Profile = "quick", folder: str | Path = ".") -> list[Check]:
     """All checks for a profile, in the order to mend them. Raises ValueError for an unknown profile."""
     profile = get_profile(profile) if isinstance(profile, str) else profile
+    newer = f"Install Python {'.'.join(map(str, PYTHON_NEEDED))} or newer"
+    cores = joblib.cpu_count()  # CPU affinity and the container's quota both count
     return [
-        check_python(),
+        Check("Python", sys.version_info >= PYTHON_NEEDED, platform.python_version(), newer),
         check_packages(),
         check_memory(profile),
         check_disk(profile, folder),
-        check_cores(),
+        Check("cores", True, f"{cores}" + (" (the times in the course are for 2)" if cores < 2 else "")),
         check_gpu(profile),
     ]

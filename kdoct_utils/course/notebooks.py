@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ from kdoct_utils import __version__
 from kdoct_utils.course.check import check_memory
 from kdoct_utils.course.execute import Execution, execute_notebook
 from kdoct_utils.course.parameters import COMMON_PARAMETERS, plan_parameters
-from kdoct_utils.course.progress import CourseBar, Forecast
+from kdoct_utils.course.progress import CourseBar
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
 from kdoct_utils.profiles import Profile, get_profile
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, open_run, read_json
@@ -189,7 +189,10 @@ def run_course(
     done = {path for path in notebooks if finished_fingerprint(run.notebooks_dir / path.name) == marks[path]}
     todo = [path for path in notebooks if again or path not in done]
     limit = TIMEOUTS[profile.name] if timeout is None else timeout
-    with CourseBar([path.stem for path in todo], make_forecast(run, notebooks, done - set(todo)), progress) as bar:
+    expected, taken = expected_seconds(run, notebooks)
+    taken = {name: seconds for name, seconds in taken.items() if name not in {path.stem for path in todo}}
+    bar = CourseBar([path.stem for path in todo], expected, taken, progress)
+    with bar.bar:
         for path in notebooks:
             if path not in todo:
                 bar.write(f"{path.stem}: already done")
@@ -223,18 +226,18 @@ def _run_notebook(
     return cost
 
 
-def make_forecast(run: RunFolder, notebooks: Sequence[Path], done: Collection[Path]) -> Forecast:
-    """What the notebooks will take: the times that were published, for the run that they were published of; for any
-    other run the times that its own folder holds, since they follow from no other profile's. done: took their time."""
+def expected_seconds(run: RunFolder, notebooks: Sequence[Path]) -> tuple[dict[str, float], dict[str, float]]:
+    """What the notebooks will take, and what this folder says that they took, by name.
+
+    The first are the times that were published, for the run that they were published of; for any other run the times
+    that its own folder holds, since they follow from no other profile's.
+    """
     costs = run.read_metrics().get("notebooks", {})
-    recorded = {path.stem: costs.get(notebook_number(path.name), {}).get("seconds") for path in notebooks}
-    published = {path.stem: read_notebook(path)["metadata"].get("kdoct", {}).get("seconds") for path in notebooks}
-    expected = published if (run.profile.name, run.dataset) == PUBLISHED_RUN else recorded
-    forecast = Forecast({name: seconds for name, seconds in expected.items() if seconds})
-    for path in done:
-        if recorded[path.stem]:
-            forecast.finished(path.stem, recorded[path.stem])
-    return forecast
+    taken = {path.stem: costs.get(notebook_number(path.name), {}).get("seconds") for path in notebooks}
+    expected = taken
+    if (run.profile.name, run.dataset) == PUBLISHED_RUN:
+        expected = {path.stem: read_notebook(path)["metadata"].get("kdoct", {}).get("seconds") for path in notebooks}
+    return tuple({name: seconds for name, seconds in found.items() if seconds} for found in (expected, taken))
 
 
 def notebook_title(notebook: Path) -> str:

@@ -7,12 +7,13 @@ profile's size. Start weights are random, so that no model hub is asked; they ch
 from __future__ import annotations
 
 import multiprocessing
+import re
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,6 @@ BYTES_A_PARAMETER = 20  # in float32: the weight, its gradient, AdamW's two aver
 PUBLISHED_PARAMETERS = {"convnextv2_large": (196.42, 2), "efficientnet_b2": (7.705, 3)}
 
 
-@dataclass(frozen=True)
-class Measured(Check):
-    """A check with its numbers, for a program."""
-
-    numbers: dict = field(default_factory=dict)
-
-
 def true_step_checks(profile: Profile, steps: int | None = None) -> Iterator[Check]:
     """Count "teacher" and "student" and take true optimizer steps of each, line by line as it becomes known.
 
@@ -50,70 +44,52 @@ def true_step_checks(profile: Profile, steps: int | None = None) -> Iterator[Che
     """
     if steps is None:
         steps = STEPS_ON_CPU if gpu_memory() is None else STEPS_ON_GPU
-    parameters = {role: count(profile, role) for role in ("teacher", "student")}
+    parameters = {}
+    with torch.device("meta"):  # built without their numbers
+        for role in ("teacher", "student"):
+            network = build_model(getattr(profile, role), len(CLASSES), profile.channels)
+            parameters[role] = count_parameters(network)
     yield from (check_parameters(profile, role, number) for role, number in parameters.items())
     for role in parameters if steps else ():
         held = parameters[role] * BYTES_A_PARAMETER + (4 * parameters["teacher"] if role == "student" else 0)
         yield check_steps(profile, role, steps, held)
 
 
-def count(profile: Profile, role: str) -> int:
-    """Parameters of the profile's network in that role, with three classes; it is built without its numbers."""
-    with torch.device("meta"):
-        return count_parameters(build_model(getattr(profile, role), len(CLASSES), profile.channels))
-
-
 def check_parameters(profile: Profile, role: str, parameters: int) -> Check:
     """The network has as many parameters as published, to the printed digits; just their number where none are."""
-    architecture, found = getattr(profile, role).architecture, parameters / 1e6
-    numbers = {"architecture": architecture, "parameters": parameters}
-    if architecture not in PUBLISHED_PARAMETERS:
-        return Measured(role, True, f"{architecture}, {found:.2f} M parameters with 3 classes", "", numbers)
-    published, digits = PUBLISHED_PARAMETERS[architecture]
-    same = round(found, digits) == published
-    told = f"{architecture}, {found:.{digits}f} M parameters with 3 classes, "
-    told += "as published" if same else f"where {published} M are published"
-    return Measured(role, same, told, "This is another network: install timm as environment.yml asks", numbers)
+    architecture = getattr(profile, role).architecture
+    published, digits = PUBLISHED_PARAMETERS.get(architecture, (None, 2))
+    told = f"{architecture}, {parameters / 1e6:.{digits}f} M parameters with 3 classes"
+    same = published in (None, round(parameters / 1e6, digits))
+    if published:
+        told += ", as published" if same else f", where {published} M are published"
+    remedy = "" if same else "This is another network: install timm as environment.yml asks"
+    return Check(role, same, told, remedy, {"architecture": architecture, "parameters": parameters})
 
 
 def check_steps(profile: Profile, role: str, steps: int, least_bytes: float) -> Check:
-    """Take true optimizer steps of one network, with the profile's batch, or its half, quarter, ... that fits.
-
-    least_bytes: what the weights alone take in training.
-    """
-    training, name = getattr(profile, f"{role}_training"), f"{role} steps"
-    remedy = "Free some memory, use a machine with more, or pass --no-step"
+    """Take true optimizer steps of one network with the profile's batch. least_bytes: what its weights alone take."""
+    name, remedy = f"{role} steps", "Free some memory, use a machine with more, or pass --no-step"
     gpu = gpu_memory()
     free = gpu[1] if gpu else min(psutil.virtual_memory().available, memory_limit())
     if free < least_bytes:
         found = f"{free / GB:.1f} GB free, the weights alone need {least_bytes / GB:.1f} GB in training"
-        return Measured(name, False, found, remedy)
+        return Check(name, False, found, remedy)
     print(f"training the {role} for {steps} optimizer step(s): minutes on a CPU", file=sys.stderr, flush=True)
-    batch = training.batch_size
-    while True:
-        try:
-            taken = take_steps_apart(profile, role, steps, batch, training.accumulation * training.batch_size // batch)
-            break
-        except MemoryError as error:
-            if batch % 2:
-                return Measured(name, False, str(error), remedy)
-            batch //= 2
-    fewer = "" if batch == training.batch_size else f", the profile's batch of {training.batch_size} does not fit"
+    try:
+        taken = take_steps_apart(profile, role, steps)
+    except MemoryError as error:
+        return Check(name, False, str(error), remedy)
     kind = "focal loss" if role == "teacher" else "distillation from the live teacher"
     told = (
-        f"{steps} of {taken['accumulation']} x {batch} scans at {profile.image_size} px ({kind}; "
-        f"{taken['precision']} on {taken['device']}; random start weights{fewer}): {taken['seconds']:.3g} s a step, "
+        f"{steps} of {taken['accumulation']} x {taken['batch_size']} scans at {profile.image_size} px ({kind}; "
+        f"{taken['precision']} on {taken['device']}; random start weights): {taken['seconds']:.3g} s a step, "
         f"{taken['images_per_second']:.3g} images/s, peak {taken['peak_bytes'] / GB:.1f} GB"
     )
-    return Measured(name, True, told, "", {"steps": taken})
+    return Check(name, True, told, "", {"steps": taken})
 
 
-# --- the steps -------------------------------------------------------------------------------------------------------
-
-
-def take_steps_apart(
-    profile: Profile, role: str, steps: int, batch_size: int | None = None, accumulation: int | None = None
-) -> dict:
+def take_steps_apart(profile: Profile, role: str, steps: int) -> dict:
     """`take_steps` in a process of its own: its peak memory is its own, and so is its end for want of it.
 
     Raises MemoryError where that process was killed, or the GPU's memory ran out.
@@ -121,7 +97,7 @@ def take_steps_apart(
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, initializer=_offer_to_the_killer) as pool:
         try:
-            return pool.submit(take_steps, profile, role, steps, batch_size, accumulation).result()
+            return pool.submit(take_steps, profile, role, steps).result()
         except (BrokenProcessPool, torch.OutOfMemoryError) as error:
             raise MemoryError("its process was stopped, most likely for want of memory") from error
 
@@ -133,24 +109,19 @@ def _offer_to_the_killer() -> None:
         score.write_text("1000", encoding="utf-8")
 
 
-def take_steps(
-    profile: Profile, role: str, steps: int, batch_size: int | None = None, accumulation: int | None = None
-) -> dict:
+def take_steps(profile: Profile, role: str, steps: int) -> dict:
     """Train the profile's "teacher" or "student" (with a live teacher) for some optimizer steps, and measure.
 
-    batch_size, accumulation: None takes the profile's. seconds: of a step; where there are several, the first, which
-    warms up, is left out. peak_bytes: of the GPU, or of this process where there is none.
+    seconds: of a step; where there are several, the first, which warms up, is left out. peak_bytes: of the GPU, or of
+    this process where there is none.
     """
-    if steps < 1:
-        raise ValueError(f"at least one step is taken, not {steps}")
-    trainer = step_trainer(profile, role, steps, batch_size, accumulation)
+    trainer = step_trainer(profile, role, steps)
     on_gpu = trainer.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     marks = clock_steps(trainer)
     history = trainer.fit().history
-    each = np.diff(marks)
-    seconds = float(np.mean(each[1:] if steps > 1 else each))
+    seconds = float(np.mean(np.diff(marks)[1 if steps > 1 else 0 :]))
     config, precision = trainer.config, trainer.accelerator.mixed_precision
     return {
         "device": torch.cuda.get_device_name() if on_gpu else "this CPU",
@@ -165,40 +136,32 @@ def take_steps(
     }
 
 
-def step_trainer(
-    profile: Profile, role: str, steps: int, batch_size: int | None = None, accumulation: int | None = None,
-    train: ScanImages | None = None, seed: int = 0,
-) -> Trainer:  # fmt: skip
+def step_trainer(profile: Profile, role: str, steps: int, train: ScanImages | None = None) -> Trainer:
     """The course's trainer for that network, with an epoch of ``steps`` steps over phantoms, or over ``train``.
 
     The backbone is not frozen, nothing is averaged, and the learning rates are those of the warm-up's first steps.
     """
-    if role not in ("teacher", "student"):
-        raise ValueError(f"unknown network {role!r}; valid: teacher, student")
     training = getattr(profile, f"{role}_training")
-    training = replace(
-        training, epochs=1, frozen_epochs=0, swa_learning_rate=None,
-        batch_size=batch_size or training.batch_size, accumulation=accumulation or training.accumulation,
-    )  # fmt: skip
+    training = replace(training, epochs=1, frozen_epochs=0, swa_learning_rate=None)
     drawn = (1 if train is not None else steps * training.accumulation) * training.batch_size
-    scans = phantom_scans(profile, drawn + training.batch_size, seed)
+    scans = phantom_scans(profile, drawn + training.batch_size)
     rows = np.arange(len(scans))
-    model = build_model(profile.teacher, len(CLASSES), profile.channels, seed=seed)
+    model = build_model(profile.teacher, len(CLASSES), profile.channels, seed=0)
     objective, augmentation = FocalObjective(profile.gamma), weakened(TEACHER, profile.teacher_augmentation)
     if role == "student":
         objective, augmentation = DistillationObjective(model, profile.temperature, profile.alpha), STUDENT
-        model = build_model(profile.student, len(CLASSES), profile.channels, seed=seed)
+        model = build_model(profile.student, len(CLASSES), profile.channels, seed=0)
     return Trainer(
         model, objective, scans.subset(rows[:drawn]) if train is None else train, scans.subset(rows[drawn:]), training,
-        augmentation=augmentation, image_size=profile.image_size, channels=profile.channels, seed=seed, progress=False,
+        augmentation=augmentation, image_size=profile.image_size, channels=profile.channels, seed=0, progress=False,
     )  # fmt: skip
 
 
-def phantom_scans(profile: Profile, number: int, seed: int = 0) -> ScanImages:
+def phantom_scans(profile: Profile, number: int) -> ScanImages:
     """Phantoms at the profile's size that show their class, repeated as often as needed: each with its own index."""
-    images, table = phantom_cohort(DRAWN_PATIENTS, DRAWN_SLICES, profile.resize_size, seed)
+    images, table = phantom_cohort(DRAWN_PATIENTS, DRAWN_SLICES, profile.resize_size, 0)
     shown = np.flatnonzero(table["label"] == table["patient_class"])
-    chosen = np.resize(np.random.default_rng(seed).permutation(shown), number)  # classes mixed
+    chosen = np.resize(np.random.default_rng(0).permutation(shown), number)  # classes mixed
     return ScanImages(images[chosen], table["label"].map(CLASSES.index).to_numpy()[chosen])
 
 
@@ -219,7 +182,6 @@ def peak_memory() -> int:
     """The most bytes of memory that this process has held so far; where no system counts them, those of now."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux; its ru_maxrss would count the process that started this one too
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status.read_text(encoding="utf-8"))[1])
     memory = psutil.Process().memory_info()
     return getattr(memory, "peak_wset", memory.rss)
