@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from functools import partial
 
 import nbformat
 import pytest
@@ -14,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from kdoct_utils.course import cli, workshop
 from kdoct_utils.course.check import Check
 from kdoct_utils.course.notebooks import NOTEBOOKS
-from kdoct_utils.course.workshop import Step, copies_step, make_plan, next_lines, prepare, with_values
+from kdoct_utils.course.workshop import Step, clean_notebook, make_copies, make_plan, next_lines, prepare
 from kdoct_utils.runs import RunError, open_run
 
 COMMON = 'profile: str = "quick"\ndataset: str = "phantom"\ndata_root: str = ""\nrun_dir: str = ""\nseed: int = 0\n'
@@ -30,51 +29,51 @@ def plan(tmp_path, monkeypatch):
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(new_notebook(cells=[*cells, new_code_cell("print(seed)")], metadata=kernel), folder / name)
     monkeypatch.setattr(workshop, "HEAVY", ("json",))
-    return make_plan("smoke", notebooks_folder=folder)
+    return make_plan("smoke", notebooks_folder=folder, progress=False)
 
 
 def by_name(steps):
     return {step.name: step for step in steps}
 
 
-def test_the_run_lies_where_the_notebooks_look(plan):
+def test_the_run_lies_where_the_notebooks_look(plan, tmp_path):
     assert plan.folder == plan.notebooks.parent / "runs" / "smoke"
     assert make_plan().folder.parts[-2:] == ("runs", "quick")
     assert "run_dir" in next_lines(plan, ready=True)[-1] and len(next_lines(make_plan(), ready=True)) == 1
+    for inside in ("", "notebooks", "notebooks/new", "runs", "runs/smoke/copies"):
+        with pytest.raises(RunError, match="another folder"):
+            make_plan("smoke", notebooks_folder=plan.notebooks, copies=plan.notebooks.parent / inside)
+    # the remedy is the command for this very run
+    assert plan.command == "kdoct workshop --profile smoke" and make_plan().command == "kdoct workshop"
+    own = {"run_dir": tmp_path / "my run", "seed": 3, "copies": tmp_path / "copies", "check_only": True}
+    other = make_plan("smoke", "phantom_b", **own)
+    assert other.command == (f"kdoct workshop --profile smoke --dataset phantom_b --run-dir '{tmp_path / 'my run'}' "
+                             f"--seed 3 --copies {tmp_path / 'copies'}")  # fmt: skip
+    steps = by_name(prepare(other))
+    assert all(steps[name].remedy == f"Run: {other.command}" for name in ("scans", "notebooks", "copies"))
 
 
-def test_check_only_says_what_is_missing_and_writes_nothing(plan):
+def test_a_machine_is_prepared_once(plan):
+    look = replace(plan, check_only=True)
     before = sorted(plan.notebooks.parent.rglob("*"))
-    steps = by_name(prepare(plan, check_only=True))
+    steps = by_name(prepare(look))
     assert not steps["scans"].ready and not steps["notebooks"].ready
     assert "0 of 7 done" in str(steps["notebooks"]) and "Run: kdoct workshop" in str(steps["notebooks"])
     assert "loading" not in steps and steps["Python"].ready and steps["Python"].remedy == ""
     assert sorted(plan.notebooks.parent.rglob("*")) == before
 
-
-def test_a_machine_is_prepared_once(plan):
-    steps = by_name(prepare(plan, progress=False))
+    steps = by_name(prepare(plan))
     assert all(step.ready for step in steps.values()), list(map(str, steps.values()))
     assert "7 executed now, 0 were done" in steps["notebooks"].found and steps["notebooks"].seconds > 0
     assert (plan.folder / "index.html").exists() and (plan.folder / "images.npy").exists()
-    assert all(step.ready for step in prepare(plan, check_only=True))
+    assert all(step.ready for step in prepare(look))
     stamps = {path: path.stat().st_mtime_ns for path in plan.folder.rglob("*.ipynb")}
 
     (plan.folder / "notebooks" / NOTEBOOKS[3]).unlink()
-    assert "6 of 7 done, not 03" in by_name(prepare(plan, check_only=True))["notebooks"].found
-    again = by_name(prepare(plan, progress=False))
-    assert "1 executed now, 6 were done" in again["notebooks"].found
+    assert "6 of 7 done, not 03" in by_name(prepare(look))["notebooks"].found
+    assert "1 executed now, 6 were done" in by_name(prepare(plan))["notebooks"].found
     after = {path: path.stat().st_mtime_ns for path in plan.folder.rglob("*.ipynb")}
     assert [path.name for path in after if after[path] != stamps[path]] == [NOTEBOOKS[3]]
-
-
-def test_the_remedy_is_the_command_for_this_very_run(plan, tmp_path):
-    assert plan.command == "kdoct workshop --profile smoke" and make_plan().command == "kdoct workshop"
-    other = make_plan("smoke", "phantom_b", run_dir=tmp_path / "my run", seed=3, copies=tmp_path / "copies")
-    assert other.command == (f"kdoct workshop --profile smoke --dataset phantom_b --run-dir '{tmp_path / 'my run'}' "
-                             f"--seed 3 --copies {tmp_path / 'copies'}")  # fmt: skip
-    steps = by_name(prepare(other, check_only=True))
-    assert all(steps[name].remedy == f"Run: {other.command}" for name in ("scans", "notebooks", "copies"))
 
 
 @pytest.fixture
@@ -96,10 +95,9 @@ def with_copies(plan, tmp_path):
 
 
 def test_copies_have_no_outputs_and_find_their_run(with_copies):
-    step = partial(copies_step, with_copies, progress=False)
-    assert not step(check_only=True).ready and not with_copies.copies.exists()
-    made = step(check_only=False)
-    assert made.ready and made.found.startswith("9 notebooks without outputs")
+    assert make_copies(replace(with_copies, check_only=True))[1] and not with_copies.copies.exists()
+    found, remedy = make_copies(with_copies)
+    assert not remedy and found.startswith("9 notebooks without outputs")
     assert str(with_copies.copies) in next_lines(with_copies, ready=True)[0]
     copied = sorted(with_copies.copies.rglob("*.ipynb"))
     assert len(copied) == 9
@@ -119,34 +117,29 @@ def test_copies_have_no_outputs_and_find_their_run(with_copies):
 
 
 def test_a_changed_copy_is_kept_and_named(with_copies):
-    step = partial(copies_step, with_copies, progress=False)
-    step(check_only=False)
-    assert step(check_only=True).ready and step(check_only=False).ready
+    look = replace(with_copies, check_only=True)
+    make_copies(with_copies)
+    assert not make_copies(look)[1] and not make_copies(with_copies)[1]
     mine, lost = (with_copies.copies / "notebooks" / name for name in NOTEBOOKS[:2])
     mine.write_text(mine.read_text().replace("print(seed)", "my answer"))
     lost.unlink()
     (with_copies.copies / "runs" / "smoke" / "teacher.safetensors").write_text("mine")
-    assert "8 of 9" in step(check_only=True).found
-    again = step(check_only=False)
-    assert not again.ready and NOTEBOOKS[0] in again.found and NOTEBOOKS[1] not in again.found
+    assert "8 of 9" in make_copies(look)[0]
+    found, remedy = make_copies(with_copies)
+    assert remedy and NOTEBOOKS[0] in found and NOTEBOOKS[1] not in found
     assert "my answer" in mine.read_text() and lost.exists()
     assert (with_copies.copies / "runs" / "smoke" / "teacher.safetensors").read_text() == "mine"
     open_run(other := with_copies.folder.with_name("other"), profile="smoke", dataset="phantom", seed=1)
     (with_copies.copies / "runs" / "smoke" / "config.json").write_text((other / "config.json").read_text())
     with pytest.raises(RunError, match="another run"):
-        step(check_only=False)
+        make_copies(with_copies)
 
 
-def test_copies_lie_outside_of_the_course(plan):
-    for inside in ("", "notebooks", "notebooks/new", "runs", "runs/smoke/copies"):
-        with pytest.raises(RunError, match="another folder"):
-            make_plan("smoke", notebooks_folder=plan.notebooks, copies=plan.notebooks.parent / inside)
-
-
-def test_only_the_parameters_that_are_there_get_other_values():
+def test_only_the_parameters_that_are_there_get_other_values(tmp_path):
     given = {"profile": "smoke", "dataset": "csv", "data_root": "C:\\my scans", "run_dir": "../runs/x", "seed": 7}
     cell = 'profile: str = "quick"  # one of "a"\ndata_root = ""\nseed: int = 0\nseeds: int = 3\nrun_dir: str = "q"\n'
-    assert with_values(cell, given) == (
+    nbformat.write(new_notebook(cells=[new_code_cell(cell, metadata={"tags": ["parameters"]})]), tmp_path / "a.ipynb")
+    assert "".join(json.loads(clean_notebook(tmp_path / "a.ipynb", given))["cells"][0]["source"]) == (
         'profile: str = "smoke"  # one of "a"\ndata_root = "C:\\\\my scans"\nseed: int = 7\nseeds: int = 3\n'
         'run_dir: str = "../runs/x"\n'
     )
@@ -156,17 +149,17 @@ def test_what_stops_a_step_is_said_and_what_follows_waits(plan, monkeypatch):
     monkeypatch.setattr(workshop, "EDITORS", ("no_such_editor",))
     bad = plan.notebooks / NOTEBOOKS[0]
     bad.write_text(bad.read_text().replace("print(seed)", "1 / 0"))
-    steps = by_name(prepare(plan, progress=False))
+    steps = by_name(prepare(plan))
     assert not steps["editor"].ready and "[lab]" in str(steps["editor"])
     assert steps["scans"].ready
     assert not steps["notebooks"].ready and "ZeroDivisionError" in steps["notebooks"].found
     assert steps["report"].found == "not tried"
     monkeypatch.setattr(workshop, "HEAVY", ("no_such_package",))
-    steps = by_name(prepare(plan, progress=False))
+    steps = by_name(prepare(plan))
     assert "no_such_package" in steps["loading"].found and steps["notebooks"].found == "not tried"
     shutil.rmtree(plan.folder)
     monkeypatch.setattr(workshop, "run_checks", lambda *_: [Check("memory", False, "1 GB", "Get more")])
-    steps = by_name(prepare(plan, progress=False))
+    steps = by_name(prepare(plan))
     assert str(steps["memory"]) == "[MISSING] memory: 1 GB. Get more"
     assert steps["notebooks"].found == "not tried" and not plan.folder.exists()
 

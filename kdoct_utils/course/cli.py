@@ -251,9 +251,11 @@ def workshop(
     from kdoct_utils.course.workshop import make_plan, next_lines, prepare
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
-    plan = make_plan(profile, dataset, data_root, run_dir, seed, copies=copies)
+    plan = make_plan(
+        profile, dataset, data_root, run_dir, seed, copies=copies, check_only=check_only, progress=not as_json
+    )
     steps = []
-    for step in prepare(plan, check_only=check_only, progress=not as_json):
+    for step in prepare(plan):
         steps.append(step)
         if not as_json:
             typer.echo(step)  # as it comes: the notebooks take minutes

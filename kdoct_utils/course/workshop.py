@@ -15,21 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from kdoct_utils.course import notebooks as course
 from kdoct_utils.course.check import run_checks
-from kdoct_utils.course.notebooks import (
-    check_dataset,
-    common_values,
-    default_run_dir,
-    find_notebooks_folder,
-    notebook_number,
-    run_course,
-    select_notebooks,
-    unfinished,
-)
 from kdoct_utils.data.files import cache_root
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import CONFIG_NAME, RunError, RunFolder, atomic_path, open_run
@@ -62,7 +53,8 @@ class Step:
 class Plan:
     """The run that participants will use. folder: where it lies or will lie.
 
-    copies: the folder for participants, or None where none is wanted.
+    copies: the folder for participants, or None where none is wanted. check_only: nothing is changed. progress: whether
+    bars are shown.
     """
 
     profile: str
@@ -72,132 +64,121 @@ class Plan:
     seed: int
     notebooks: Path
     copies: Path | None = None
+    check_only: bool = False
+    progress: bool = True
 
     @property
     def command(self) -> str:
         """What to type to prepare this very run."""
-        usual = (self.notebooks.parent / default_run_dir(self.profile, self.dataset, self.seed)).resolve()
-        options = {
-            "--profile": self.profile if self.profile != "quick" else None,
-            "--dataset": self.dataset if self.dataset != "phantom" else None,
-            "--data-root": self.data_root or None,
-            "--run-dir": self.folder if self.folder != usual else None,
-            "--seed": self.seed or None,
-            "--copies": self.copies,
-        }
-        words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
-        return shlex.join(["kdoct", "workshop", *words])
+        usual = (self.notebooks.parent / course.default_run_dir(self.profile, self.dataset, self.seed)).resolve()
+        options = {"profile": (self.profile, "quick"), "dataset": (self.dataset, "phantom"),
+                   "data-root": (self.data_root or "", ""), "run-dir": (self.folder, usual), "seed": (self.seed, 0),
+                   "copies": (self.copies, None)}  # fmt: skip
+        words = [(f"--{name}", str(value)) for name, (value, default) in options.items() if value != default]
+        return shlex.join(["kdoct", "workshop", *(word for pair in words for word in pair)])
 
     def run(self, make: bool) -> RunFolder | None:
         """The run folder; None where there is none and it shall not be made."""
         if not make and not (self.folder / CONFIG_NAME).is_file():
             return None
-        return open_run(
-            self.folder, profile=self.profile, dataset=self.dataset, data_root=self.data_root, seed=self.seed
-        )
+        kept = {"profile": self.profile, "dataset": self.dataset, "data_root": self.data_root, "seed": self.seed}
+        return open_run(self.folder, **kept)
 
 
 def make_plan(
     profile: str = "quick", dataset: str | None = None, data_root: str | Path | None = None,
     run_dir: str | Path | None = None, seed: int = 0, notebooks_folder: Path | None = None,
-    copies: str | Path | None = None,
+    copies: str | Path | None = None, check_only: bool = False, progress: bool = True,
 ) -> Plan:  # fmt: skip
     """What to prepare. run_dir: by default the folder in which the notebooks look, runs/<profile> beside notebooks/.
 
     copies: a folder for participants, outside of the course.
     Raises RunError or ValueError for a value that is not valid.
     """
-    dataset = check_dataset(get_profile(profile), dataset, data_root)
-    notebooks = notebooks_folder or find_notebooks_folder()
-    folder = Path(run_dir) if run_dir else notebooks.parent / default_run_dir(profile, dataset, seed)
+    dataset = course.check_dataset(get_profile(profile), dataset, data_root)
+    notebooks = notebooks_folder or course.find_notebooks_folder()
+    folder = Path(run_dir) if run_dir else notebooks.parent / course.default_run_dir(profile, dataset, seed)
     folder = folder.expanduser().resolve()
     apart = Path(copies).expanduser().resolve() if copies else None
     if apart and (apart.is_relative_to(notebooks.resolve()) or apart.is_relative_to(folder)
                   or folder.is_relative_to(apart) or apart == notebooks.parent.resolve()):  # fmt: skip
         raise RunError(f"copies cannot lie in {apart}, in or around the course or its run: name another folder")
-    return Plan(profile, dataset, data_root, folder, seed, notebooks, apart)
+    return Plan(profile, dataset, data_root, folder, seed, notebooks, apart, check_only, progress)
 
 
-def prepare(plan: Plan, *, check_only: bool = False, progress: bool = True) -> Iterator[Step]:
+def prepare(plan: Plan) -> Iterator[Step]:
     """Do, or with check_only look at, one step after the other; each is yielded as it ends."""
     fits = True  # nothing heavy is begun where something before it is missing
     for check in run_checks(plan.profile, plan.folder):
         fits = fits and check.ok
         yield Step(check.name, check.ok, check.found, "" if check.ok else check.remedy)
-    yield editor_step()
-    steps = [scans_step, notebooks_step] if check_only else [loading_step, scans_step, notebooks_step, report_step]
-    for work in [*steps, *([copies_step] if plan.copies else [])]:
-        name, started = work.__name__.removesuffix("_step"), time.perf_counter()
-        if fits or check_only:
+    editors = [name for name in EDITORS if find_spec(name)]
+    remedy = "" if editors else 'Run: pip install -e ".[lab]"'
+    yield Step("editor", bool(editors), ", ".join(editors) or "no JupyterLab, no Notebook", remedy)
+    for name, work in STEPS.items():
+        if (plan.check_only and name in ("loading", "report")) or (name == "copies" and not plan.copies):
+            continue
+        started, found, remedy = time.perf_counter(), "not tried", "Mend the lines above first"
+        if fits or plan.check_only:
             try:
-                step = work(plan, check_only, progress)
+                found, remedy = work(plan)
             except (RunError, OSError) as error:
-                step = Step(name, False, str(error), f"Mend that, then run again: {plan.command}")
-        else:
-            step = Step(name, False, "not tried", "Mend the lines above first")
-        fits = fits and step.ready
-        yield replace(step, seconds=round(time.perf_counter() - started, 1))
+                found, remedy = str(error), f"Mend that, then run again: {plan.command}"
+        fits = fits and not remedy
+        yield Step(name, not remedy, found, remedy, round(time.perf_counter() - started, 1))
 
 
-def editor_step() -> Step:
-    """Something that opens notebooks."""
-    found = [name for name in EDITORS if find_spec(name)]
-    if found:
-        return Step("editor", True, ", ".join(found))
-    return Step("editor", False, "no JupyterLab, no Notebook", 'Run: pip install -e ".[lab]"')
+# --- the steps: each tells what it found and, where that is not what is needed, the remedy ---------------------------
 
 
-def loading_step(plan: Plan, check_only: bool, progress: bool) -> Step:
+def load_packages(plan: Plan) -> tuple[str, str]:
     """Import the heavy packages once, in a process of its own."""
     code = f"import importlib\nfor name in {HEAVY!r}: importlib.import_module(name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Step("loading", False, last, "Install the course again: pip install -e .")
-    return Step("loading", True, f"{len(HEAVY)} heavy packages load")
+        return (done.stderr.strip().splitlines() or ["no message"])[-1], "Install the course again: pip install -e ."
+    return f"{len(HEAVY)} heavy packages load", ""
 
 
-def scans_step(plan: Plan, check_only: bool, progress: bool) -> Step:
+def make_scans(plan: Plan) -> tuple[str, str]:
     """The scans, decoded once, and their split."""
-    run = plan.run(make=not check_only)
+    run = plan.run(make=not plan.check_only)
     if run is None or not (run.images_file.exists() and run.splits_file.exists()):
-        if check_only:
-            return Step("scans", False, f"none in {plan.folder.name}", f"Run: {plan.command}")
+        if plan.check_only:
+            return f"none in {plan.folder.name}", f"Run: {plan.command}"
         from kdoct_utils.lab.stages import course_data
 
-        course_data(run, progress=progress)
+        course_data(run, progress=plan.progress)
     size = sum(path.stat().st_size for path in cache_root().rglob("*") if path.is_file())
-    return Step("scans", True, f"{plan.dataset}, drawn or read, and split; {size / 1e6:.0f} MB in the cache folder")
+    return f"{plan.dataset}, drawn or read, and split; {size / 1e6:.0f} MB in the cache folder", ""
 
 
-def notebooks_step(plan: Plan, check_only: bool, progress: bool) -> Step:
+def run_notebooks(plan: Plan) -> tuple[str, str]:
     """Every core notebook executed into the run folder, so that its networks are there."""
-    paths = select_notebooks(None, plan.notebooks)
+    paths = course.select_notebooks(None, plan.notebooks)
     run = plan.run(make=False)
-    missing = unfinished(run, paths) if run else [path.name for path in paths]
+    missing = course.unfinished(run, paths) if run else [path.name for path in paths]
     done = len(paths) - len(missing)
-    if missing and check_only:
-        found = f"{done} of {len(paths)} done, not {', '.join(map(notebook_number, missing))}"
-        return Step("notebooks", False, found, f"Run: {plan.command}")
+    if missing and plan.check_only:
+        numbers = ", ".join(map(course.notebook_number, missing))
+        return f"{done} of {len(paths)} done, not {numbers}", f"Run: {plan.command}"
     if missing:
-        run_course(plan.profile, plan.dataset, plan.data_root, plan.folder, plan.seed, progress=progress,
-                   notebooks_folder=plan.notebooks)  # fmt: skip
-    found = f"all {len(paths)} ({len(missing)} executed now, {done} were done) in {plan.folder.name}"
-    return Step("notebooks", True, found)
+        course.run_course(
+            plan.profile, plan.dataset, plan.data_root, plan.folder, plan.seed, progress=plan.progress,
+            notebooks_folder=plan.notebooks,
+        )  # fmt: skip
+    return f"all {len(paths)} ({len(missing)} executed now, {done} were done) in {plan.folder.name}", ""
 
 
-def report_step(plan: Plan, check_only: bool, progress: bool) -> Step:
+def write_report(plan: Plan) -> tuple[str, str]:
     """The run's index.html, to show what participants will get."""
     from kdoct_utils.course.report import report_run
 
-    return Step("report", True, str(Path(plan.folder.name) / report_run(plan.run(make=True)).name))
+    return str(Path(plan.folder.name) / report_run(plan.run(make=True)).name), ""
 
 
-# --- for participants ------------------------------------------------------------------------------------------------
-
-
-def copies_step(plan: Plan, check_only: bool, progress: bool) -> Step:
-    """Notebooks without outputs, and beside them a copy of the run folder.
+def make_copies(plan: Plan) -> tuple[str, str]:
+    """Notebooks without outputs for participants, and beside them a copy of the run folder.
 
     A copy that somebody has changed is kept as it is, and named.
     """
@@ -205,10 +186,10 @@ def copies_step(plan: Plan, check_only: bool, progress: bool) -> Step:
     there = [name for name in texts if (plan.copies / name).exists()]
     changed = [name for name in there if (plan.copies / name).read_text(encoding="utf-8") != texts[name]]
     run_missing = missing_run_files(plan)
-    if check_only and (len(there) < len(texts) or run_missing):
+    if plan.check_only and (len(there) < len(texts) or run_missing):
         found = f"{len(there)} of {len(texts)} notebooks in {plan.copies.name}"
         found += f", and {len(run_missing)} files of the run are not" if run_missing else ""
-        return Step("copies", False, found, f"Run: {plan.command}")
+        return found, f"Run: {plan.command}"
     for name in texts.keys() - there:
         with atomic_path(plan.copies / name) as temporary:
             temporary.write_text(texts[name], encoding="utf-8")
@@ -218,8 +199,12 @@ def copies_step(plan: Plan, check_only: bool, progress: bool) -> Step:
     if changed:
         names = ", ".join(Path(name).relative_to("notebooks").as_posix() for name in changed)
         found = f"{len(changed)} of {len(texts)} notebooks in {plan.copies.name} differ and are kept: {names}"
-        return Step("copies", False, found, "For blank ones delete these, or name another folder")
-    return Step("copies", True, f"{len(texts)} notebooks without outputs, and the run, in {plan.copies.name}")
+        return found, "For blank ones delete these, or name another folder"
+    return f"{len(texts)} notebooks without outputs, and the run, in {plan.copies.name}", ""
+
+
+STEPS = {"loading": load_packages, "scans": make_scans, "notebooks": run_notebooks, "report": write_report,
+         "copies": make_copies}  # fmt: skip
 
 
 def clean_notebooks(plan: Plan) -> dict[str, str]:
@@ -227,7 +212,7 @@ def clean_notebooks(plan: Plan) -> dict[str, str]:
     cleaned = {}
     for folder in (".", "exercises", "solutions"):
         run_dir = Path(".." if folder == "." else "../..", "runs", plan.folder.name)
-        values = common_values(get_profile(plan.profile), plan.dataset, plan.data_root, run_dir, plan.seed)
+        values = course.common_values(get_profile(plan.profile), plan.dataset, plan.data_root, run_dir, plan.seed)
         for path in sorted((plan.notebooks / folder).glob("*.ipynb")):
             name = path.relative_to(plan.notebooks.parent).as_posix()
             cleaned[name] = clean_notebook(path, values | {"run_dir": run_dir.as_posix()})
@@ -235,25 +220,20 @@ def clean_notebooks(plan: Plan) -> dict[str, str]:
 
 
 def clean_notebook(path: Path, values: dict[str, object]) -> str:
-    """The notebook's text without outputs, its parameters cell with these values."""
+    """The notebook's text without outputs, its parameters cell with these values; comments in that cell stay."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for part in (notebook, *notebook["cells"]):
         part["metadata"] = {key: value for key, value in part["metadata"].items() if key not in OF_A_RUN}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell.update(outputs=[], execution_count=None)
-            if "parameters" in cell["metadata"].get("tags", []):
-                cell["source"] = with_values("".join(cell["source"]), values).splitlines(keepends=True)
+        if "parameters" in cell["metadata"].get("tags", []):
+            source = "".join(cell["source"])
+            for name, value in values.items():
+                line, written = rf'^({name}(?:: *\w+)? = )("[^"]*"|-?\d+)', json.dumps(value, ensure_ascii=False)
+                source = re.sub(line, lambda found, written=written: found[1] + written, source, flags=re.M)
+            cell["source"] = source.splitlines(keepends=True)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-
-
-def with_values(source: str, values: dict[str, object]) -> str:
-    """A parameters cell with other values; what follows a value, such as a comment, stays."""
-    for name, value in values.items():
-        written = json.dumps(value, ensure_ascii=False)
-        line = re.compile(rf'^({name}(?:: *\w+)? = )("[^"]*"|-?\d+)', re.M)
-        source = line.sub(lambda found, written=written: found[1] + written, source)
-    return source
 
 
 def missing_run_files(plan: Plan) -> list[str]:
