@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from kdoct_utils.learn import augment as module
-from kdoct_utils.learn.augment import TEST_TIME_VIEWS, apply, augment, change_intensity
+from kdoct_utils.learn.augment import TEST_TIME_VIEWS, apply, augment, intensity_tables
 from kdoct_utils.learn.pipelines import (
     EVALUATION,
     RANDAUGMENT_SPACE,
@@ -305,7 +305,7 @@ def dim_scan(seed=1):
 
 def through_table(image, *names_and_values):
     parameters = operations(1, *names_and_values)
-    return 255 * change_intensity(image, parameters.operations, parameters.values)
+    return intensity_tables(image, parameters.operations, parameters.values)[0][image.long()]
 
 
 def test_table_steps_are_torchvisions_and_pillows():

@@ -20,12 +20,10 @@ from torchvision.ops import sigmoid_focal_loss
 from kdoct_utils.learn.losses import (
     balanced_class_weights,
     decoupled_loss,
-    decoupled_terms,
     distillation_loss,
     distillation_terms,
     focal_loss,
     relation_loss,
-    relation_terms,
     soften,
 )
 
@@ -40,6 +38,18 @@ def random_case(seed=0, batch=6, classes=3, dtype=torch.float64):
     teacher = 2 * torch.randn(batch, classes, generator=generator, dtype=dtype)
     target = torch.randint(classes, (batch,), generator=generator)
     return student, teacher, target
+
+
+def decoupled_terms(*case, temperature, reduction="mean"):
+    """The true class's part and the others', before they are weighed."""
+    first, both = (decoupled_loss(*case, temperature, 1.0, beta, reduction) for beta in (0.0, 1.0))
+    return first, both - first
+
+
+def relation_terms(*case, temperature):
+    """(within scans (batch,), over the batch ())."""
+    inter, intra = (relation_loss(*case, temperature, 1.0, 1.0 - k, float(k), "none") for k in (0, 1))
+    return inter, intra.mean()
 
 
 # ---- focal loss
@@ -216,7 +226,7 @@ def test_reductions_agree_alpha_weighs_and_the_mean_is_the_same_for_every_batch_
 def test_kl_is_the_target_part_plus_the_other_part_muted_by_the_teachers_certainty(temperature, classes):
     student, teacher, target = random_case(classes=classes, batch=12)
     soft, _ = distillation_terms(student, teacher, target, temperature, reduction="none")
-    first, second = decoupled_terms(student, teacher, target, temperature, reduction="none")
+    first, second = decoupled_terms(student, teacher, target, temperature=temperature, reduction="none")
     p_true = soften(teacher, temperature)[torch.arange(12), target]
     torch.testing.assert_close(first + (1 - p_true) * second, soft)
     assert (second > 0).all() and (first > 0).all()
@@ -265,7 +275,7 @@ def test_a_certain_teacher_leaves_no_nan():
 def test_relations_are_scipys_correlations(temperature):
     student, teacher, target = random_case(batch=9, classes=4)
     ours, theirs = (torch.softmax(logits / temperature, dim=1).numpy() for logits in (student, teacher))
-    inter, intra = relation_terms(student, teacher, target, temperature)
+    inter, intra = relation_terms(student, teacher, target, temperature=temperature)
     expected = [1 - pearsonr(a, b).statistic for a, b in zip(ours, theirs, strict=True)]
     np.testing.assert_allclose(inter.numpy(), temperature**2 * np.array(expected), rtol=1e-9)
     expected = np.mean([1 - pearsonr(a, b).statistic for a, b in zip(ours.T, theirs.T, strict=True)])

@@ -7,9 +7,10 @@ al. 2016 (the pointing game), Adebayo et al. 2018 (networks that learned nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -47,38 +48,31 @@ def lesion_scans(classes: Sequence[str], patients_per_class: int, slices: int, s
 
     Scans that show no lesion, or that of a class not asked for, are left out. Raises ValueError where no scan is left.
     """
-    images, healthy, masks, labels, patients = [], [], [], [], []
-    for name in classes:
-        for number in range(FIRST_PATIENT, FIRST_PATIENT + patients_per_class):
-            patient = draw_patient(name, [seed, number])
-            seen = render_band(patient, slices, size)
-            lesions = seen.lesions > 0
-            wanted = np.isin(seen.labels, [one for one in classes if one != "normal"])
-            shown = np.flatnonzero(wanted & lesions.any(axis=(1, 2)))
-            images.append(seen.images[shown])
-            healthy.append(render_band(without_lesions(patient), slices, size).images[shown])
-            masks.append(lesions[shown])
-            labels += [seen.labels[k] for k in shown]
-            patients += [f"{name}/{number}"] * len(shown)
-    if not labels:
+    rows = []  # a patient: in the order of LesionScans
+    sick = [name for name in classes if name != "normal"]
+    for name, number in product(classes, range(FIRST_PATIENT, FIRST_PATIENT + patients_per_class)):
+        patient = draw_patient(name, [seed, number])
+        seen, healthy = (render_band(one, slices, size) for one in (patient, without_lesions(patient)))
+        masks, labels = seen.lesions > 0, np.array(seen.labels)
+        shown = np.isin(labels, sick) & masks.any(axis=(1, 2))
+        keys = np.full(shown.sum(), f"{name}/{number}")
+        rows.append((seen.images[shown], healthy.images[shown], masks[shown], labels[shown], keys))
+    if not any(len(row[0]) for row in rows):
         raise ValueError(f"no lesion is seen in {patients_per_class} patients of {', '.join(classes) or 'no class'}")
-    pictures = (np.concatenate(many) for many in (images, healthy, masks))
-    return LesionScans(*pictures, np.array(labels), np.array(patients))
+    return LesionScans(*map(np.concatenate, zip(*rows, strict=True)))
 
 
 # --- maps ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Evidence:
+def _evidence(number: int, contrast: bool) -> Callable[[Tensor], Tensor]:
     """What the gradient is taken of: a class's logit, or (contrast) that minus the mean of the others."""
 
-    number: int
-    contrast: bool
+    def ask(logits: Tensor) -> Tensor:
+        own = logits[number]
+        return own - (logits.sum() - own) / (len(logits) - 1) if contrast else own
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        own = logits[self.number]
-        return own - (logits.sum() - own) / (len(logits) - 1) if self.contrast else own
+    return ask
 
 
 def looked_at(model: nn.Module, image_size: int, cells: int = FEWEST_CELLS) -> tuple[nn.Module, int]:
@@ -113,7 +107,7 @@ def grad_cam(
         for start in range(0, len(images), batch_size):
             some = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(device)
             inputs = augment(some, torch.arange(len(some)), EVALUATION, 0, 0, image_size, channels).requires_grad_()
-            maps.append(cam(inputs, [_Evidence(int(k), contrast) for k in classes[start : start + batch_size]]))
+            maps.append(cam(inputs, [_evidence(int(k), contrast) for k in classes[start : start + batch_size]]))
     finally:
         cam.activations_and_grads.release()
         for parameter, needed, gradient in before:

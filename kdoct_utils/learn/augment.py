@@ -51,12 +51,15 @@ def apply(images: Tensor, parameters: Draw, image_size: int, channels: int) -> T
 
 def in_floats(images: Tensor, parameters: Draw, image_size: int, channels: int) -> Tensor:
     """`apply` for a whole batch at once on its own device: what a GPU likes."""
-    batch = change_intensity(images, parameters.operations, parameters.values)[:, None]  # (batch, 1, R, R), 0..1
+    tables = intensity_tables(images, parameters.operations, parameters.values) / 255
+    batch = tables.gather(1, images.flatten(1).long()).view_as(images)[:, None]  # (batch, 1, R, R), 0..1
     batch = _resample(batch, parameters, image_size)  # (batch, 1, S, S)
     _sharpen(batch, parameters)
-    _blur(batch, parameters)
-    _erase(batch, parameters)
-    return normalize(batch, channels)
+    batch = _blur(batch, parameters)
+    edges = torch.as_tensor(_erased(parameters, image_size).T, device=batch.device)[:, :, None]  # (4, batch, 1)
+    pixel = torch.arange(image_size, device=batch.device)
+    in_rows, in_columns = (pixel >= edges[::2]) & (pixel < edges[1::2])  # (batch, S) each
+    return normalize(batch.masked_fill((in_rows[:, :, None] & in_columns[:, None])[:, None], 0.0), channels)
 
 
 def in_bytes(images: Tensor, parameters: Draw, image_size: int, channels: int) -> Tensor:
@@ -69,20 +72,16 @@ def in_bytes(images: Tensor, parameters: Draw, image_size: int, channels: int) -
     to_image = affine(1, xx=side / 2, x=(side - 1) / 2, yy=side / 2, y=(side - 1) / 2)  # units of half a side: pixels
     to_result = affine(1, xx=2 / image_size, x=1 / image_size - 1, yy=2 / image_size, y=1 / image_size - 1)
     matrix = (to_image @ _reading_places(parameters, side) @ to_result)[:, :2]  # from a pixel to where it is read
-    changed, tables = intensity_tables(images, parameters.operations, parameters.values)
-    levels = dict(zip(changed.tolist(), tables.byte().numpy(), strict=True))
+    levels = intensity_tables(images, parameters.operations, parameters.values).byte().numpy()  # (batch, 256)
     seen = normalize(torch.arange(256.0).view(1, 1, 256, 1) / 255, channels)[0, :, :, 0]  # (channels, 256)
     seen = seen.T.contiguous().numpy()
     erased = _erased(parameters, image_size)
     # numpy asks for large pages here, torch does not: at 384 px that saves two thirds of a millisecond an image
     result = np.empty((len(images), image_size, image_size, channels), np.float32)
     for i, image in enumerate(images.numpy()):
-        if i in levels:
-            image = cv2.LUT(image, levels[i])
-        image = cv2.warpAffine(
-            image, matrix[i], (image_size, image_size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT, borderValue=0,
-        )  # fmt: skip
+        image = cv2.LUT(image, levels[i])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # black outside
+        image = cv2.warpAffine(image, matrix[i], (image_size, image_size), flags=flags)
         for factor in parameters.values[i][parameters.operations[i] == "sharpness"]:
             blended = cv2.addWeighted(image, float(factor), cv2.filter2D(image, -1, SMOOTHING), 1 - float(factor), 0)
             image[1:-1, 1:-1] = blended[1:-1, 1:-1]  # the outermost pixels stay
@@ -137,16 +136,7 @@ def test_time_views(images: Tensor, image_size: int, channels: int) -> Tensor:
 test_time_views.__test__ = False  # pytest would take it for a test
 
 
-# --- moves in floats --------------------------------------------------------------------------------------------------
-
-
-def _rows(mask: np.ndarray, device: torch.device) -> Tensor:
-    return torch.as_tensor(np.flatnonzero(mask), device=device)
-
-
-def _column(values: np.ndarray, device: torch.device) -> Tensor:
-    """(n,) to (n, 1, 1, 1) float32."""
-    return torch.as_tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
+# --- moves -----------------------------------------------------------------------------------------------------------
 
 
 def _reading_places(parameters: Draw, side: int) -> np.ndarray:
@@ -184,40 +174,24 @@ def _resample(batch: Tensor, parameters: Draw, image_size: int) -> Tensor:
 def _sharpen(batch: Tensor, parameters: Draw) -> None:
     """In place: blend with (factor < 1) or away from (> 1) a smoothed image; the outermost pixels stay."""
     for names, values in zip(parameters.operations.T, parameters.values.T, strict=True):
-        chosen = names == "sharpness"
-        if chosen.any():
-            rows, factor = _rows(chosen, batch.device), _column(values[chosen], batch.device)
-            image = batch[rows]
-            smooth = functional.conv2d(image, torch.as_tensor(SMOOTHING, device=batch.device)[None, None])
-            inner = image[:, :, 1:-1, 1:-1]
-            image[:, :, 1:-1, 1:-1] = (smooth + factor * (inner - smooth)).clamp(0, 1)
-            batch[rows] = image
+        rows = np.flatnonzero(names == "sharpness")
+        if len(rows):
+            inner = batch[rows, :, 1:-1, 1:-1]
+            smooth = functional.conv2d(batch[rows], torch.as_tensor(SMOOTHING, device=batch.device)[None, None])
+            factor = torch.as_tensor(values[rows], dtype=torch.float32, device=batch.device).view(-1, 1, 1, 1)
+            batch[rows, :, 1:-1, 1:-1] = (smooth + factor * (inner - smooth)).clamp(0, 1)
 
 
-def _blur(batch: Tensor, parameters: Draw) -> None:
-    """In place: a 3 x 3 Gaussian with each image's own sigma, edges reflected."""
-    chosen = parameters.blur_sigma > 0
-    if not chosen.any():
-        return
-    rows, sigma = _rows(chosen, batch.device), _column(parameters.blur_sigma[chosen], batch.device)
+def _blur(batch: Tensor, parameters: Draw) -> Tensor:
+    """A 3 x 3 Gaussian with each image's own sigma, edges reflected; a sigma of 0 leaves an image as it is."""
+    if not parameters.blur_sigma.any():
+        return batch
+    sigma = torch.as_tensor(parameters.blur_sigma, dtype=torch.float32, device=batch.device).view(-1, 1, 1, 1)
     tail = torch.exp(-0.5 / sigma**2)
     center, side = 1 / (1 + 2 * tail), tail / (1 + 2 * tail)
-    image = functional.pad(batch[rows], (1, 1, 1, 1), mode="reflect")
+    image = functional.pad(batch, (1, 1, 1, 1), mode="reflect")
     image = center * image[:, :, 1:-1] + side * (image[:, :, :-2] + image[:, :, 2:])
-    batch[rows] = center * image[..., 1:-1] + side * (image[..., :-2] + image[..., 2:])
-
-
-def _erase(batch: Tensor, parameters: Draw) -> None:
-    """In place: one black rectangle in each image drawn for it, its sides rounded to whole pixels."""
-    chosen = parameters.erasing[:, 0] > 0
-    if not chosen.any():
-        return
-    side = batch.shape[-1]
-    edges = torch.as_tensor(_erased(parameters, side)[chosen].T, device=batch.device)[:, :, None]  # (4, chosen, 1)
-    pixel = torch.arange(side, device=batch.device)
-    in_rows, in_columns = (pixel >= edges[::2]) & (pixel < edges[1::2])  # (chosen, side) each
-    rows = _rows(chosen, batch.device)
-    batch[rows] = batch[rows].masked_fill((in_rows[:, :, None] & in_columns[:, None])[:, None], 0.0)
+    return center * image[..., 1:-1] + side * (image[..., :-2] + image[..., 2:])
 
 
 # --- pointwise intensity steps ---------------------------------------------------------------------------------------
@@ -227,60 +201,32 @@ def _erase(batch: Tensor, parameters: Draw) -> None:
 # carries along; so no step touches pixels. Results are whole numbers at each step, as torchvision's on uint8.
 
 
-def change_intensity(images: Tensor, operations: np.ndarray, values: np.ndarray) -> Tensor:
-    """Each image through its own row of steps, first to last.
-
-    images: (batch, height, width) uint8. operations, values: see intensity_tables.
-    Returns (batch, height, width) float32 in 0..1.
-    """
-    changed, tables = intensity_tables(images, operations, values)
-    result = images.float() / 255
-    if len(changed):
-        rows = torch.as_tensor(changed, device=images.device)
-        levels = images[rows].flatten(1).long()  # (n, pixels)
-        result[rows] = (tables / 255).gather(1, levels).view(-1, *images.shape[1:])
-    return result
-
-
-def intensity_tables(images: Tensor, operations: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, Tensor]:
-    """What becomes of each grey level in the images that change at all.
+def intensity_tables(images: Tensor, operations: np.ndarray, values: np.ndarray) -> Tensor:
+    """What becomes of each grey level of each image: (batch, 256) float32 of whole numbers 0..255.
 
     images: (batch, height, width) uint8. operations: (batch, slots) names; those that are not in POINTWISE are passed
     over. values: (batch, slots): factor for brightness and contrast, bits kept for posterize (rounded), threshold
     0..255 for solarize, unused for autocontrast and equalize.
-    Returns the rows that change (n,), and their tables (n, 256) float32 of whole numbers 0..255.
     """
-    acting = np.isin(operations, list(POINTWISE))  # (batch, slots)
-    changed = np.flatnonzero(acting.any(axis=1))
-    if not len(changed):
-        return changed, torch.empty(0, 256)
-    operations, values, acting = operations[changed], values[changed], acting[changed]
-    device = images.device
-    histogram = _histograms(images[torch.as_tensor(changed, device=device)])  # (n, 256)
-    table = torch.arange(256.0, device=device).repeat(len(changed), 1)
-    for slot in range(acting.shape[1]):
-        for name in np.unique(operations[acting[:, slot], slot]):
-            chosen = np.flatnonzero(operations[:, slot] == name)
-            rows = torch.as_tensor(chosen, device=device)
-            value = torch.as_tensor(values[chosen, slot, None], dtype=torch.float32, device=device)  # (chosen, 1)
-            table[rows] = POINTWISE[name](table[rows], value, histogram[rows])
-    return changed, table
+    table = torch.arange(256.0, device=images.device).repeat(len(images), 1)
+    if not np.isin(operations, list(POINTWISE)).any():
+        return table
+    histogram = _histograms(images)
+    for names, numbers in zip(operations.T, values.T, strict=True):
+        value = torch.as_tensor(numbers[:, None], dtype=torch.float32, device=images.device)  # (batch, 1)
+        for name in POINTWISE.keys() & set(names):
+            chosen = torch.as_tensor(names[:, None] == name, device=images.device)
+            table = torch.where(chosen, POINTWISE[name](table, value, histogram), table)
+    return table
 
 
 def _histograms(images: Tensor) -> Tensor:
-    """(n, height, width) uint8 to (n, 256) float32: pixels of each grey level."""
+    """(batch, height, width) uint8 to (batch, 256) float32: pixels of each grey level."""
+    levels = images.flatten(1)
     if images.device.type == "cpu":
-        return torch.stack([torch.bincount(image, minlength=256) for image in images.flatten(1)]).float()
-    levels = images.flatten(1).long()  # on a GPU bincount would wait for its result
-    counts = torch.zeros(len(images), 256, device=images.device)
-    return counts.scatter_add_(1, levels, torch.ones((), device=images.device).expand(levels.shape))
-
-
-# Each step: (table (n, 256) of whole numbers 0..255, value (n, 1), histogram of the images (n, 256)) -> table
-
-
-def _brightness(table: Tensor, factor: Tensor, histogram: Tensor) -> Tensor:
-    return (table * factor).clamp(0, 255).floor()
+        return torch.stack([torch.bincount(image, minlength=256) for image in levels]).float()
+    ones = torch.ones((), device=images.device).expand(levels.shape)  # on a GPU bincount would wait for its result
+    return torch.zeros(len(images), 256, device=images.device).scatter_add_(1, levels.long(), ones)
 
 
 def _contrast(table: Tensor, factor: Tensor, histogram: Tensor) -> Tensor:
@@ -291,10 +237,6 @@ def _contrast(table: Tensor, factor: Tensor, histogram: Tensor) -> Tensor:
 def _posterize(table: Tensor, bits: Tensor, histogram: Tensor) -> Tensor:
     step = 2 ** (8 - bits.round())
     return (table / step).floor() * step
-
-
-def _solarize(table: Tensor, threshold: Tensor, histogram: Tensor) -> Tensor:
-    return torch.where(table >= threshold, 255 - table, table)
 
 
 def _autocontrast(table: Tensor, value: Tensor, histogram: Tensor) -> Tensor:
@@ -310,16 +252,16 @@ def _equalize(table: Tensor, value: Tensor, histogram: Tensor) -> Tensor:
     cumulative = counts.cumsum(1)
     brightest = cumulative.argmax(1, keepdim=True)  # the first place where the sum is complete
     step = ((counts.sum(1, keepdim=True) - counts.gather(1, brightest)) / 255).floor()
-    below = cumulative - counts
-    levels = ((below + (step / 2).floor()) / step.clamp_min(1)).floor().clamp(0, 255)
+    levels = ((cumulative - counts + (step / 2).floor()) / step.clamp_min(1)).floor().clamp(0, 255)
     return torch.where(step > 0, levels.gather(1, table.long()), table)
 
 
+# Each: (table (batch, 256) of whole numbers 0..255, value (batch, 1), histogram (batch, 256)) -> table
 POINTWISE = {
-    "brightness": _brightness,
+    "brightness": lambda table, factor, histogram: (table * factor).clamp(0, 255).floor(),
     "contrast": _contrast,
     "posterize": _posterize,
-    "solarize": _solarize,
+    "solarize": lambda table, threshold, histogram: torch.where(table >= threshold, 255 - table, table),
     "autocontrast": _autocontrast,
     "equalize": _equalize,
 }

@@ -47,16 +47,12 @@ def save_checkpoint(trainer: Trainer) -> None:
             "optimizer": {f"{k}.{name}": value for k, values in moments.items() for name, value in values.items()},
             "average": {} if trainer.average is None else trainer.average.state_dict(),
         }
-        tensors = {
-            f"{part}/{name}": value.detach().cpu().contiguous()
-            for part, values in parts.items()
-            for name, value in values.items()
-        }
+        named = ((f"{part}/{name}", value) for part, values in parts.items() for name, value in values.items())
+        tensors = {name: value.detach().cpu().contiguous() for name, value in named}
         scaler = trainer.accelerator.scaler  # of fp16
         state = asdict(trainer.state) | {"scaler": None if scaler is None else scaler.state_dict()}
-        about = {"state": json.dumps(state), "identity": json.dumps(_identity(trainer))}
         with atomic_path(trainer.checkpoint) as temporary:
-            save_file(tensors, temporary, metadata=about)
+            save_file(tensors, temporary, {"state": json.dumps(state), "identity": json.dumps(_identity(trainer))})
     trainer.accelerator.wait_for_everyone()
 
 
@@ -65,15 +61,22 @@ def resume(trainer: Trainer) -> None:
 
     Raises CheckpointError for a damaged checkpoint and, naming what differs, for that of another run.
     """
-    path = trainer.checkpoint
-    if path is None or not Path(path).exists():
+    if trainer.checkpoint is None or not Path(trainer.checkpoint).exists():
         return
-    parts, about = _read(Path(path))
+    name, parts = Path(trainer.checkpoint).name, {"optimizer": {}}
+    try:
+        with safe_open(trainer.checkpoint, framework="pt") as file:
+            about = file.metadata() or {}
+            for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                part, tensor = key.split("/", 1)
+                parts.setdefault(part, {})[tensor] = file.get_tensor(key)
+    except SafetensorError as error:
+        raise CheckpointError(f"{name} is damaged ({error}); delete it to train from the start") from error
     saved, now = json.loads(about.get("identity", "{}")), _identity(trainer)
-    differing = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
+    differing = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
     if differing:
         raise CheckpointError(
-            f"{Path(path).name} belongs to another training run: {', '.join(differing)} differ(s). "
+            f"{name} belongs to another training run: {', '.join(differing)} differ(s). "
             "Delete it, or choose another run_dir"
         )
     state = json.loads(about["state"])
@@ -104,19 +107,6 @@ def _identity(trainer: Trainer) -> dict:
         "processes": trainer.processes,
     }
     return json.loads(json.dumps(identity))
-
-
-def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
-    """The parts by name, and the file's metadata."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                part, name = key.split("/", 1)
-                parts.setdefault(part, {})[name] = file.get_tensor(key)
-            return parts, file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(f"{path.name} is damaged ({error}); delete it to train from the start") from error
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -92,18 +94,14 @@ def cache_teacher_logits(
     """
     device = next(teacher.parameters()).device
     teacher.eval()
-    cached = []
-    bar = tqdm(total=views * len(data), desc="teacher logits", disable=not progress)
-    with torch.inference_mode(), bar:
-        for view in range(views):
-            logits = []
-            for positions in _in_turn(len(data), batch_size):
-                images, _, indices = data.take(positions)
-                inputs = augment(images.to(device), indices, augmentation, seed, view, image_size, channels)
-                logits.append(teacher(inputs).float().cpu())
-                bar.update(len(positions))
-            cached.append(torch.cat(logits))
-    return torch.stack(cached).numpy()
+    logits = []
+    with torch.inference_mode(), tqdm(total=views * len(data), desc="teacher logits", disable=not progress) as bar:
+        for view, positions in product(range(views), _in_turn(len(data), batch_size)):
+            images, _, indices = data.take(positions)
+            inputs = augment(images.to(device), indices, augmentation, seed, view, image_size, channels)
+            logits.append(teacher(inputs).float().cpu())
+            bar.update(len(positions))
+    return torch.cat(logits).view(views, len(data), -1).numpy()
 
 
 def _in_turn(n: int, batch_size: int) -> list[np.ndarray]:

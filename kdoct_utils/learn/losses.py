@@ -51,12 +51,8 @@ def balanced_class_weights(target: Tensor, n_classes: int) -> Tensor:
         raise ValueError("class weights need at least one training image")
     if int(target.min()) < 0 or int(target.max()) >= n_classes:
         raise ValueError(f"targets must be in 0..{n_classes - 1}, got {int(target.min())}..{int(target.max())}")
-    counts = torch.bincount(target, minlength=n_classes).double()  # (classes,)
-    present = counts > 0
-    weights = torch.ones_like(counts)
-    inverse = 1 / counts[present]
-    weights[present] = inverse / inverse.mean()
-    return weights.float()
+    inverse = 1 / torch.bincount(target, minlength=n_classes).double()  # (classes,), inf for a class without images
+    return torch.where(inverse.isfinite(), inverse / inverse[inverse.isfinite()].mean(), 1).float()
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:
@@ -65,7 +61,8 @@ def soften(logits: Tensor, temperature: float) -> Tensor:
     temperature > 0: 1 leaves the probabilities, larger ones flatten them towards 1 / classes.
     Same shape as logits. Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
     """
-    _check_temperature(temperature)
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
     return torch.softmax(_full_precision(logits) / temperature, dim=-1)
 
 
@@ -79,12 +76,7 @@ def distillation_terms(
     Shapes, errors and reduction as in `distillation_loss`.
     """
     student, teacher = _pair(student_logits, teacher_logits, target, temperature)
-    divergence = functional.kl_div(
-        torch.log_softmax(student / temperature, dim=1),
-        torch.log_softmax(teacher / temperature, dim=1),
-        reduction="none",
-        log_target=True,
-    ).sum(dim=1)  # (batch,)
+    divergence = _divergence(*(torch.log_softmax(logits / temperature, dim=1) for logits in (student, teacher)))
     hard = functional.cross_entropy(student, target, reduction="none")  # (batch,)
     return _reduce(temperature**2 * divergence, reduction), _reduce(hard, reduction)
 
@@ -109,60 +101,27 @@ def distillation_loss(
 # --- later than KD-OCT's loss ----------------------------------------------------------------------------------------
 
 
-def decoupled_terms(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float, reduction: str = "mean"
-) -> tuple[Tensor, Tensor]:
-    """The two parts of T^2 KL(teacher_T || student_T): (target class, other classes), TCKD and NCKD of the paper.
-
-    The first compares how sure the two are of the true class, as KL of (p_t, 1 - p_t). The second compares how they
-    share out the rest, as KL over the other classes alone, each distribution scaled to sum to 1.
-    Both carry T^2. KL = first + (1 - p_t of the teacher) second: plain distillation mutes the second where the teacher
-    is sure. Shapes, errors and reduction as in `distillation_loss`. With two classes the second is 0.
-    Source: Zhao et al., Decoupled Knowledge Distillation, arXiv 2203.08679.
-    """
-    student, teacher = _pair(student_logits, teacher_logits, target, temperature)
-    student_parts, teacher_parts = (_decouple(logits / temperature, target) for logits in (student, teacher))
-    first, second = (
-        functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)  # (batch,)
-        for ours, theirs in zip(student_parts, teacher_parts, strict=True)
-    )
-    return _reduce(temperature**2 * first, reduction), _reduce(temperature**2 * second, reduction)
-
-
 def decoupled_loss(
     student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float, alpha: float,
     beta: float = 1.0, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """Decoupled distillation (DKD): alpha (TCKD + beta NCKD) + (1 - alpha) cross-entropy.
 
-    beta >= 0 weighs the other classes; plain distillation puts the teacher's 1 - p_t there. The paper's beta is
-    between 0.5 and 8 and differs between its datasets; its cross-entropy has weight 1 beside a whole TCKD, here alpha
-    shares them out as in `distillation_loss`. All else as there.
+    TCKD compares how sure the two are of the true class, as T^2 KL of (p_t, 1 - p_t). NCKD compares how they share
+    out the rest, as T^2 KL over the other classes alone, each distribution scaled to sum to 1; with two classes it is
+    0. beta >= 0 is NCKD's weight. T^2 KL = TCKD + (1 - p_t of the teacher) NCKD: plain distillation mutes NCKD where
+    the teacher is sure. The paper's beta is between 0.5 and 8 and differs between its datasets; its cross-entropy has
+    weight 1 beside a whole TCKD, here alpha shares them out. All else as in `distillation_loss`.
+    Source: Zhao et al., Decoupled Knowledge Distillation, arXiv 2203.08679.
     """
     _check_alpha(alpha)
     if beta < 0:
         raise ValueError(f"beta must be at least 0, got {beta}")
-    first, second = decoupled_terms(student_logits, teacher_logits, target, temperature, reduction)
-    hard = functional.cross_entropy(_full_precision(student_logits), target, reduction="none")
-    return alpha * (first + beta * second) + (1 - alpha) * _reduce(hard, reduction)
-
-
-def relation_terms(
-    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """The two parts of DIST, each T^2 (1 - Pearson correlation) of soft labels: (inter (batch,), intra ()).
-
-    inter: of an image's probabilities over the classes, one number an image. intra: of a class's probabilities over the
-    images of the batch, averaged over classes. The second is a number of the whole batch: no image has a loss of its
-    own, and the number changes with the company that an image is in. Where a side does not vary, the correlation
-    counts as 0. Both terms are 0 where the student's probabilities are a rising straight line of the teacher's.
-    Source: Huang et al., Knowledge Distillation from a Stronger Teacher, arXiv 2205.10536; T^2 as in the authors' code.
-    """
     student, teacher = _pair(student_logits, teacher_logits, target, temperature)
-    ours, theirs = soften(student, temperature), soften(teacher, temperature)  # (batch, classes)
-    inter = 1 - _pearson(ours, theirs)
-    intra = 1 - _pearson(ours.T, theirs.T)  # (classes,)
-    return temperature**2 * inter, temperature**2 * intra.mean()
+    ours, theirs = (_decouple(logits / temperature, target) for logits in (student, teacher))
+    first, second = (temperature**2 * _divergence(*parts) for parts in zip(ours, theirs, strict=True))  # (batch,) each
+    hard = functional.cross_entropy(student, target, reduction="none")
+    return _reduce(alpha * (first + beta * second) + (1 - alpha) * hard, reduction)
 
 
 def relation_loss(
@@ -171,15 +130,21 @@ def relation_loss(
 ) -> Tensor:  # fmt: skip
     """DIST: alpha (beta inter + gamma intra) + (1 - alpha) cross-entropy.
 
-    beta, gamma: weights of the two relations. The paper writes one weight for each of the three terms; alpha keeps
-    the share of the labels what it is in `distillation_loss`.
-    reduction: with "none" every image gets the same intra part, the batch's, so that the mean over the batch is the
-    published loss. The loss of an image therefore depends on its batch, and the mean over several batches is not that
-    of one large batch. All else as in `relation_terms` and `distillation_loss`.
+    Both relations are T^2 (1 - Pearson correlation) of soft labels, 0 where the student's are a rising straight line
+    of the teacher's; where a side does not vary, the correlation counts as 0. inter: of an image's probabilities over
+    the classes. intra: of a class's probabilities over the images of the batch, averaged over classes. That is a
+    number of the whole batch: with reduction "none" every image gets it, so that the mean is the published loss. The
+    loss of an image therefore depends on its batch, and the mean over several batches is not that of one large batch.
+    The paper weighs each of the three terms; alpha keeps the share of the labels what it is in `distillation_loss`,
+    as is all else. Source: Huang et al., Knowledge Distillation from a Stronger Teacher, arXiv 2205.10536; T^2 as in
+    the authors' code.
     """
     _check_alpha(alpha)
-    inter, intra = relation_terms(student_logits, teacher_logits, target, temperature)
-    hard = functional.cross_entropy(_full_precision(student_logits), target, reduction="none")  # (batch,)
+    student, teacher = _pair(student_logits, teacher_logits, target, temperature)
+    ours, theirs = soften(student, temperature), soften(teacher, temperature)  # (batch, classes)
+    inter = temperature**2 * (1 - _pearson(ours, theirs))  # (batch,)
+    intra = temperature**2 * (1 - _pearson(ours.T, theirs.T)).mean()
+    hard = functional.cross_entropy(student, target, reduction="none")
     return _reduce(alpha * (beta * inter + gamma * intra) + (1 - alpha) * hard, reduction)
 
 
@@ -202,12 +167,18 @@ def _pearson(a: Tensor, b: Tensor) -> Tensor:
 # --- what the losses share -------------------------------------------------------------------------------------------
 
 
+def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
+    """KL(theirs || ours) of log-probabilities (batch, classes): (batch,)."""
+    return functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)
+
+
 def _pair(
     student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Student and teacher logits, checked, in full precision; the teacher's without a gradient: it only teaches."""
     _check_logits(student_logits, target)
-    _check_temperature(temperature)
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
     if teacher_logits.shape != student_logits.shape:
         raise ValueError(
             f"teacher and student logits differ in shape: {tuple(teacher_logits.shape)} "
@@ -226,11 +197,6 @@ def _reduce(loss: Tensor, reduction: str) -> Tensor:
     if reduction not in REDUCTIONS:
         raise ValueError(f"unknown reduction {reduction!r}; valid reductions: {', '.join(REDUCTIONS)}")
     return loss if reduction == "none" else getattr(loss, reduction)()
-
-
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
 
 
 def _check_alpha(alpha: float) -> None:

@@ -36,36 +36,36 @@ class ModelError(ValueError):
 
 # --- two small EfficientNets -----------------------------------------------------------------------------------------
 
+_BLOCKS = {  # timm's strings: name -> blocks, channels of the stem, features before the head
+    "efficientnet_course_small": (["ds_r1_k3_s2_e1_c24_se0.25", "ir_r2_k3_s2_e4_c40_se0.25",
+                                   "ir_r2_k5_s2_e4_c64_se0.25"], 16, 128),
+    "efficientnet_course_tiny": (["ds_r1_k3_s2_e1_c8_se0.25", "ir_r1_k3_s2_e3_c16_se0.25"], 8, 32),
+}  # fmt: skip
 _SMALL_CFG = {
     "url": "", "num_classes": 3, "input_size": (3, 64, 64), "pool_size": None, "crop_pct": 1.0,
     "interpolation": "bicubic", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
     "first_conv": "conv_stem", "classifier": "classifier",
 }  # fmt: skip
-default_cfgs = generate_default_cfgs(  # timm looks for this name
-    {"efficientnet_course_small.untrained": _SMALL_CFG, "efficientnet_course_tiny.untrained": _SMALL_CFG}
-)
+default_cfgs = generate_default_cfgs({f"{name}.untrained": _SMALL_CFG for name in _BLOCKS})  # timm looks for this name
 
 
-def _small_efficientnet(name: str, blocks: list[list[str]], stem: int, features: int, options: dict) -> EfficientNet:
-    pretrained = options.pop("pretrained", False)
-    defaults = {"stem_size": stem, "num_features": features, "fix_stem": True, "act_layer": nn.SiLU}
-    return build_model_with_cfg(
-        EfficientNet, name, pretrained, block_args=decode_arch_def(blocks), **(defaults | options)
-    )
+def _small_efficientnet(name: str, pretrained: bool, options: dict) -> EfficientNet:
+    blocks, stem, features = _BLOCKS[name]
+    options = {"stem_size": stem, "num_features": features, "fix_stem": True, "act_layer": nn.SiLU} | options
+    arch = decode_arch_def([[block] for block in blocks])
+    return build_model_with_cfg(EfficientNet, name, pretrained, block_args=arch, **options)
 
 
 @register_model
 def efficientnet_course_small(pretrained: bool = False, **kwargs) -> EfficientNet:
     """About 0.1 M parameters for 64-96 px: five blocks of EfficientNet's kind, strides 2 to 32 as in B0."""
-    blocks = [["ds_r1_k3_s2_e1_c24_se0.25"], ["ir_r2_k3_s2_e4_c40_se0.25"], ["ir_r2_k5_s2_e4_c64_se0.25"]]
-    return _small_efficientnet("efficientnet_course_small", blocks, 16, 128, kwargs | {"pretrained": pretrained})
+    return _small_efficientnet("efficientnet_course_small", pretrained, kwargs)
 
 
 @register_model
 def efficientnet_course_tiny(pretrained: bool = False, **kwargs) -> EfficientNet:
     """A few thousand parameters for 32 px: for tests of the plumbing."""
-    blocks = [["ds_r1_k3_s2_e1_c8_se0.25"], ["ir_r1_k3_s2_e3_c16_se0.25"]]
-    return _small_efficientnet("efficientnet_course_tiny", blocks, 8, 32, kwargs | {"pretrained": pretrained})
+    return _small_efficientnet("efficientnet_course_tiny", pretrained, kwargs)
 
 
 # --- building --------------------------------------------------------------------------------------------------------
@@ -88,37 +88,30 @@ def build_model(
         families = ("convnextv2*", "efficientnet_course*", "efficientnet_b?")
         valid = [name for family in families for name in timm.list_models(family)]
         raise ModelError(f"unknown architecture {config.architecture!r}; of the course's families: {', '.join(valid)}")
-    name = config.architecture
-    if start_weights == "imagenet":
-        name = _imagenet_name(config)
-    options = dict(config.options) | {"drop_rate": config.dropout}
+    options = dict(config.options) | {"drop_rate": config.dropout, "num_classes": n_classes, "in_chans": channels}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        model = _create(name, start_weights == "imagenet", num_classes=n_classes, in_chans=channels, **options)
+        if start_weights == "imagenet":
+            model = _create_from_imagenet(config, options)
+        else:
+            model = timm.create_model(config.architecture, **options)
     if start_weights == "phantom":
         _load_phantom_backbone(model)
     # Depthwise convolutions train about twice as fast on CPUs with the channels last, and no slower elsewhere.
     return use_quick_norms(model).to(memory_format=torch.channels_last)
 
 
-def _imagenet_name(config: ModelConfig) -> str:
+def _create_from_imagenet(config: ModelConfig, options: dict) -> nn.Module:
     if config.pretrained_tag is None:
         raise ModelError(f"{config.architecture} has no ImageNet weights here; valid start weights: none, phantom")
-    name = f"{config.architecture}.{config.pretrained_tag}"
-    if name not in timm.list_pretrained(f"{config.architecture}.*"):
-        valid = ", ".join(timm.list_pretrained(f"{config.architecture}.*")) or "none"
-        raise ModelError(f"timm has no weights {name!r}; valid: {valid}")
-    return name
-
-
-def _create(name: str, pretrained: bool, **options) -> nn.Module:
+    name, known = f"{config.architecture}.{config.pretrained_tag}", timm.list_pretrained(f"{config.architecture}.*")
+    if name not in known:
+        raise ModelError(f"timm has no weights {name!r}; valid: {', '.join(known) or 'none'}")
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        return timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError, HfHubHTTPError) as error:  # the hub's client without a network, or a wrong shape
-        if not pretrained:
-            raise
         raise ModelError(
             f"cannot load the ImageNet weights {name!r} ({type(error).__name__}: {error}). The first use needs "
             "huggingface.co; without it choose start_weights 'none' or 'phantom'"
@@ -135,21 +128,20 @@ def _load_phantom_backbone(model: nn.Module) -> None:
 
 def load_backbone(model: nn.Module, path: str | Path) -> None:
     """Everything but the head from a safetensors file. Raises ModelError, naming the tensors that do not fit."""
-    weights = _read(path)
     head = head_name(model) + "."
-    own = {name: value for name, value in model.state_dict().items() if not name.startswith(head)}
-    weights = {name: value for name, value in weights.items() if not name.startswith(head)}
-    _check_fit(own, weights, path)
-    model.load_state_dict(weights, strict=False)  # the head is the one part that is left out
+    own, given = (
+        {name: value for name, value in weights.items() if not name.startswith(head)}
+        for weights in (model.state_dict(), _read(path))
+    )
+    _check_fit(own, given, path)
+    model.load_state_dict(given, strict=False)  # the head is the one part that is left out
 
 
 def _check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str | Path) -> None:
-    missing = sorted(own.keys() - given.keys())
-    unknown = sorted(given.keys() - own.keys())
-    reshaped = sorted(name for name in own.keys() & given.keys() if own[name].shape != given[name].shape)
-    if missing or unknown or reshaped:
-        faults = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
-        told = "; ".join(f"{len(names)} {fault}, such as {names[0]}" for fault, names in faults.items() if names)
+    reshaped = {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
+    faults = {"missing": own.keys() - given.keys(), "unknown": given.keys() - own.keys(), "of another shape": reshaped}
+    told = "; ".join(f"{len(names)} {fault}, such as {min(names)}" for fault, names in faults.items() if names)
+    if told:
         raise ModelError(f"{Path(path).name} does not fit this network: {told}")
 
 
@@ -218,17 +210,10 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
         part = "head" if name.startswith(head) else "backbone"
         members.setdefault((part, parameter.ndim > 1), []).append(parameter)
     return [
-        {
-            "name": part if decays else f"{part}, no decay",
-            "params": members[part, decays],
-            "lr": rates[part],
-            "floor": rates[part] * fraction,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for part in ("backbone", "head")
-        for decays in (True, False)
-        if (part, decays) in members
-    ]
+        {"name": part if decays else f"{part}, no decay", "params": members[part, decays], "lr": rates[part],
+         "floor": rates[part] * fraction, "weight_decay": config.weight_decay if decays else 0.0}
+        for part in rates for decays in (True, False) if (part, decays) in members
+    ]  # fmt: skip
 
 
 def count_parameters(model: nn.Module) -> int:

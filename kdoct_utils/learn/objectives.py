@@ -42,7 +42,7 @@ class Objective(nn.Module):
         mine = {name: value for name, value in vars(self).items() if name != "training"}  # torch's flag of the mode
         numbers = {name: value for name, value in mine.items() if isinstance(value, (int, float))}
         weights = {name: value.tolist() for name, value in self.named_buffers(recurse=False)}
-        return {"objective": type(self).__name__} | numbers | weights
+        return {"objective": type(self).__name__} | numbers | mine.get("weights", {}) | weights
 
 
 class CrossEntropyObjective(Objective):
@@ -82,12 +82,11 @@ class CachedLogits(nn.Module):
         logits = torch.as_tensor(logits, dtype=torch.float32)
         if logits.ndim != 3:
             raise ValueError(f"teacher logits of shape {tuple(logits.shape)}; expected (views, scans, classes)")
-        n_scans = logits.shape[1]
-        indices = torch.arange(n_scans) if indices is None else torch.as_tensor(np.asarray(indices), dtype=torch.long)
-        if len(indices) != n_scans:
-            raise ValueError(f"{len(indices)} indices for the cached logits of {n_scans} scans")
+        indices = torch.arange(logits.shape[1]) if indices is None else torch.as_tensor(indices, dtype=torch.long)
+        if len(indices) != logits.shape[1]:
+            raise ValueError(f"{len(indices)} indices for the cached logits of {logits.shape[1]} scans")
         column = torch.full((int(indices.max()) + 1,), -1)
-        column[indices] = torch.arange(n_scans)
+        column[indices] = torch.arange(len(indices))
         self.register_buffer("logits", logits)
         self.register_buffer("column", column)  # of each scan, -1 for none
         self.replay = replay
@@ -98,9 +97,8 @@ class CachedLogits(nn.Module):
 
     def check(self, indices: Tensor) -> None:
         """Raise ValueError where a scan of ``indices`` (n,) has no logits."""
-        cached = torch.isin(indices, (self.column.cpu() >= 0).nonzero().flatten())
-        if not cached.all():
-            missing = int((~cached).sum())
+        missing = int(torch.isin(indices, (self.column.cpu() >= 0).nonzero(), invert=True).sum())
+        if missing:
             raise ValueError(f"no cached teacher logits for {missing} of the {len(indices)} training scans")
 
 
@@ -109,10 +107,12 @@ class DistillationObjective(Objective):
 
     teacher: a network, or CachedLogits in its place.
     A network is frozen and put in eval mode here; each call checks that it still is, and raises RuntimeError if not.
-    Subclasses say how the two are compared, in ``compare``.
+    weights: what else the loss takes. Subclasses have another loss.
     """
 
-    def __init__(self, teacher: nn.Module, temperature: float, alpha: float):
+    loss = staticmethod(distillation_loss)
+
+    def __init__(self, teacher: nn.Module, temperature: float, alpha: float, **weights: float):
         super().__init__()
         self.cached = isinstance(teacher, CachedLogits)
         if not self.cached:
@@ -121,8 +121,7 @@ class DistillationObjective(Objective):
             self.views = len(teacher.logits)
         self.teacher = teacher
         self.fast_teacher: nn.Module | None = None
-        self.temperature = temperature
-        self.alpha = alpha
+        self.temperature, self.alpha, self.weights = temperature, alpha, weights
 
     def use_fast_teacher(self, compiled: bool) -> None:
         """From now on ask a copy of a live teacher with weights in bfloat16, compiled or not.
@@ -135,15 +134,10 @@ class DistillationObjective(Objective):
                 self.fast_teacher.compile(dynamic=False)
 
     def forward(self, model, images, target, indices, view):
-        teacher_logits = self.teacher(indices, view) if self.cached else self._ask_teacher(images)
+        teacher_logits = self.teacher(indices, view) if self.cached else self._ask_teacher(images)  # (batch, classes)
         logits = model(images).float()
-        return self.compare(logits, teacher_logits, target), logits
-
-    def compare(self, logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
-        """Losses (batch,) of a student beside its teacher. logits, teacher_logits: (batch, classes)."""
-        return distillation_loss(
-            logits, teacher_logits, target, temperature=self.temperature, alpha=self.alpha, reduction="none"
-        )
+        numbers = {"temperature": self.temperature, "alpha": self.alpha} | self.weights
+        return self.loss(logits, teacher_logits, target, **numbers, reduction="none"), logits
 
     def _ask_teacher(self, images: Tensor) -> Tensor:
         """Logits (batch, classes), float32, without a gradient."""
@@ -164,35 +158,21 @@ class DistillationObjective(Objective):
 class DKDObjective(DistillationObjective):
     """Decoupled distillation: the true class and the others are compared apart. Zhao et al. 2022.
 
-    beta: weight of the other classes, see `losses.decoupled_loss`.
+    weights: beta of the other classes, see `losses.decoupled_loss`.
     """
 
-    def __init__(self, teacher: nn.Module, temperature: float, alpha: float, beta: float = 1.0):
-        super().__init__(teacher, temperature, alpha)
-        self.beta = beta
-
-    def compare(self, logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
-        return decoupled_loss(logits, teacher_logits, target, self.temperature, self.alpha, self.beta, "none")
+    loss = staticmethod(decoupled_loss)
 
 
 class DISTObjective(DistillationObjective):
     """DIST: soft labels that rise and fall with the teacher's, within a scan and over a batch. Huang et al. 2022.
 
-    Half of it compares scans of a batch with each other. That part has no loss of a scan: every scan of the batch
-    carries the same number, so that the mean over the batch is the published loss. A step of several batches (or
-    processes) averages over the relations inside each of them; scans of different batches are never compared.
-    beta, gamma: weights of the relations over classes and over scans, see `losses.relation_loss`.
+    A step of several batches (or processes) averages over the relations inside each of them; scans of different
+    batches are never compared. weights: beta of the relations over classes and gamma of those over scans, see
+    `losses.relation_loss`.
     """
 
-    def __init__(
-        self, teacher: nn.Module, temperature: float, alpha: float, beta: float = 1.0, gamma: float = 1.0
-    ):
-        super().__init__(teacher, temperature, alpha)
-        self.beta, self.gamma = beta, gamma
-
-    def compare(self, logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
-        weights = (self.alpha, self.beta, self.gamma)
-        return relation_loss(logits, teacher_logits, target, self.temperature, *weights, reduction="none")
+    loss = staticmethod(relation_loss)
 
 
 class ConsistentMixupObjective(DistillationObjective):

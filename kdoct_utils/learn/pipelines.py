@@ -113,12 +113,9 @@ _STEPS = {
 
 def steps(config: AugmentConfig) -> tuple[str, ...]:
     """Names of the steps that the pipeline has switched on, in the paper's order."""
-    neutral = AugmentConfig(config.name)
-    return tuple(
-        step
-        for step, (switches, _, _) in _STEPS.items()
-        if any(getattr(config, name) != getattr(neutral, name) for name in switches)
-    )
+    neutral = vars(AugmentConfig(config.name))
+    on = {name for name, value in vars(config).items() if value != neutral[name]}
+    return tuple(step for step, (switches, _, _) in _STEPS.items() if on & set(switches))
 
 
 def describe(config: AugmentConfig) -> list[tuple[str, str]]:
@@ -194,26 +191,23 @@ def draw(config: AugmentConfig, indices: Tensor | np.ndarray | Sequence[int], se
     uniform = dict(zip(names, _uniforms(indices, seed, view, len(names)).T, strict=True))  # each (batch,)
     randaugment = [_draw_randaugment(config, uniform[f"operation_{k}"], uniform[f"sign_{k}"]) for k in slots]
     operations, values = zip(*randaugment, *_draw_intensity(config, uniform), strict=True)
-    area = np.where(uniform["erasing"] < config.erasing, _between(uniform["erasing_area"], config.erasing_area), 0.0)
-    ratio = np.exp(_between(uniform["erasing_ratio"], np.log(config.erasing_ratio)))
+    area = np.where(uniform["erasing"] < config.erasing, _between(uniform["erasing_area"], *config.erasing_area), 0.0)
+    ratio = np.exp(_between(uniform["erasing_ratio"], *np.log(config.erasing_ratio)))
     return Draw(
         window=config.crop,
         offset=np.stack([uniform["crop_x"], uniform["crop_y"]], axis=1),
         matrix=_compose_geometry(config, uniform, randaugment),
         operations=np.stack(operations, axis=1),
         values=np.stack(values, axis=1),
-        blur_sigma=np.where(uniform["blur"] < config.blur, _between(uniform["blur_sigma"], config.blur_sigma), 0.0),
+        blur_sigma=np.where(uniform["blur"] < config.blur, _between(uniform["blur_sigma"], *config.blur_sigma), 0.0),
         erasing=np.stack([area, ratio, uniform["erasing_x"], uniform["erasing_y"]], axis=1),
     )
 
 
 def affine(batch: int, xx=1.0, xy=0.0, x=0.0, yx=0.0, yy=1.0, y=0.0) -> np.ndarray:
     """(batch, 3, 3) from entries that are numbers or (batch,)."""
-    matrix = np.zeros((batch, 3, 3))
-    for (row, column), entry in {(0, 0): xx, (0, 1): xy, (0, 2): x, (1, 0): yx, (1, 1): yy, (1, 2): y}.items():
-        matrix[:, row, column] = entry
-    matrix[:, 2, 2] = 1
-    return matrix
+    entries = (np.broadcast_to(entry, batch) for entry in (xx, xy, x, yx, yy, y, 0.0, 0.0, 1.0))
+    return np.stack(list(entries), axis=1).reshape(batch, 3, 3)
 
 
 def rotation(degrees: np.ndarray) -> np.ndarray:
@@ -247,12 +241,8 @@ def _mix(words: np.ndarray) -> np.ndarray:
     return words ^ (words >> np.uint64(31))
 
 
-def _between(uniform: np.ndarray, bounds: Sequence[float]) -> np.ndarray:
-    return bounds[0] + (bounds[1] - bounds[0]) * uniform
-
-
-def _symmetric(uniform: np.ndarray, limit: float) -> np.ndarray:
-    return _between(uniform, (-limit, limit))
+def _between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
+    return low + (high - low) * uniform
 
 
 def _draw_randaugment(config: AugmentConfig, which: np.ndarray, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -266,16 +256,14 @@ def _draw_randaugment(config: AugmentConfig, which: np.ndarray, sign: np.ndarray
 
 def _draw_intensity(config: AugmentConfig, uniform: dict) -> list[tuple[np.ndarray, np.ndarray]]:
     """Jitter, in an order drawn per image as torchvision's, then posterizing: (names, values) per slot."""
-    jitter = [
-        (name if limit else "identity", 1 + _symmetric(uniform[name], limit))
-        for name, limit in (("brightness", config.brightness), ("contrast", config.contrast))
-    ]
-    (name_a, value_a), (name_b, value_b) = jitter
-    a_first = uniform["jitter_order"] < 0.5
+    limits = {"brightness": config.brightness, "contrast": config.contrast}
+    names = [name if limit else "identity" for name, limit in limits.items()]
+    values = [1 + _between(uniform[name], -limit, limit) for name, limit in limits.items()]
+    first = uniform["jitter_order"] < 0.5
     posterized = uniform["posterize"] < config.posterize
     return [
-        (np.where(a_first, name_a, name_b), np.where(a_first, value_a, value_b)),
-        (np.where(a_first, name_b, name_a), np.where(a_first, value_b, value_a)),
+        (np.where(first, *names), np.where(first, *values)),
+        (np.where(first, *names[::-1]), np.where(first, *values[::-1])),
         (np.where(posterized, "posterize", "identity"), np.full(len(posterized), float(config.posterize_bits))),
     ]
 
@@ -284,19 +272,17 @@ def _compose_geometry(config: AugmentConfig, uniform: dict, randaugment: list) -
     """(batch, 3, 3): the product of the inverses, first step leftmost, as an output place is traced back."""
     batch = len(uniform["rotation"])
     matrix = affine(batch)
+    moves = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
     for operation, value in randaugment:
-        rotate, shear_x, shear_y, translate_x, translate_y = (
-            np.where(operation == name, value, 0.0)
-            for name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-        )
+        rotate, shear_x, shear_y, translate_x, translate_y = (np.where(operation == name, value, 0.0) for name in moves)
         inverse = rotation(rotate)  # the identity for all others, whose entries can then be added
         inverse[:, 0, 1] += shear_x
         inverse[:, 1, 0] += shear_y
         inverse[:, :2, 2] -= 2 * np.stack([translate_x, translate_y], axis=1)  # a side is 2 units long
         matrix = matrix @ inverse
-    matrix = matrix @ rotation(_symmetric(uniform["rotation"], config.rotation))
-    scale = _between(uniform["scale"], config.scale)
-    slant = np.tan(np.radians(_symmetric(uniform["shear"], config.shear)))
+    matrix = matrix @ rotation(_between(uniform["rotation"], -config.rotation, config.rotation))
+    scale = _between(uniform["scale"], *config.scale)
+    slant = np.tan(np.radians(_between(uniform["shear"], -config.shear, config.shear)))
     matrix = matrix @ affine(batch, xx=1 / scale, xy=slant / scale, yy=1 / scale)
     flip_x = np.where(uniform["horizontal_flip"] < config.horizontal_flip, -1.0, 1.0)
     flip_y = np.where(uniform["vertical_flip"] < config.vertical_flip, -1.0, 1.0)

@@ -64,19 +64,18 @@ def segmentation_batches(
     patients: int, epoch: int, size: int, channels: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Fresh phantoms for one epoch: images (batch, channels, S, S), normalized, and tissues (batch, S, S)."""
-    images, tissues = [], []
-    for number in range(patients):
-        patient = draw_patient(CLASS_NAMES[number % len(CLASS_NAMES)], [SEED_SPACE, seed, epoch, number])
-        rendered = render_band(patient, SLICES, size)
-        images.append(rendered.images)
-        lesion = rendered.lesions
-        tissues.append(np.where(lesion > 0, len(LAYER_NAMES) - 1 + lesion, rendered.layers))
-    all_images, all_tissues = np.concatenate(images), np.concatenate(tissues)
+    bands = [
+        render_band(draw_patient(CLASS_NAMES[k % len(CLASS_NAMES)], [SEED_SPACE, seed, epoch, k]), SLICES, size)
+        for k in range(patients)
+    ]
+    images, layers, lesions = (np.concatenate([getattr(band, name) for band in bands])
+                               for name in ("images", "layers", "lesions"))  # fmt: skip
+    tissues = np.where(lesions > 0, len(LAYER_NAMES) - 1 + lesions, layers)
     random = np.random.default_rng([SEED_SPACE, seed, epoch])
-    order = random.permutation(len(all_images))
+    order = random.permutation(len(images))
     for start in range(0, len(order), BATCH_SIZE):
         chosen = order[start : start + BATCH_SIZE]
-        batch, target = torch.from_numpy(all_images[chosen]).float() / 255, torch.from_numpy(all_tissues[chosen]).long()
+        batch, target = torch.from_numpy(images[chosen]).float() / 255, torch.from_numpy(tissues[chosen]).long()
         if random.random() < 0.5:  # left and right eyes alike
             batch, target = batch.flip(-1), target.flip(-1)
         gain = torch.from_numpy(random.uniform(0.7, 1.3, (len(chosen), 1, 1)).astype(np.float32))

@@ -126,8 +126,10 @@ class Trainer:
     def _train_epoch(self, epoch: int, bar: tqdm) -> float:
         """Every training scan once. Returns the loss averaged over them."""
         view = epoch if self.objective.views is None else epoch % self.objective.views
-        losses = LossReport(self.accelerator, bar, epoch)
-        for step, (batches, n_scans) in enumerate(self._batches(epoch)):
+        losses, config = LossReport(self.accelerator, bar, epoch), self.config
+        mine = (self.seed, epoch, self.accelerator.process_index, self.processes)
+        groups = epoch_batches(len(self.train_set), config.batch_size, config.accumulation, *mine)
+        for step, (batches, n_scans) in enumerate(groups):
             self._set_learning_rates(epoch, step)
             step_loss = torch.zeros((), device=self.device)
             for number, batch in enumerate(batches, start=1):
@@ -139,19 +141,13 @@ class Trainer:
                     loss = image_losses.sum() / n_scans  # this batch's share of the mean over the step's scans
                     self.accelerator.backward(loss * self.processes)  # processes average their gradients
                 step_loss += loss.detach()
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+            self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
             losses.add(step_loss, n_scans)
         return losses.mean()
 
     # --- around a step -----------------------------------------------------------------------------------------------
-
-    def _batches(self, epoch: int) -> list[tuple[list[np.ndarray], int]]:
-        return epoch_batches(
-            len(self.train_set), self.config.batch_size, self.config.accumulation, self.seed, epoch,
-            self.accelerator.process_index, self.processes,
-        )  # fmt: skip
 
     def _inputs(self, positions: np.ndarray, view: int) -> tuple[Tensor, Tensor, Tensor]:
         """Augmented images (batch, channels, S, S), target (batch,), indices (batch,), all on the device."""
@@ -232,16 +228,14 @@ class Trainer:
     def _beats(self, score: dict, other: dict) -> bool:
         """Whether a score is strictly better; equal accuracies are told apart by their loss. "last" prefers whatever
         is newer: an experiment that is judged on the validation scans must not choose its epoch on them too."""
-        if self.config.select_on == "last":
-            return True
-        if self.config.select_on == "loss":
-            return score["loss"] < other["loss"]
-        return (score["accuracy"], -score["loss"]) > (other["accuracy"], -other["loss"])
+        if self.config.select_on == "accuracy":
+            return (score["accuracy"], -score["loss"]) > (other["accuracy"], -other["loss"])
+        return self.config.select_on == "last" or score["loss"] < other["loss"]
 
     def _record(self, score: dict, train_loss: float, learning_rate: float, seconds: float, weights: str = "") -> None:
-        values = (score["epoch"], train_loss, score["loss"], score["accuracy"], learning_rate, seconds, weights)
-        names = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "learning_rate", "seconds", "weights")
-        self.state.history.append(dict(zip(names, values, strict=True)))
+        validation = {"validation_loss": score["loss"], "validation_accuracy": score["accuracy"]}
+        row = {"epoch": score["epoch"], "train_loss": train_loss} | validation | {"learning_rate": learning_rate}
+        self.state.history.append(row | {"seconds": seconds, "weights": weights})
 
     def _stop_early(self) -> None:
         """End the run after ``patience`` epochs without a better score. Where weights are to be averaged, that
