@@ -24,6 +24,15 @@ def session_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def quirky(tmp_path_factory):
+    """The miniature NEH and what was planted in it. Read only."""
+    from kdoct_utils.phantom.miniature import write_quirky_neh
+
+    folder = tmp_path_factory.mktemp("quirky")
+    return folder, write_quirky_neh(folder, 0)
+
+
+@pytest.fixture(scope="session")
 def site(tmp_path_factory):
     """The folder of the course's site, as `make book` makes it."""
     pytest.importorskip("myst_nb", reason="the extra `book` is not installed")

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from on_disk import read, write_images
 from PIL import Image
 
 from kdoct_utils.data import cache
 from kdoct_utils.data.files import Source
 from kdoct_utils.data.frames import THUMBNAIL, clean_frame, make_picture, make_thumbnail
 from kdoct_utils.data.images import ScanError
-from kdoct_utils.data.scans import read_scans
 from kdoct_utils.profiles import PROFILES
 
 SMOKE = PROFILES["smoke"]
@@ -49,12 +49,9 @@ def root(tmp_path, monkeypatch):
 def folder(tmp_path):
     """20 small frames, every fifth in color and as PNG."""
     place = tmp_path / "scans"
-    place.mkdir()
-    for k in range(20):
-        pixels = np.random.default_rng(k).integers(0, 60, (48, 64), dtype=np.uint8)
-        pixels[20:28] += 120
-        image = Image.fromarray(pixels)
-        image.convert("RGB").save(place / f"{k:02d}.png") if k % 5 == 0 else image.save(place / f"{k:02d}.jpeg")
+    write_images(place, [f"{k:02d}.{'jpeg' if k % 5 else 'png'}" for k in range(20)])
+    for path in place.glob("*.png"):
+        Image.open(path).convert("RGB").save(path)
     return place
 
 
@@ -143,23 +140,23 @@ def test_one_decoding_makes_pictures_measures_and_thumbnails(folder, tmp_path):
     names, hashes = contents(source)
     source.reads.clear()
     made = cache.pictures(source, names, hashes, 24, True, progress=False)
-    found = cache.measured(source, names, hashes, progress=False)
+    table, thumbnails = cache.measured(source, names, hashes, progress=False)
     assert sorted(source.reads) == sorted(source.decodes) == names
     assert isinstance(made, np.memmap) and made.shape == (20, 24, 24) and not made.flags.writeable
     for k, name in enumerate(names):
         cleaned = clean_frame(source.pixels(name))
         np.testing.assert_array_equal(made[k], make_picture(cleaned, 24, True))
-        np.testing.assert_array_equal(found.thumbnails[k], make_thumbnail(cleaned))
-        assert found.table["brightness"][k] == cleaned.brightness
-    assert found.table["format"].tolist() == ["png" if k % 5 == 0 else "jpeg" for k in range(20)]
-    assert found.table["color"].tolist() == [k % 5 == 0 for k in range(20)]
-    assert set(found.table["width"]) == {64} and set(found.table["height"]) == {48}
-    assert {str(column): str(kind) for column, kind in found.table.dtypes.items() if column != "format"} == {
+        np.testing.assert_array_equal(thumbnails[k], make_thumbnail(cleaned))
+        assert table["brightness"][k] == cleaned.brightness
+    assert table["format"].tolist() == ["png" if k % 5 == 0 else "jpeg" for k in range(20)]
+    assert table["color"].tolist() == [k % 5 == 0 for k in range(20)]
+    assert set(table["width"]) == {64} and set(table["height"]) == {48}
+    assert {str(column): str(kind) for column, kind in table.dtypes.items() if column != "format"} == {
         "color": "bool", "width": "int64", "height": "int64", "border": "float64", "scale_bar": "bool",
         "canvas": "bool", "brightness": "float64",
     }  # fmt: skip
     shutil.rmtree(tmp_path / "cache" / "measures")  # measured alone, they are the same
-    pd.testing.assert_frame_equal(cache.measured(source, names, hashes, progress=False).table, found.table)
+    pd.testing.assert_frame_equal(cache.measured(source, names, hashes, progress=False)[0], table)
     # They are found again wherever the files lie.
     moved = CountingSource.of_folder(folder.rename(tmp_path / "moved"))
     np.testing.assert_array_equal(cache.pictures(moved, names, hashes, 24, True, progress=False), made)
@@ -205,13 +202,13 @@ def test_what_is_not_as_it_was_written_is_made_again(folder, root, tmp_path, kin
             np.testing.assert_array_equal(pictures(source), made)
         else:
             again = cache.measured(source, *contents(source), progress=False)
-            pd.testing.assert_frame_equal(again.table, found.table)
-            np.testing.assert_array_equal(again.thumbnails, found.thumbnails)
+            pd.testing.assert_frame_equal(again[0], found[0])
+            np.testing.assert_array_equal(again[1], found[1])
         assert len(source.decodes) == 20 and path.read_bytes() == whole
 
 
 def test_phantoms_are_measured_as_drawn():
-    scans = read_scans("phantom", None, profile=SMOKE, seed=0)
+    scans = read("phantom", None)
     found, drawn = scans.measured(), scans.images(SMOKE.resize_size, True)
     assert found.index.tolist() == scans.table["scan_id"].tolist()
     assert set(found["format"]) == {"phantom"} and set(found["width"]) == set(found["height"]) == {SMOKE.resize_size}

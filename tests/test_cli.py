@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from mini_neh import write_neh_folder
+from on_disk import write_neh_folder
 from PIL import Image
 
 from kdoct_utils.course import check as checks

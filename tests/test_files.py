@@ -7,7 +7,7 @@ import struct
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
-import mini_neh
+import on_disk
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,18 +15,15 @@ from hypothesis import strategies as st
 from kdoct_utils.data import files
 from kdoct_utils.data.files import Source, open_source
 from kdoct_utils.data.images import ScanError
-from kdoct_utils.phantom.miniature import write_quirky_neh
 
 ENTRIES = {"train/CNV/CNV-1-1.jpeg": b"first" * 50, "train/NORMAL/NORMAL-2-1.jpeg": b"second" * 50}
-GOOD = mini_neh.zip_bytes(ENTRIES)
+GOOD = on_disk.zip_bytes(ENTRIES)
 
 
 @pytest.fixture(scope="module")
-def forms(tmp_path_factory):
+def forms(quirky, tmp_path_factory):
     """The miniature NEH however it may be packed, and its files."""
-    folder = tmp_path_factory.mktemp("quirky")
-    write_quirky_neh(folder, 0)
-    return mini_neh.forms(folder, tmp_path_factory.mktemp("forms")), mini_neh.files_under(folder)
+    return on_disk.forms(quirky[0], tmp_path_factory.mktemp("forms")), on_disk.files_under(quirky[0])
 
 
 @pytest.fixture(autouse=True)
@@ -74,12 +71,12 @@ def test_many_threads_read_one_archive(forms):
         random.Random(1).shuffle(names)
         with ThreadPoolExecutor(8) as threads:
             for name, content in zip(names, threads.map(source.read, names), strict=True):
-                assert content == expected[name.removeprefix(mini_neh.TITLE + "/")]
+                assert content == expected[name.removeprefix(on_disk.TITLE + "/")]
 
 
 def test_stamps_of_an_archive_follow_the_content(tmp_path):
     for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
-        (tmp_path / f"{name}.zip").write_bytes(mini_neh.zip_bytes({"x\\1.jpg": content, "x/": b"", "__MACOSX/1": b""}))
+        (tmp_path / f"{name}.zip").write_bytes(on_disk.zip_bytes({"x\\1.jpg": content, "x/": b"", "__MACOSX/1": b""}))
     stamps = [opened(tmp_path / f"{name}.zip").files() for name in "abc"]
     assert list(stamps[0]) == ["x/1.jpg"] and stamps[0] == stamps[1] != stamps[2]
 
@@ -114,7 +111,7 @@ def test_a_stopped_unpacking_leaves_nothing(forms, cache, monkeypatch):
 def test_a_zip_that_holds_itself_comes_to_an_end(tmp_path):
     content = GOOD
     for _ in range(6):
-        content = mini_neh.zip_bytes({"in.zip": content})
+        content = on_disk.zip_bytes({"in.zip": content})
     (tmp_path / "deep.zip").write_bytes(content)
     assert list(opened(tmp_path / "deep.zip").files()) == ["in.zip"]
 
@@ -122,40 +119,32 @@ def test_a_zip_that_holds_itself_comes_to_an_end(tmp_path):
 # --- damaged archives ---
 
 
-def encrypted(content):
-    """The same archive with every entry marked as encrypted."""
+def with_header(content, place, number):
+    """The same archive with another number at a place of every local header; in the directory it lies two later."""
     content = bytearray(content)
-    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+    for signature, at in ((b"PK\x03\x04", place), (b"PK\x01\x02", place + 2)):
         for match in re.finditer(re.escape(signature), bytes(content)):
-            content[match.start() + flags] |= 1
-    return bytes(content)
-
-
-def method(content, number):
-    """The same archive with another compression method in every header."""
-    content = bytearray(content)
-    for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
-        for match in re.finditer(re.escape(signature), bytes(content)):
-            struct.pack_into("<H", content, match.start() + place, number)
+            struct.pack_into("<H", content, match.start() + at, number)
     return bytes(content)
 
 
 def in_zip(content):
-    return mini_neh.zip_bytes({"in.zip": content})
+    return on_disk.zip_bytes({"in.zip": content})
 
 
 def test_damaged_archives_are_errors_that_name_file_and_entry(tmp_path):
     changed = GOOD.replace(b"firstfirst", b"fIrstfirst", 1)
+    encrypted, packed_oddly = with_header(GOOD, 6, 1), with_header(GOOD, 8, 9)
     for content, message in (
         (b"", "data.zip: cannot be read as a zip archive"),
         (b"no archive at all" * 9, "data.zip: cannot be read as a zip archive .*download cut short"),
         (GOOD[: len(GOOD) // 2], "data.zip: cannot be read as a zip archive .*download cut short"),
-        (encrypted(GOOD), "data.zip > train/CNV/CNV-1-1.jpeg: is encrypted; unpack .*data.zip with its password"),
+        (encrypted, "data.zip > train/CNV/CNV-1-1.jpeg: is encrypted; unpack .*data.zip with its password"),
         (changed, "data.zip > train/CNV/CNV-1-1.jpeg: cannot be read .Bad CRC-32"),
-        (method(GOOD, 9), "data.zip > train/CNV/CNV-1-1.jpeg: cannot be read .*compression"),
+        (packed_oddly, "data.zip > train/CNV/CNV-1-1.jpeg: cannot be read .*compression"),
         (in_zip(GOOD[:-30]), "data.zip > in.zip: cannot be read as a zip archive"),
         (in_zip(changed), "data.zip > in.zip > train/CNV/CNV-1-1.jpeg: .*Bad CRC-32"),
-        (in_zip(encrypted(GOOD)), "data.zip > in.zip > train/CNV/CNV-1-1.jpeg: is encrypted"),
+        (in_zip(encrypted), "data.zip > in.zip > train/CNV/CNV-1-1.jpeg: is encrypted"),
     ):
         (tmp_path / "data.zip").write_bytes(content)
         with pytest.raises(ScanError, match=message):
@@ -163,7 +152,7 @@ def test_damaged_archives_are_errors_that_name_file_and_entry(tmp_path):
 
 
 def test_a_damaged_deflated_zip_within_a_zip_is_an_error_and_leaves_no_file(tmp_path, cache):
-    packed = bytearray(mini_neh.zip_bytes({"in.zip": GOOD}, zipfile.ZIP_DEFLATED))
+    packed = bytearray(on_disk.zip_bytes({"in.zip": GOOD}, zipfile.ZIP_DEFLATED))
     packed[60:64] = b"\xff\xff\xff\xff"
     (tmp_path / "data.zip").write_bytes(packed)
     with pytest.raises(ScanError, match="data.zip > in.zip: cannot be unpacked to .*archives"):

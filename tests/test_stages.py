@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from mini_neh import write_neh_folder
+from on_disk import write_neh_folder
 from PIL import Image
 
 from kdoct_utils.data.files import cache_root

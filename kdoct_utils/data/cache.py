@@ -15,10 +15,10 @@ import json
 import os
 import shutil
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -107,40 +107,25 @@ def pictures(
         # Picture by picture, not through a memory map: a full disk is an error there, and the end of the process here.
         _write(path, chain([header.getvalue()], decoded), "the pictures")
 
-    return _kept(path, "the pictures", lambda: open_pictures(key), make)
+    _keep(path, "the pictures", make)
+    return np.load(path, mmap_mode="r")
 
 
 # --- measures and thumbnails -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Measured:
-    """table: one row an image, the columns of frames.measures; thumbnails: uint8 (n, 32, 32), of whole frames."""
-
-    table: pd.DataFrame
-    thumbnails: np.ndarray
-
-
-def measured(source: Source, paths: Sequence[str], hashes: Sequence[str], progress: bool = True) -> Measured:
-    """Measures and thumbnails of these files, in this order: from the cache, or decoded now and kept.
-
-    Raises ScanError as ``pictures`` does.
+def measured(
+    source: Source, paths: Sequence[str], hashes: Sequence[str], progress: bool = True
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Measures (one row an image, the columns of frames.measures) and thumbnails (uint8 (n, 32, 32), of whole frames)
+    of these files, in this order: from the cache, or decoded now and kept. Raises ScanError as ``pictures`` does.
     """
     path = _measures_path(hashes)
-
-    def read() -> Measured | None:
-        if not _is_whole(path):
-            return None
-        with np.load(path, allow_pickle=False) as arrays:
-            columns = {name: arrays[name] for name in arrays.files}
-        thumbnails = columns.pop("thumbnails")
-        return Measured(pd.DataFrame(columns), thumbnails)
-
-    def make() -> None:
-        for _ in _decode_all(source, paths, hashes, progress):
-            pass
-
-    return _kept(path, "the measures", read, make)
+    _keep(path, "the measures", lambda: deque(_decode_all(source, paths, hashes, progress), maxlen=0))
+    with np.load(path, allow_pickle=False) as arrays:
+        columns = dict(arrays)
+    thumbnails = columns.pop("thumbnails")
+    return pd.DataFrame(columns), thumbnails
 
 
 def _measures_path(hashes: Sequence[str]) -> Path:
@@ -203,23 +188,20 @@ def _in_threads(work: Callable, *items: Sequence) -> Iterator:
         threads.shutdown(cancel_futures=True)
 
 
-def _kept(path: Path, what: str, read: Callable, make: Callable) -> np.ndarray | Measured:
-    """What ``read`` gives, after ``make`` where there is nothing to read. One process makes, the others wait."""
-    found = read()
-    if found is not None:
-        return found
+def _keep(path: Path, what: str, make: Callable) -> None:
+    """``make`` the file where it is not whole. One process makes, the others wait."""
+    if _is_whole(path):
+        return
     with _writing(what):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            found = read()  # another process may have made it meanwhile
-            if found is None:
-                for left in path.parent.glob(f".{path.stem}-*{path.suffix}"):  # of a process that was killed
-                    left.unlink(missing_ok=True)
-                make()
-                found = read()
-    if found is None:
-        raise ScanError(f"{path} is not what was written to it: is the disk sound?")
-    return found
+            if _is_whole(path):
+                return  # another process has made it meanwhile
+            for left in path.parent.glob(f".{path.stem}-*{path.suffix}"):  # of a process that was killed
+                left.unlink(missing_ok=True)
+            make()
+            if not _is_whole(path):
+                raise ScanError(f"{path} is not what was written to it: is the disk sound?")
 
 
 def _write(path: Path, chunks: Iterable[bytes], what: str) -> None:

@@ -120,7 +120,6 @@ def read_data(
     dataset: str, data_root: str, options: DataOptions, audits: bool = True, progress: bool = True
 ) -> DataReport:
     """Read a dataset from its folder, split it as a run with seed 0 would, and audit it. Raises as read_scans does."""
-    from kdoct_utils.data.audits import audit
     from kdoct_utils.data.scans import read_scans
     from kdoct_utils.data.splits import ROLES, UNUSED, SplitError, make_splits, official_splits
 
@@ -138,7 +137,11 @@ def read_data(
         warnings = split.attrs["warnings"]
     except SplitError as error:
         fault = str(error)
-    report = audit(scans, split, progress=progress) if audits else None
+    report = None
+    if audits:
+        from kdoct_utils.data.audits import audit  # scikit-learn and SciPy, which counting does not need
+
+        report = audit(scans, split, progress=progress)
     steps = next_steps(dataset, data_root, options, possible=split is not None, parts="part" in scans.table)
     return DataReport(DATASETS[dataset], scans.provenance, roles, warnings, fault, report, steps)
 

@@ -20,14 +20,22 @@ from kdoct_utils.data import cache
 from kdoct_utils.data.files import Source
 from kdoct_utils.data.frames import THUMBNAIL
 from kdoct_utils.data.images import ScanError, resize
-from kdoct_utils.data.readers import READERS
-from kdoct_utils.data.readers.common import OFFICIAL_PART, UNKNOWN_PATIENT, Found
+from kdoct_utils.data.readers.common import UNKNOWN_PATIENT, Found
+from kdoct_utils.data.readers.neh import read_neh
+from kdoct_utils.data.readers.octdl import read_octdl
+from kdoct_utils.data.readers.octmnist import read_octmnist
+from kdoct_utils.data.readers.own import read_own
+from kdoct_utils.data.readers.ucsd import read_ucsd
+from kdoct_utils.data.splits import PART
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions, DatasetInfo
 from kdoct_utils.profiles import CLASS_NAMES, Profile
 
 SCAN_COLUMNS = [
     "scan_id", "path", "dataset", "patient", "group", "eye", "slice", "patient_class", "label", "target",
 ]
+READERS: dict[str, Callable[[Path, DataOptions], Found]] = {
+    "neh": read_neh, "ucsd": read_ucsd, "octmnist": read_octmnist, "octdl": read_octdl, "csv": read_own,
+}  # fmt: skip
 DEFAULT_OPTIONS = DataOptions()
 EXAMPLES = 5  # names shown for each reason of refusal
 PAIRS_NAMED = 8  # pairs of patients that a note names before it counts the rest
@@ -78,7 +86,7 @@ class ScanSet:
         Made in the same pass as pictures and thumbnails, and kept. Raises ScanError as ``images`` does.
         """
         if self.render is None:
-            table = cache.measured(self.source, *self._contents(), progress).table
+            table, _ = cache.measured(self.source, *self._contents(), progress)
             return table.set_axis(pd.Index(self.table["scan_id"]), axis=0)
         drawn = self.images(self.drawn_size, crop_to_band=True)
         facts = {"format": "phantom", "color": False, "width": self.drawn_size, "height": self.drawn_size}
@@ -91,7 +99,7 @@ class ScanSet:
         Of phantoms: their band. Made in the same pass as ``measured``. Raises ScanError as ``images`` does.
         """
         if self.render is None:
-            return cache.measured(self.source, *self._contents(), progress).thumbnails
+            return cache.measured(self.source, *self._contents(), progress)[1]
         return np.stack([resize(image, THUMBNAIL) for image in self.images(self.drawn_size, crop_to_band=True)])
 
     def _contents(self) -> tuple[list[str], list[str]]:
@@ -292,7 +300,7 @@ def _note_links(table: pd.DataFrame, hashes: dict[str, str], found: Found) -> No
             ]
             more = f"; and {len(of) - PAIRS_NAMED} more pairs" if len(of) > PAIRS_NAMED else ""
             found.notes.append(f"{sentence}: {'; '.join(names)}{more}")
-    in_test = table[OFFICIAL_PART] == "test" if OFFICIAL_PART in table else pd.Series(False, table.index)
+    in_test = table[PART] == "test" if PART in table else pd.Series(False, table.index)
     for what, keys in (("patients", table["patient"]), ("images", image)):
         held_out = set(keys[in_test]) - {UNKNOWN_PATIENT}
         shared = held_out & set(keys[~in_test])

@@ -19,7 +19,6 @@ from kdoct_utils.datasets import DATASETS
 
 UNKNOWN_EYE = "unknown"
 UNKNOWN_PATIENT = ""  # a dataset that gives no patients cannot be split by patient; splits.make_splits refuses it
-OFFICIAL_PART = "part"  # further column: "train", "validation" or "test", where the publishers fixed the parts
 FOUND_COLUMNS = ["scan_id", "path", "patient", "eye", "slice", "patient_class", "label"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
@@ -42,7 +41,7 @@ _SIGNS = {
 class Found:
     """What a reader found in its ``source``.
 
-    table: DataFrame of FOUND_COLUMNS, and of any further ones the dataset has (such as OFFICIAL_PART); path names a
+    table: DataFrame of FOUND_COLUMNS, and of any further ones the dataset has (such as splits.PART); path names a
     file of the source. refused: reason -> rows or files that were left out for it. notes: what else a user of the
     data should know. counts: what was counted on the way, under the names of DatasetInfo.published_counts.
     """
@@ -57,6 +56,11 @@ class Found:
         """Record rows or files that were left out."""
         if names := sorted(names):
             self.refused.setdefault(reason, []).extend(names)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is called as an image is."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def places(dataset: str, names: Iterable[str]) -> list[str]:

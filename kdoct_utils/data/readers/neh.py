@@ -10,26 +10,15 @@ from pathlib import Path
 import pandas as pd
 
 from kdoct_utils.data.files import open_source
-from kdoct_utils.data.readers.common import (
-    IMAGE_SUFFIXES,
-    UNKNOWN_EYE,
-    Found,
-    class_column,
-    nearest_table,
-    parse_table,
-    places,
-    refuse_contradictions,
-    unexpected_layout,
-    whole_numbers,
-    without_copies,
-)
+from kdoct_utils.data.readers import common
+from kdoct_utils.data.readers.common import Found
 from kdoct_utils.datasets import DataOptions
 
 NEH_TABLE = "data_information.csv"
 NEH_COLUMNS = ["Patient ID", "Class", "Eye", "B-scan", "Label", "Directory"]
 NEH_CLASSES = ("normal", "drusen", "cnv")
 _CASE_IMAGE = re.compile(
-    rf"(?P<place>(?:.*/)?)(?:{'|'.join(NEH_CLASSES)})/[^/]+/(?:O[DS]/)?[^/]+(?:{'|'.join(IMAGE_SUFFIXES)})",
+    rf"(?P<place>(?:.*/)?)(?:{'|'.join(NEH_CLASSES)})/[^/]+/(?:O[DS]/)?[^/]+(?:{'|'.join(common.IMAGE_SUFFIXES)})",
     re.IGNORECASE,
 )
 
@@ -43,40 +32,36 @@ def read_neh(root: Path, options: DataOptions) -> Found:
     then names has a row of its own, the odd row is refused as a duplicate; if there is no such file, it is refused.
     """
     source = open_source(root, _complete)
-    table_name = nearest_table("neh", NEH_TABLE, source)
+    table_name = common.nearest_table("neh", NEH_TABLE, source)
     where = source.where(table_name)
     filled = ["Patient ID", "Class", "Label", "Directory"]
-    table = parse_table(source.read(table_name), where, NEH_COLUMNS, filled)
+    table = common.parse_table(source.read(table_name), where, NEH_COLUMNS, filled)
     table["Directory"] = table["Directory"].str.replace("\\", "/")
     for column in ("Class", "Label"):
-        table[column.lower()] = class_column(table, column, "neh", where)
-    table["slice"] = whole_numbers(table, "B-scan", where)
+        table[column.lower()] = common.class_column(table, column, "neh", where)
+    table["slice"] = common.whole_numbers(table, "B-scan", where)
     names = source.files()
     place = _image_place(root, names, table["Directory"])
     files = [name.removeprefix(place) for name in names if name.startswith(place)]
 
     found = Found(table, source)
-    distinct = without_copies(table, NEH_COLUMNS, "Directory", found, where)
+    distinct = common.without_copies(table, NEH_COLUMNS, "Directory", found, where)
     found.counts = _row_counts(table) | {"exact duplicate rows": len(table) - len(distinct)}
     table = _resolve_files(distinct, files, found, where)
     found.counts |= _scan_counts(table)
     _note_disagreements(table, files, found)
-    found.table = pd.DataFrame(
-        {
-            "scan_id": "neh/" + table["file"],
-            "path": place + table["file"],
-            "patient": "neh/" + table["class"].str.upper() + "/" + table["Patient ID"],
-            "eye": table["Eye"].str.upper().replace("", UNKNOWN_EYE),
-            "slice": table["slice"],
-            "patient_class": table["class"],
-            "label": table["label"],
-        }
-    )
+    found.table = table.assign(
+        scan_id="neh/" + table["file"],
+        path=place + table["file"],
+        patient="neh/" + table["class"].str.upper() + "/" + table["Patient ID"],
+        eye=table["Eye"].str.upper().replace("", common.UNKNOWN_EYE),
+        patient_class=table["class"],
+    )[common.FOUND_COLUMNS]
     return found
 
 
 def _complete(names: Collection[str]) -> bool:
-    return bool(places("neh", names)) and any(map(_CASE_IMAGE.fullmatch, names))
+    return bool(common.places("neh", names)) and any(map(_CASE_IMAGE.fullmatch, names))
 
 
 def _image_place(root: Path, names: Collection[str], directories: pd.Series) -> str:
@@ -86,7 +71,7 @@ def _image_place(root: Path, names: Collection[str], directories: pd.Series) -> 
     held = Counter(match["place"] for match in matches if match[0].removeprefix(match["place"]).lower() in listed)
     if not held:
         because = f"None of the {len(listed)} images that {NEH_TABLE} lists is there, such as {directories.iloc[0]}."
-        raise unexpected_layout("neh", root, names, because)
+        raise common.unexpected_layout("neh", root, names, because)
     return min(held, key=lambda place: (-held[place], place.count("/"), place))
 
 
@@ -102,7 +87,7 @@ def _resolve_files(table: pd.DataFrame, files: list[str], found: Found, where: s
     taken = ~exact & table["file"].isin(table.loc[exact, "file"])
     found.refuse("another row's file in another letter case", table.loc[taken, "Directory"])
     table = table[~lost & ~taken]
-    refuse_contradictions(table, "file", where)
+    common.refuse_contradictions(table, "file", where)
     respelled = int((table["file"] != table["Directory"]).sum())
     if respelled:
         found.notes.append(f"{respelled} paths were found under another letter case")

@@ -13,17 +13,8 @@ import pandas as pd
 
 from kdoct_utils.data.files import Source, open_source
 from kdoct_utils.data.images import ScanError
-from kdoct_utils.data.readers.common import (
-    IMAGE_SUFFIXES,
-    UNKNOWN_EYE,
-    Found,
-    check_rows,
-    nearest_table,
-    parse_table,
-    places,
-    unexpected_layout,
-    without_copies,
-)
+from kdoct_utils.data.readers import common
+from kdoct_utils.data.readers.common import Found
 from kdoct_utils.datasets import DataOptions
 
 OCTDL_TABLE = "OCTDL_labels.csv"
@@ -31,7 +22,6 @@ OCTDL_IMAGES = "OCTDL"
 # The columns that are used. The table also has subcategory, image_width and image_hight (spelled so).
 OCTDL_COLUMNS = ["file_name", "disease", "condition", "patient_id", "eye", "sex", "year"]
 MISSING = "0"  # stands for a value that is not known
-UNKNOWN = UNKNOWN_EYE  # what the course writes instead, in eye, sex and year
 LEFT_OUT = "left out"
 NAMED = 5  # patients in one note
 
@@ -88,23 +78,23 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
     RULES say which class a disease and condition belong to; what has no class is left out and counted by name. The
     patient is ``octdl/<patient_id>``. Further columns: disease, condition, sex ("F", "M" or "unknown"), year (a
     string, "unknown" where it is 0). slice is the last number of the file name. The extension may be any of
-    IMAGE_SUFFIXES, and letter case may differ; rows without an image are refused and counted.
+    common.IMAGE_SUFFIXES, and letter case may differ; rows without an image are refused and counted.
 
     Raises ScanError, naming the line, for a disease with a condition that RULES do not know, other values of eye,
     sex or year, a missing patient_id, and one that is not the file name's.
     """
     source = open_source(root, _complete)
-    table_name = nearest_table("octdl", OCTDL_TABLE, source)
+    table_name = common.nearest_table("octdl", OCTDL_TABLE, source)
     where = source.where(table_name)
-    table = parse_table(source.read(table_name), where, OCTDL_COLUMNS, filled=OCTDL_COLUMNS)
+    table = common.parse_table(source.read(table_name), where, OCTDL_COLUMNS, filled=OCTDL_COLUMNS)
     found = Found(table, source)
-    table = without_copies(table, OCTDL_COLUMNS, "file_name", found, where)
+    table = common.without_copies(table, OCTDL_COLUMNS, "file_name", found, where)
     table = _with_classes(_checked(table, where), where)
     table["file"] = _image_names(table, source, PurePosixPath(table_name).parent)
     if table["file"].isna().all():
         first = table["published"].iloc[0]
         because = f"None of the {len(table)} images that {OCTDL_TABLE} lists is there, such as {first}."
-        raise unexpected_layout("octdl", root, source.files(), because)
+        raise common.unexpected_layout("octdl", root, source.files(), because)
     found.refuse("no such file", table.loc[table["file"].isna(), "published"])
     listed = {"", *(table["disease"] + "/" + table["file_name"]).str.lower()}
     found.refuse("image without a row in the table", [name for name in source.files() if _key(name) not in listed])
@@ -113,19 +103,17 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
     for reason, rows in table[table["label"] == ""].groupby("why"):
         found.refuse(str(reason), rows["file_name"])
     kept = table[table["label"] != ""]
+    known = kept[["eye", "sex", "year"]].replace(MISSING, common.UNKNOWN_EYE)
     found.table = pd.DataFrame(
         {
             "scan_id": "octdl/" + kept["disease"] + "/" + kept["file_name"],
             "path": kept["file"],
             "patient": "octdl/" + kept["patient_id"],
-            "eye": kept["eye"].replace(MISSING, UNKNOWN),
+            "eye": known["eye"],
             "slice": kept["slice"],
             "patient_class": kept["label"],
-            "label": kept["label"],
-            "disease": kept["disease"],
-            "condition": kept["condition"],
-            "sex": kept["sex"].replace(MISSING, UNKNOWN),
-            "year": kept["year"].replace(MISSING, UNKNOWN),
+            **kept[["label", "disease", "condition"]],
+            **known[["sex", "year"]],
         }
     )
     return found
@@ -140,10 +128,10 @@ def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
         ("year", r"0|\d{4}", "four digits, 0 (not known)"),
     ):
         wrong = ~table[column].str.fullmatch(pattern)
-        check_rows(table, wrong, where, f"{column} is {{{column}!r}}; valid: {valid}")
+        common.check_rows(table, wrong, where, f"{column} is {{{column}!r}}; valid: {valid}")
     parts = table["file_name"].str.extract(r"_(\d+)_(\d+)$")
     problem = "file_name {file_name} names another patient than patient_id {patient_id}"
-    check_rows(table, parts[0].notna() & (parts[0] != table["patient_id"]), where, problem)
+    common.check_rows(table, parts[0].notna() & (parts[0] != table["patient_id"]), where, problem)
     return table.assign(slice=pd.to_numeric(parts[1]).astype("Int64"))
 
 
@@ -154,19 +142,19 @@ def _with_classes(table: pd.DataFrame, where: str) -> pd.DataFrame:
     of_row = pd.Series([rules.get(key) for key in keys], index=table.index, dtype=object)
     valid = ", ".join(f"{rule.disease} with {rule.condition}" for rule in RULES)
     problem = "unknown disease {disease!r} with condition {condition!r}; valid: " + valid
-    check_rows(table, of_row.isna(), where, problem)
+    common.check_rows(table, of_row.isna(), where, problem)
     return table.assign(**{name: [getattr(rule, name) for rule in of_row] for name in Rule._fields})
 
 
 def _key(name: str) -> str:
     """What a file is called in the table, <disease>/<file_name> in small letters; "" for what is no image."""
     path = PurePosixPath(name.lower())
-    return f"{path.parent.name}/{path.stem}" if path.suffix in IMAGE_SUFFIXES else ""
+    return f"{path.parent.name}/{path.stem}" if common.is_image(path.name) else ""
 
 
 def _complete(names: Collection[str]) -> bool:
     diseases = {rule.disease.lower() for rule in RULES}
-    return bool(places("octdl", names)) and any(_key(name).split("/")[0] in diseases for name in names)
+    return bool(common.places("octdl", names)) and any(_key(name).split("/")[0] in diseases for name in names)
 
 
 def _image_names(table: pd.DataFrame, source: Source, place: PurePosixPath) -> list[str | None]:

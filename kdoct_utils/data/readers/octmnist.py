@@ -11,14 +11,9 @@ import pandas as pd
 
 from kdoct_utils.data.files import FAULTS, File, Source, packed_files
 from kdoct_utils.data.images import SMALLEST_SIDE, ScanError, StoredImage
-from kdoct_utils.data.readers.common import (
-    FOUND_COLUMNS,
-    OFFICIAL_PART,
-    UNKNOWN_EYE,
-    UNKNOWN_PATIENT,
-    Found,
-    unexpected_layout,
-)
+from kdoct_utils.data.readers import common
+from kdoct_utils.data.readers.common import Found
+from kdoct_utils.data.splits import PART
 from kdoct_utils.datasets import DATASETS, DataOptions
 from kdoct_utils.profiles import CLASS_NAMES
 
@@ -63,16 +58,16 @@ def read_octmnist(root: Path, options: DataOptions) -> Found:
         for number, image in enumerate(images):
             pictures[names[number]] = File(f"{where}, picture {number}", stamp, image.tobytes)
         table = pd.DataFrame({"path": names, "label": _labels(*_array(path, packed, f"{part}_labels"), len(images))})
-        tables.append(table.assign(**{OFFICIAL_PART: name}))
+        tables.append(table.assign(**{PART: name}))
     if len(sides) > 1:
         raise ScanError(f"{path}: the parts have pictures of different sizes, {', '.join(map(str, sorted(sides)))} px")
     table = pd.concat(tables, ignore_index=True)
     table = table.assign(
         scan_id="octmnist/" + table["path"].str.replace(r"\d+", lambda number: number[0].zfill(6), regex=True),
-        patient=UNKNOWN_PATIENT, eye=UNKNOWN_EYE, slice=pd.array([pd.NA] * len(table), dtype="Int64"),
+        patient=common.UNKNOWN_PATIENT, eye=common.UNKNOWN_EYE, slice=pd.array([pd.NA] * len(table), dtype="Int64"),
         patient_class=table["label"],
-    )[[*FOUND_COLUMNS, OFFICIAL_PART]]  # fmt: skip
-    counts = {f"{name} scans": int((table[OFFICIAL_PART] == name).sum()) for name in OCTMNIST_PARTS.values()}
+    )[[*common.FOUND_COLUMNS, PART]]  # fmt: skip
+    counts = {f"{name} scans": int((table[PART] == name).sum()) for name in OCTMNIST_PARTS.values()}
     return Found(table, Pictures(path, pictures), notes=notes + _notes(table, sides.pop()), counts=counts)
 
 
@@ -83,7 +78,7 @@ def _the_file(root: Path) -> Path:
     names = Source.of_folder(root).files()
     here = [name for name in MD5 if name in names]
     if not here:
-        raise unexpected_layout("octmnist", root, names)
+        raise common.unexpected_layout("octmnist", root, names)
     if len(here) > 1:
         raise ScanError(f"{root} holds {', '.join(here)}; name the one to read, such as data_root {root / here[0]}")
     return root / here[0]
@@ -133,7 +128,7 @@ def _labels(where: str, numbers: np.ndarray, count: int) -> np.ndarray:
 
 
 def _notes(table: pd.DataFrame, side: int) -> list[str]:
-    share = pd.crosstab(table[OFFICIAL_PART], table["label"], normalize="index").reindex(
+    share = pd.crosstab(table[PART], table["label"], normalize="index").reindex(
         index=list(OCTMNIST_PARTS.values()), columns=list(CLASS_NAMES), fill_value=0.0
     )
     shares = ", ".join(f"{name} {share.at['train', name]:.0%} and {share.at['test', name]:.0%}" for name in CLASS_NAMES)

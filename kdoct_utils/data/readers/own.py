@@ -7,25 +7,14 @@ from pathlib import Path
 
 from kdoct_utils.data.files import Source
 from kdoct_utils.data.images import ScanError
-from kdoct_utils.data.readers.common import (
-    FOUND_COLUMNS,
-    OFFICIAL_PART,
-    UNKNOWN_EYE,
-    Found,
-    check_rows,
-    class_column,
-    parse_table,
-    places,
-    unexpected_layout,
-    whole_numbers,
-    without_copies,
-)
+from kdoct_utils.data.readers import common
+from kdoct_utils.data.readers.common import Found
+from kdoct_utils.data.splits import PART, ROLES
 from kdoct_utils.datasets import DataOptions
 
 CSV_NAME = "scans.csv"
 CSV_COLUMNS = ["path", "label", "patient"]
 CSV_OPTIONAL = ["eye", "slice", "patient_class"]
-CSV_PARTS = ("train", "validation", "test")
 RESERVED = ("scan_id", "dataset", "group", "target")  # columns of the scan table that the course makes itself
 
 
@@ -40,30 +29,30 @@ def read_own(root: Path, options: DataOptions) -> Found:
     csv_path = _csv_file(root)
     where = str(csv_path)
     content = Source.of_folder(csv_path.parent, [csv_path.name]).read(csv_path.name)
-    table = parse_table(content, where, CSV_COLUMNS, filled=CSV_COLUMNS)
+    table = common.parse_table(content, where, CSV_COLUMNS, filled=CSV_COLUMNS)
     further = [column for column in table.columns if column not in {"line", *CSV_COLUMNS, *CSV_OPTIONAL}]
     for column in further:
         if column in RESERVED or column == "":
             what = f"column {column} is made by the course; rename it" if column else "a column has no name"
             raise ScanError(f"{where}: {what}")
-    if OFFICIAL_PART in further:
-        wrong = ~table[OFFICIAL_PART].isin(CSV_PARTS)
-        check_rows(table, wrong, where, f"unknown part {{{OFFICIAL_PART}!r}}; valid: {', '.join(CSV_PARTS)}")
+    if PART in further:
+        wrong = ~table[PART].isin(ROLES)
+        common.check_rows(table, wrong, where, f"unknown part {{{PART}!r}}; valid: {', '.join(ROLES)}")
     for column in CSV_OPTIONAL:
         if column not in table.columns:
             table[column] = table["label"] if column == "patient_class" else ""
     table["path"] = [Path(os.path.normpath(path)).as_posix() for path in table["path"]]
     found = Found(table, Source.of_folder(csv_path.parent, table["path"]))
-    table = without_copies(table, table.columns.drop("line"), "path", found, where)
+    table = common.without_copies(table, table.columns.drop("line"), "path", found, where)
     for column in ("label", "patient_class"):
-        table[column] = class_column(table, column, "csv", where)
+        table[column] = common.class_column(table, column, "csv", where)
     lost = ~table["path"].isin(found.source.files())
-    check_rows(table, lost, where, f"no such file {{path}} ({lost.sum()} missing in all)")
-    table["slice"] = whole_numbers(table, "slice", where)
-    table["eye"] = table["eye"].str.upper().replace("", UNKNOWN_EYE)
+    common.check_rows(table, lost, where, f"no such file {{path}} ({lost.sum()} missing in all)")
+    table["slice"] = common.whole_numbers(table, "slice", where)
+    table["eye"] = table["eye"].str.upper().replace("", common.UNKNOWN_EYE)
     table["patient"] = "csv/" + table["patient"]
     table["scan_id"] = "csv/" + table["path"]
-    found.table = table[FOUND_COLUMNS + further]
+    found.table = table[common.FOUND_COLUMNS + further]
     return found
 
 
@@ -73,6 +62,6 @@ def _csv_file(root: Path) -> Path:
     names = Source.of_folder(root).files()
     tables = [name for name in names if name.lower().endswith(".csv") and "/" not in name]
     because = f"There is no {CSV_NAME}."
-    if tables and not places("csv", names):
+    if tables and not common.places("csv", names):
         because += f" A table of another name is itself the data_root, such as {root / tables[0]}."
-    raise unexpected_layout("csv", root, names, because)
+    raise common.unexpected_layout("csv", root, names, because)

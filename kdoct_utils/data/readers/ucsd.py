@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from kdoct_utils.data.files import Source, open_source
 from kdoct_utils.data.images import ScanError
-from kdoct_utils.data.readers.common import (
-    FOUND_COLUMNS,
-    IMAGE_SUFFIXES,
-    OFFICIAL_PART,
-    UNKNOWN_EYE,
-    Found,
-    class_name,
-    places,
-    unexpected_layout,
-)
+from kdoct_utils.data.readers import common
+from kdoct_utils.data.readers.common import Found
+from kdoct_utils.data.splits import PART
 from kdoct_utils.datasets import DATASETS, DataOptions
 
 UCSD_PARTS = {"train": "train", "val": "validation", "test": "test"}  # folder -> part
@@ -34,11 +27,11 @@ def read_ucsd(root: Path, options: DataOptions) -> Found:
     Further column where the folders train, test and val are there: part ("train", "test", "validation").
     Files whose name breaks the pattern or contradicts the folder are refused and counted.
     """
-    source = open_source(root, lambda names: bool(places("ucsd", names)))
+    source = open_source(root, lambda names: bool(common.places("ucsd", names)))
     place = _place(source)
     images, elsewhere = _class_images(source, place)
     folders = sorted({(part, folder) for part, folder, _ in images})
-    labels = {pair: class_name(pair[1], "ucsd", str(root / place / pair[0] / pair[1])) for pair in folders}
+    labels = {pair: common.class_name(pair[1], "ucsd", str(root / place / pair[0] / pair[1])) for pair in folders}
     found = Found(pd.DataFrame(), source)
     rows = []
     for part, folder, file in images:
@@ -49,9 +42,10 @@ def read_ucsd(root: Path, options: DataOptions) -> Found:
         elif match[1].lower() != label:
             found.refuse("file name and folder name different classes", [inside])
         else:
-            scan = (f"ucsd/{inside}", place + inside, f"ucsd/{match[2]}", UNKNOWN_EYE, int(match[3]), label, label)
+            scan_id, patient, number = f"ucsd/{inside}", f"ucsd/{match[2]}", int(match[3])
+            scan = (scan_id, place + inside, patient, common.UNKNOWN_EYE, number, label, label)
             rows.append((*scan, UCSD_PARTS.get(part.lower(), "")))
-    table = pd.DataFrame(rows, columns=[*FOUND_COLUMNS, OFFICIAL_PART])
+    table = pd.DataFrame(rows, columns=[*common.FOUND_COLUMNS, PART])
     empty = (set(labels.values()) | _empty_folders(source)) - set(table["label"])
     if empty:
         raise ScanError(f"{root}: no scans in the folders of class {', '.join(sorted(empty))}")
@@ -61,16 +55,16 @@ def read_ucsd(root: Path, options: DataOptions) -> Found:
         found.notes.append(f"{len(elsewhere)} images outside the class folders are not read, such as {elsewhere[0]}")
     found.notes.append("no eye and no class of the whole patient are given: patient_class repeats the label")
     _count(table, found)
-    found.table = table if (table[OFFICIAL_PART] != "").any() else table[FOUND_COLUMNS]
+    found.table = table if (table[PART] != "").any() else table[common.FOUND_COLUMNS]
     return found
 
 
 def _place(source: Source) -> str:
     """Where the class folders, or train, test and val, begin: data_root itself, or in an archive, whose inside no
     data_root can name, the one place that there is."""
-    found = places("ucsd", source.files())
+    found = common.places("ucsd", source.files())
     if not found or (found[0] and not source.zipped):
-        raise unexpected_layout("ucsd", source.root, source.files())
+        raise common.unexpected_layout("ucsd", source.root, source.files())
     if found[0] and len(found) > 1:
         raise ScanError(f"{source.root} holds it {len(found)} times, in {', '.join(found)}; unpack the one to be read")
     return found[0]
@@ -85,16 +79,14 @@ def _class_images(source: Source, place: str) -> tuple[list[tuple[str, str, str]
     parts_used = any(folder.lower() in classes for _, folder, _ in nested)
     if parts_used and any(folder.lower() in classes for _, folder, _ in flat):
         because = "There are class folders both beside and in train, test or val."
-        raise unexpected_layout("ucsd", source.root, names, because)
-
-    def is_image(name: str) -> bool:
-        return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+        raise common.unexpected_layout("ucsd", source.root, names, because)
 
     # A folder beside real class folders that holds images is an unknown class: class_name makes it an error.
-    images = [path for path in (nested if parts_used else flat) if path[1].lower() in classes or is_image(path[2])]
+    candidates = nested if parts_used else flat
+    images = [path for path in candidates if path[1].lower() in classes or common.is_image(path[2])]
     read = {"/".join(filter(None, path)) for path in images}
     others = (name.removeprefix(place) for name in names)
-    return images, [name for name in others if name not in read and is_image(name)]
+    return images, [name for name in others if name not in read and common.is_image(name)]
 
 
 def _empty_folders(source: Source) -> set[str]:
@@ -119,8 +111,8 @@ def _count(table: pd.DataFrame, found: Found) -> None:
         sizes = " and ".join(f"version {name} has {of:,}" for name, of in expected.items())
         found.notes.append(f"the version cannot be told from {n:,} images: {sizes}")
         return
-    held_out = table[table[OFFICIAL_PART] == "test"]
-    trained = set(table.loc[table[OFFICIAL_PART] == "train", "patient"])
+    held_out = table[table[PART] == "test"]
+    trained = set(table.loc[table[PART] == "train", "patient"])
     counts = {
         "scans": len(table),
         "patients": table["patient"].nunique(),

@@ -1,20 +1,49 @@
-"""The miniature NEH in every form that a download leaves it in: extracted, zipped once, and a zip within a zip."""
+"""Small datasets on disk, read as the tests read them; and NEH in every form that a download leaves it in: extracted,
+zipped once, and a zip within a zip.
+"""
 
 import io
 import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
+from kdoct_utils.data.scans import read_scans
+from kdoct_utils.datasets import DataOptions
 from kdoct_utils.phantom.anatomy import draw_patient
 from kdoct_utils.phantom.miniature import NEH_COLUMNS, NEH_IMAGES, NEH_TABLE
 from kdoct_utils.phantom.render import render_frames
-from kdoct_utils.profiles import CLASS_NAMES
+from kdoct_utils.profiles import CLASS_NAMES, PROFILES
 
 TITLE = "Labeled Retinal OCT"  # the folder that a download of a whole record wraps its files in
 INNER = "NEH_UT_2021RetinalOCTDataset.zip"
+
+
+def read(dataset, root, **options):
+    """The scans of the smallest profile."""
+    return read_scans(dataset, root, profile=PROFILES["smoke"], seed=0, options=DataOptions(**options), progress=False)
+
+
+def slab(seed=0, height=48, width=64):
+    """A small frame with a bright slab, different for every seed: uint8 (height, width)."""
+    pixels = np.random.default_rng(seed).integers(0, 60, (height, width), dtype=np.uint8)
+    pixels[height * 2 // 5 : height * 3 // 5] += 120
+    return pixels
+
+
+def write_images(folder, names):
+    """A slab of its own under each name."""
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(slab(seed)).save(folder / name)
+
+
+def edit(table, change):
+    """Rewrite a CSV file through ``change`` (DataFrame of strings -> DataFrame)."""
+    change(pd.read_csv(table, dtype=str, keep_default_na=False)).to_csv(table, index=False)
 
 
 def zip_bytes(entries, compression=zipfile.ZIP_STORED):
