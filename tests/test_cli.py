@@ -89,7 +89,6 @@ def test_options_reach_the_run(capsys, monkeypatch, tmp_path):
 
     monkeypatch.setattr(course, "run_course", fake_run)
     monkeypatch.setattr(report, "report_run", lambda run: run.index_file)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     options = ["-p", "alpha=0.5", "-p", "note=a=b", "--only", "03,05", "--again", "--timeout-minutes", "2"]
     code, out, _ = kdoct(
         capsys, "run", "--profile", "smoke", "--seed", "2", "--run-dir", str(tmp_path), *options, "--json"

@@ -187,7 +187,6 @@ def test_a_run_that_fails_is_recorded_and_tried_again_and_the_others_are_not(hom
     fails = f"import pathlib\nassert temperature != 2 or pathlib.Path({str(home / 'mended')!r}).exists(), 'too\\nhot'"
     small = planned(home, {"temperature": "1", "alpha": ".5"}, MARK, f"{ONE_THREAD}\n{SHARE}", fails, SCORE)
     monkeypatch.setattr(sweep, "find_notebooks_folder", lambda: home / "notebooks")
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     folder = home / "sweep"
     command = ["sweep", "05", "-p", "temperature=1,2,3", "-p", "alpha=.5", "--profile", "smoke", "--jobs", "2"]
     command += ["--run-dir", str(folder)]

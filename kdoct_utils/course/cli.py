@@ -32,7 +32,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program, 
 ProfileName = Annotated[str, typer.Option("--profile", help=f"One of {', '.join(PROFILES)}.")]
 Dataset = Annotated[str | None, typer.Option(help="See `kdoct data`; phantom where the profile allows it.")]
 DataRoot = Annotated[str, typer.Option("--data-root", help="The folder that holds the dataset.")]
-Timeout = Annotated[float | None, typer.Option("--timeout-minutes", help="Limit for each notebook.")]
+RunDir = Annotated[Path | None, typer.Option(help="The folder to make or go on with; one in runs/ if not given.")]
+Seed = Annotated[int, typer.Option(help="Decides phantoms, splits, start weights and draws; of a sweep, the first.")]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("-p", metavar="NAME=VALUE", help="A parameter of a notebook; repeat for more. In a sweep NAME=V1,V2."),
+]
+Timeout = Annotated[
+    float | None,  # in seconds, once it is read
+    typer.Option("--timeout-minutes", help="Limit for each notebook.", callback=lambda value: value and 60 * value),
+]
 Again = Annotated[bool, typer.Option("--again", help="Also run what is already done.")]
 
 
@@ -43,38 +52,41 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(plain(value), indent=2, allow_nan=False))
 
 
+def shown(lines: Iterable, as_json: bool) -> list:
+    """All of the lines; each is printed as it comes, since the next may take minutes."""
+    found = []
+    for line in lines:
+        found.append(line)
+        if not as_json:
+            typer.echo(line)
+    return found
+
+
 @app.command()
 def run(
     profile: ProfileName = "quick",
     dataset: Dataset = None,
     data_root: DataRoot = "",
-    run_dir: Annotated[Path | None, typer.Option(help="The run folder; runs/<profile> where none is given.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides phantoms, splits, start weights and draws.")] = 0,
-    parameter: Annotated[
-        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter of a notebook; repeat for more.")
-    ] = None,
+    run_dir: RunDir = None,
+    seed: Seed = 0,
+    parameter: Parameters = None,
     only: Annotated[str, typer.Option(help="Notebooks to run, such as 03,05.")] = "",
     again: Again = False,
-    timeout_minutes: Timeout = None,
+    timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
     """Execute the notebooks in order into a run folder, print its results and write its index.html."""
     from kdoct_utils.course.notebooks import run_course
     from kdoct_utils.course.parameters import parse_assignments
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
-    made = run_course(
-        profile,
-        dataset,
-        data_root,
-        run_dir,
-        seed,
-        parse_assignments(parameter or []),
-        only=[name for name in only.split(",") if name.strip()],
-        again=again,
-        timeout=None if timeout_minutes is None else 60 * timeout_minutes,
-    )
-    show_results(made, as_json)
+    names = [name for name in only.split(",") if name.strip()]
+    show_results(
+        run_course(
+            profile, dataset, data_root, run_dir, seed, parse_assignments(parameter or []), only=names, again=again,
+            timeout=timeout,
+        ),
+        as_json,
+    )  # fmt: skip
 
 
 @app.command()
@@ -97,25 +109,20 @@ def show_results(run: RunFolder, as_json: bool) -> None:
 @app.command()
 def sweep(
     notebook: Annotated[str, typer.Argument(help="The notebook to run, by number or name, such as 05.")],
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", metavar="NAME=VALUE,...", help="Values to try; repeat for a grid. Also fold=0,1,2,3,4."),
-    ] = None,
+    parameter: Parameters = None,
     seeds: Annotated[
         int, typer.Option(min=1, help="Runs a combination, with seeds from --seed on: other phantoms, split, weights.")
     ] = 1,
-    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    seed: Seed = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time; they share this machine's cores.")] = 1,
     profile: ProfileName = "quick",
     dataset: Dataset = None,
     data_root: DataRoot = "",
-    run_dir: Annotated[
-        Path | None, typer.Option(help="The sweep's folder; runs/sweep-<notebook>-<profile>-<parameters> if not given.")
-    ] = None,
+    run_dir: RunDir = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask scheduler; its workers do the runs.")
     ] = None,
-    timeout_minutes: Timeout = None,
+    timeout: Timeout = None,
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:
@@ -123,12 +130,10 @@ def sweep(
     from kdoct_utils.course.parameters import parse_assignments
     from kdoct_utils.course.sweep import FAILED, plan_sweep, run_sweep
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped sweep stops its runs
     made = plan_sweep(
         notebook, parse_assignments(parameter or []), seeds=seeds, seed=seed, profile=profile, dataset=dataset,
         data_root=data_root, run_dir=run_dir,
     )  # fmt: skip
-    timeout = None if timeout_minutes is None else 60 * timeout_minutes
     results = run_sweep(made, jobs=jobs, scheduler=scheduler, timeout=timeout, again=again)
     from kdoct_utils.course.sweep_report import report_sweep, sweep_text
 
@@ -159,19 +164,11 @@ def check(
     """
     from kdoct_utils.course.check import run_checks
 
-    found = []
-
-    def tell(checks: Iterable) -> None:
-        for item in checks:
-            found.append(item)
-            if not as_json:
-                typer.echo(item)  # as it comes: a step may take minutes
-
-    tell(run_checks(profile, run_dir))
+    found = shown(run_checks(profile, run_dir), as_json)
     if steps or get_profile(profile).needs_gpu:
         from kdoct_utils.course.true_step import true_step_checks
 
-        tell(true_step_checks(get_profile(profile), 0 if no_step else steps))
+        found += shown(true_step_checks(get_profile(profile), 0 if no_step else steps), as_json)
     if as_json:
         print_json([asdict(item) for item in found])
     if not all(item.ok for item in found):
@@ -220,18 +217,14 @@ def data(
     if data_root:
         options = DataOptions(worst_case=not all_labels, split=split, verify=not no_verify)
         report = read_data(name, data_root, options, audits=not no_audit)
-        if as_json:
-            print_json({name: report.as_dict()})
-        else:
-            typer.echo(str(report))
+        print_json({name: report.as_dict()}) if as_json else typer.echo(str(report))
         return
-    chosen = [DATASETS[key] for key in ([name] if name else DATASETS)]
+    chosen = [DATASETS[name]] if name else list(DATASETS.values())
     if as_json:
         print_json({info.name: asdict(info) for info in chosen})
         return
-    typer.echo("\n\n".join(map(facts_text, chosen)))
-    typer.echo("\nNothing is downloaded. To see what a folder holds:")
-    typer.echo(f"  kdoct data {name or 'NAME'} --data-root FOLDER")
+    last = f"Nothing is downloaded. To see what a folder holds:\n  kdoct data {name or 'NAME'} --data-root FOLDER"
+    typer.echo("\n\n".join([*map(facts_text, chosen), last]))
 
 
 @app.command()
@@ -239,8 +232,8 @@ def workshop(
     profile: ProfileName = "quick",
     dataset: Dataset = None,
     data_root: DataRoot = "",
-    run_dir: Annotated[Path | None, typer.Option(help="The run folder; where the notebooks look if not given.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the run that participants will use.")] = 0,
+    run_dir: RunDir = None,
+    seed: Seed = 0,
     copies: Annotated[
         Path | None, typer.Option(help="Also make a folder for participants: notebooks without outputs, and the run.")
     ] = None,
@@ -250,19 +243,14 @@ def workshop(
     """Prepare this machine for a workshop, so that no participant waits; exit code 1 where it is not ready."""
     from kdoct_utils.course.workshop import make_plan, next_lines, prepare
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped run stops its kernels
     plan = make_plan(
         profile, dataset, data_root, run_dir, seed, copies=copies, check_only=check_only, progress=not as_json
     )
-    steps = []
-    for step in prepare(plan):
-        steps.append(step)
-        if not as_json:
-            typer.echo(step)  # as it comes: the notebooks take minutes
+    steps = shown(prepare(plan), as_json)
     ready = all(step.ready for step in steps)
     if as_json:
-        seconds = round(sum(step.seconds for step in steps), 1)
-        print_json({"ready": ready, "seconds": seconds, "run_dir": str(plan.folder), "steps": [*map(asdict, steps)]})
+        spent = round(sum(step.seconds for step in steps), 1)
+        print_json({"ready": ready, "seconds": spent, "run_dir": str(plan.folder), "steps": [*map(asdict, steps)]})
     else:
         typer.echo("\n".join(["", *next_lines(plan, ready)]))
     if not ready:
@@ -294,6 +282,8 @@ def options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: what the user can mend is one clear message and exit code 2, without a traceback."""
+    if arguments is None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped command stops its kernels
     try:
         app(args=arguments, prog_name="kdoct")
     except (ValueError, OSError) as error:  # RunError, ScanError and SplitError are ValueErrors
