@@ -17,11 +17,11 @@ from pathlib import Path
 from kdoct_utils import __version__
 from kdoct_utils.course.check import check_memory
 from kdoct_utils.course.execute import Execution, execute_notebook
-from kdoct_utils.course.parameters import COMMON_PARAMETERS, plan_parameters
+from kdoct_utils.course.parameters import COMMON_PARAMETERS, plan_parameters, read_notebook
 from kdoct_utils.course.progress import CourseBar
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
 from kdoct_utils.profiles import Profile, get_profile
-from kdoct_utils.runs import RunError, RunFolder, atomic_path, open_run, read_json
+from kdoct_utils.runs import RunError, RunFolder, atomic_path, open_run
 
 NOTEBOOKS = (
     "00_start_here.ipynb",
@@ -74,14 +74,6 @@ def select_notebooks(only: Sequence[str] | None, folder: Path) -> list[Path]:
     return [folder / name for name in sorted(chosen)]
 
 
-def read_notebook(path: Path) -> dict:
-    """A notebook file as JSON. Raises RunError if it is none."""
-    notebook = read_json(path)
-    if not isinstance(notebook.get("cells"), list):
-        raise RunError(f"{path} is not a notebook: it has no cells")
-    return notebook
-
-
 def fingerprint(notebook: Path, parameters: dict[str, object]) -> str:
     """Hash of what decides a notebook's result: cell sources and tags, parameters, package version. Not its outputs."""
     code = [
@@ -132,38 +124,33 @@ def common_values(
     return dict(zip(COMMON_PARAMETERS, (profile.name, dataset, root, str(run_dir), seed), strict=True))
 
 
-def _plan_of_run(run: RunFolder, notebooks: Sequence[Path], given: Mapping[str, object]) -> dict[str, dict]:
-    """What each notebook of a run is given. The dataset options of the run that are not the defaults are among it, so
-    that a notebook run later is given them again."""
+def _plan_of_run(run: RunFolder, notebooks: Sequence[Path], given: Mapping[str, object]) -> dict[Path, tuple]:
+    """What each notebook of a run is given, the hash of what decides its result, and whether the run holds it done.
+
+    The dataset options of the run that are not the defaults are among what is given, so that a notebook run later is
+    given them again.
+    """
     common = common_values(run.profile, run.dataset, run.data_root, run.path, run.seed)
     options = {name: value for name, value in asdict(run.options).items() if value != getattr(DataOptions(), name)}
-    return plan_parameters(notebooks, common, options | dict(given))[0]
+    plan, _ = plan_parameters(notebooks, common, options | dict(given))
+    marks = {path: fingerprint(path, plan[path.name]) for path in notebooks}
+    return {
+        path: (plan[path.name], mark, finished_fingerprint(run.notebooks_dir / path.name) == mark)
+        for path, mark in marks.items()
+    }
 
 
 def unfinished(run: RunFolder, notebooks: Sequence[Path]) -> list[str]:
     """Names of those of the notebooks that this run folder does not hold executed, as they are now."""
-    plan = _plan_of_run(run, notebooks, {})
-    return [
-        path.name
-        for path in notebooks
-        if finished_fingerprint(run.notebooks_dir / path.name) != fingerprint(path, plan[path.name])
-    ]
+    return [path.name for path, (_, _, done) in _plan_of_run(run, notebooks, {}).items() if not done]
 
 
 def run_course(
-    profile: str | Profile = "quick",
-    dataset: str | None = None,
-    data_root: str | Path | None = None,
-    run_dir: str | Path | None = None,
-    seed: int = 0,
-    parameters: dict[str, object] | None = None,
-    *,
-    only: Sequence[str] | None = None,
-    again: bool = False,
-    timeout: float | None = None,
-    progress: bool = True,
+    profile: str | Profile = "quick", dataset: str | None = None, data_root: str | Path | None = None,
+    run_dir: str | Path | None = None, seed: int = 0, parameters: dict[str, object] | None = None, *,
+    only: Sequence[str] | None = None, again: bool = False, timeout: float | None = None, progress: bool = True,
     notebooks_folder: Path | None = None,
-) -> RunFolder:
+) -> RunFolder:  # fmt: skip
     """Execute the notebooks of the course in order and return their run folder.
 
     parameters: values by name; a notebook gets those that it declares, cast to its types. Those that are fields of
@@ -185,20 +172,16 @@ def run_course(
         raise RunError(f"{memory.found}. {memory.remedy}")
     run = open_run(path, profile=profile, dataset=dataset, data_root=data_root, seed=seed, options=options)
     plan = _plan_of_run(run, notebooks, given)
-    marks = {path: fingerprint(path, plan[path.name]) for path in notebooks}
-    done = {path for path in notebooks if finished_fingerprint(run.notebooks_dir / path.name) == marks[path]}
-    todo = [path for path in notebooks if again or path not in done]
+    todo = [path.stem for path, (_, _, done) in plan.items() if again or not done]
     limit = TIMEOUTS[profile.name] if timeout is None else timeout
-    expected, taken = expected_seconds(run, notebooks)
-    taken = {name: seconds for name, seconds in taken.items() if name not in {path.stem for path in todo}}
-    bar = CourseBar([path.stem for path in todo], expected, taken, progress)
+    bar = CourseBar(todo, *expected_seconds(run, notebooks, todo), progress)
     with bar.bar:
-        for path in notebooks:
-            if path not in todo:
+        for path, (values, mark, _) in plan.items():
+            if path.stem not in todo:
                 bar.write(f"{path.stem}: already done")
                 continue
             bar.start()
-            cost = _run_notebook(run, path, plan[path.name], marks[path], limit, bar.show)
+            cost = _run_notebook(run, path, values, mark, limit, bar.show)
             bar.finish(f"{cost.seconds:.0f} s, {cost.peak_mb:.0f} MB")
     return run
 
@@ -218,7 +201,7 @@ def _run_notebook(
             f"{error}\nWhat was executed is in {executed}. Once the cause is mended, run the same command again: "
             "notebooks that are done are skipped."
         ) from None
-    run.update_metrics("notebooks", {notebook_number(source.name): {"seconds": cost.seconds, "peak_mb": cost.peak_mb}})
+    run.update_metrics("notebooks", {notebook_number(source.name): asdict(cost)})
     notebook = read_notebook(executed)
     notebook["metadata"]["kdoct"] = {"fingerprint": mark}
     with atomic_path(executed) as temporary:
@@ -226,18 +209,19 @@ def _run_notebook(
     return cost
 
 
-def expected_seconds(run: RunFolder, notebooks: Sequence[Path]) -> tuple[dict[str, float], dict[str, float]]:
-    """What the notebooks will take, and what this folder says that they took, by name.
+def expected_seconds(run: RunFolder, notebooks: Sequence[Path], todo: Sequence[str]) -> tuple[dict, dict]:
+    """Seconds that the notebooks will take, and those that the others than ``todo`` took in this run, by name.
 
     The first are the times that were published, for the run that they were published of; for any other run the times
     that its own folder holds, since they follow from no other profile's.
     """
     costs = run.read_metrics().get("notebooks", {})
-    taken = {path.stem: costs.get(notebook_number(path.name), {}).get("seconds") for path in notebooks}
-    expected = taken
+    taken = {path.stem: costs[key]["seconds"] for path in notebooks if (key := notebook_number(path.name)) in costs}
+    expected = dict(taken)
     if (run.profile.name, run.dataset) == PUBLISHED_RUN:
-        expected = {path.stem: read_notebook(path)["metadata"].get("kdoct", {}).get("seconds") for path in notebooks}
-    return tuple({name: seconds for name, seconds in found.items() if seconds} for found in (expected, taken))
+        published = {path.stem: read_notebook(path)["metadata"].get("kdoct", {}).get("seconds") for path in notebooks}
+        expected = {name: seconds for name, seconds in published.items() if seconds}
+    return expected, {name: seconds for name, seconds in taken.items() if name not in todo}
 
 
 def notebook_title(notebook: Path) -> str:

@@ -6,60 +6,49 @@ papermill only logs a parameter that a notebook does not know; here it is refuse
 from __future__ import annotations
 
 import ast
-import functools
-import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from kdoct_utils.datasets import DataOptions
 from kdoct_utils.profiles import PARAMETERS, check_parameter
-from kdoct_utils.runs import RunError
+from kdoct_utils.runs import RunError, read_json
 
 TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict}
 COMMON_PARAMETERS = ("profile", "dataset", "data_root", "run_dir", "seed")  # set by options of their own
 
 
+def read_notebook(path: Path) -> dict:
+    """A notebook file as JSON. Raises RunError if it is none."""
+    notebook = read_json(path)
+    if not isinstance(notebook.get("cells"), list):
+        raise RunError(f"{path} is not a notebook: it has no cells")
+    return notebook
+
+
 def declared_parameters(notebook: Path) -> dict[str, object]:
-    """Name and type of each parameter in the notebook's cell tagged "parameters", as papermill reads them.
+    """Name and type of each parameter in the notebook's cell tagged "parameters".
 
     A parameter of ``PARAMETERS`` has its range with its type; one whose default is None may be None.
-    Raises RunError where the cell has a parameter that papermill would overlook, or one without a plain type.
+    Raises RunError where the cell has a parameter without a plain type.
     """
-    return _declared_parameters(notebook, notebook.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=32)
-def _declared_parameters(notebook: Path, written: int) -> dict[str, object]:
-    """written: when, since a file that changed is read again."""
-    import papermill
-
-    logger = logging.getLogger("papermill")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # its warnings become the error below
-    try:
-        found = papermill.inspect_notebook(str(notebook))
-    finally:
-        logger.setLevel(level)
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_notebook(notebook)["cells"]
     tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    for statement in ast.parse(tagged[0] if tagged else "").body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        for name in (target.id for target in targets if isinstance(target, ast.Name)):
-            if name not in found:
-                raise RunError(
-                    f"{notebook.name}: papermill cannot read the parameter {name!r}; write "
-                    f"`{name}: type = value  # comment` with a plain type and no second = in the line"
-                )
     types = {}
-    for name, parameter in found.items():
-        type_name = parameter["inferred_type_name"].split("[")[0].strip()
-        if type_name not in TYPES:
-            raise RunError(f"{notebook.name}: parameter {name!r} needs a type out of {', '.join(TYPES)}")
-        kind, known = TYPES[type_name], PARAMETERS.get(name)
+    for statement in ast.parse(tagged[0] if tagged else "").body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        if not isinstance(target, ast.Name):
+            continue
+        name, annotation = target.id, getattr(statement, "annotation", None)
+        kind = TYPES.get(ast.unparse(annotation).split("[")[0]) if annotation else None
+        if kind is None:
+            raise RunError(
+                f"{notebook.name}: parameter {name!r} needs a plain type; write `{name}: type = value  # comment` "
+                f"with a type out of {', '.join(TYPES)}"
+            )
+        known = PARAMETERS.get(name)
         kind = known if known is not None and known.__origin__ is kind else kind
-        types[name] = kind | None if parameter["default"] == "None" else kind
+        types[name] = kind | None if ast.unparse(statement.value) == "None" else kind
     return types
 
 

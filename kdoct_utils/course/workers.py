@@ -25,9 +25,7 @@ def on_this_machine(jobs: int, runs: Sequence[SweepRun], work: Work) -> Results:
     yield from parallel(delayed(work)(run) for run in runs)
 
 
-def on_cluster(
-    address: str, runs: Sequence[SweepRun], work: Work, died: Callable[[SweepRun, str], dict]
-) -> Results:
+def on_cluster(address: str, runs: Sequence[SweepRun], work: Work, died: Callable[[SweepRun, str], dict]) -> Results:
     """On the workers of the Dask scheduler at ``address``. A run whose worker dies is given to another one.
 
     died: records a run whose workers have died too often. Futures, as joblib's Dask backend waits forever for such a
