@@ -16,6 +16,7 @@ from kdoct_utils.course import check as checks
 from kdoct_utils.course import cli
 from kdoct_utils.course.check import Check, check_disk, check_memory, check_packages, run_checks
 from kdoct_utils.data.data_report import WIDTH, next_steps
+from kdoct_utils.data.scans import ScanSet
 from kdoct_utils.datasets import DATASETS, DataOptions
 from kdoct_utils.phantom.miniature import write_ucsd_folder
 from kdoct_utils.profiles import PROFILES, get_profile
@@ -66,15 +67,6 @@ def test_what_the_user_can_mend_is_one_message(capsys, monkeypatch):
         cli.main(["report", "no-such-run"])
 
 
-def test_faults_of_the_program_keep_their_traceback(monkeypatch):
-    def broken(*_, **__):
-        raise KeyError("a fault")
-
-    monkeypatch.setattr(checks, "run_checks", broken)
-    with pytest.raises(KeyError):
-        cli.main(["check"])
-
-
 def test_options_reach_the_run(capsys, monkeypatch, tmp_path):
     from kdoct_utils.course import notebooks as course
     from kdoct_utils.course import report
@@ -99,14 +91,7 @@ def test_options_reach_the_run(capsys, monkeypatch, tmp_path):
     assert seen["options"] == {"only": ["03", "05"], "again": True, "timeout": 120.0}
 
 
-def test_tables_come_as_json(capsys):
-    code, out, _ = kdoct(capsys, "profiles", "--json")
-    assert code == 0 and list(json.loads(out)) == list(PROFILES)
-    code, out, _ = kdoct(capsys, "data", "ucsd", "--json")
-    assert code == 0 and "Kermany" in json.loads(out)["ucsd"]["citation"]
-
-
-def test_datasets_are_listed_as_a_person_reads_them(capsys):
+def test_datasets_and_profiles_are_listed_for_people_and_programs(capsys):
     code, out, err = kdoct(capsys, "data")
     assert code == 0 and err == ""
     assert max(map(len, out.splitlines())) <= WIDTH
@@ -118,6 +103,8 @@ def test_datasets_are_listed_as_a_person_reads_them(capsys):
         assert all(f"{what} {number:,}" in words for what, number in info.published_counts.items())
     assert "kdoct data NAME --data-root FOLDER" in out
     assert kdoct(capsys, "data", "octdl")[1].splitlines()[0] == "octdl: OCTDL, version 2024"
+    assert list(json.loads(kdoct(capsys, "profiles", "--json")[1])) == list(PROFILES)
+    assert "Kermany" in json.loads(kdoct(capsys, "data", "ucsd", "--json")[1])["ucsd"]["citation"]
 
 
 @pytest.fixture(scope="module")
@@ -144,30 +131,17 @@ def test_data_tells_what_a_folder_holds(capsys, ucsd_folder):
         assert f"\n\n{heading}" in out
 
 
-def test_a_clean_folder_takes_a_screen(capsys, tmp_path):
-    write_ucsd_folder(tmp_path, 1, patients_per_class=6, slices=2, parts=())
-    code, out, _ = kdoct(capsys, "data", "ucsd", "--data-root", str(tmp_path))
-    assert code == 0 and len(out.splitlines()) < 50 and "Split over patients" in out
-
-
-def test_data_as_json_is_strict_and_names_no_folder(capsys, ucsd_folder):
-    def refuse(constant):
-        raise AssertionError(f"{constant} is not JSON")
-
+def test_data_as_json_is_strict_and_audits_can_be_left_out(capsys, ucsd_folder, monkeypatch):
     folder, _ = ucsd_folder
-    code, out, _ = kdoct(capsys, "data", "ucsd", "--data-root", str(folder), "--json")
-    record = json.loads(out, parse_constant=refuse)["ucsd"]
+    command = ("data", "ucsd", "--data-root", str(folder))
+    code, out, _ = kdoct(capsys, *command, "--json")
+    record = json.loads(out, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))["ucsd"]
     assert code == 0 and str(folder) not in out
     assert record["found"]["scans"] == sum(record["split"]["roles"].values())
     assert len(record["audits"]["identical_images"]) == 2 and len(record["audits"]["shortcuts"]) == 7
     assert record["audits"]["same_patient"][0]["lies_in"] == ["train", "test"]
-
-
-def test_data_can_leave_the_audits_out(capsys, ucsd_folder, monkeypatch):
-    from kdoct_utils.data.scans import ScanSet
-
     monkeypatch.setattr(ScanSet, "measured", lambda *_, **__: pytest.fail("an image was decoded"))
-    code, out, _ = kdoct(capsys, "data", "ucsd", "--data-root", str(ucsd_folder[0]), "--no-audit")
+    code, out, _ = kdoct(capsys, *command, "--no-audit")
     assert code == 0 and "Audits" not in out and "Shortcuts" not in out and "Next" in out
 
 
@@ -202,14 +176,16 @@ def test_a_set_too_small_to_split_is_still_described(capsys, tmp_path):
     assert "no class has 2 groups of patients" in out and "\nNext" not in out
 
 
-def test_check_fails_with_the_remedy(capsys, monkeypatch):
-    monkeypatch.setattr(
-        checks, "run_checks", lambda *_: [Check("a", True, "fine"), Check("b", False, "too old", "Do this")]
-    )
+def test_check_fails_with_the_remedy_and_on_a_fault_of_its_own(capsys, monkeypatch):
+    found = [Check("a", True, "fine"), Check("b", False, "too old", "Do this")]
+    monkeypatch.setattr(checks, "run_checks", lambda *_: found)
     code, out, _ = kdoct(capsys, "check")
     assert code == 1 and out == "[OK] a: fine\n[FAIL] b: too old. Do this\n"
     code, out, _ = kdoct(capsys, "check", "--json")
     assert code == 1 and [item["ok"] for item in json.loads(out)] == [True, False]
+    monkeypatch.setattr(checks, "run_checks", lambda *_: {}["a fault of the program keeps its traceback"])
+    with pytest.raises(KeyError):
+        cli.main(["check"])
 
 
 def test_checks_of_this_machine(monkeypatch):
@@ -218,37 +194,26 @@ def test_checks_of_this_machine(monkeypatch):
     assert list(found) == ["Python", "packages", "memory", "disk", "cores", "GPU"]
     assert found["Python"].ok and found["GPU"].ok
     assert not {check.name: check for check in run_checks("paper")}["GPU"].ok
-
-
-def test_missing_and_old_packages_are_named():
     check = check_packages(["numpy>=99", "no-such-package-kdoct>=1", "typer>=0.1"])
     assert not check.ok
     assert "no-such-package-kdoct missing" in check.found and "typer" not in check.found
     assert check.remedy == 'Run: pip install "numpy>=99" "no-such-package-kdoct>=1"'
 
 
-def test_a_gpu_can_hold_what_the_host_cannot(monkeypatch):
+def test_memory_is_the_containers_or_the_gpus_and_disk_that_of_a_folder_yet_to_be_made(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "CGROUP", tmp_path)
+    machine = checks.memory_limit()
+    for text, limit in (("2147483648\n", 2**31), ("max\n", machine)):
+        (tmp_path / "memory.max").write_text(text)
+        assert checks.memory_limit() == limit
     monkeypatch.setattr(checks, "memory_limit", lambda: 12_000_000_000)
     monkeypatch.setattr(checks, "gpu_memory", lambda: ("GPU", 40_000_000_000))
     assert check_memory(get_profile("paper")).ok
     monkeypatch.setattr(checks, "gpu_memory", lambda: ("GPU", 16_000_000_000))
     assert "16.0 GB of GPU memory, profile paper needs 24 GB" in str(check_memory(get_profile("paper")))
-
-
-def test_container_limits_count(monkeypatch, tmp_path):
-    monkeypatch.setattr(checks, "CGROUP", tmp_path)
-    machine = checks.memory_limit()
-    (tmp_path / "memory.max").write_text("2147483648\n")
-    assert checks.memory_limit() == 2**31
-    (tmp_path / "memory.max").write_text("max\n")
-    assert checks.memory_limit() == machine
-
-
-def test_disk_of_a_folder_yet_to_be_made(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(
-        checks.shutil, "disk_usage", lambda place: seen.append(place) or SimpleNamespace(free=1_000_000_000)
-    )
+    free = SimpleNamespace(free=1_000_000_000)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: seen.append(place) or free)
     check = check_disk(get_profile("quick"), tmp_path / "a" / "b")
     assert seen == [tmp_path.resolve()] and not check.ok
     assert str(check).startswith("[FAIL] disk: 1.0 GB free, profile quick needs 3 GB. Free some space")

@@ -19,7 +19,7 @@ from kdoct_utils.course.execute import execute_notebook
 from kdoct_utils.course.notebooks import TIMEOUTS, find_notebooks_folder, run_course, select_notebooks
 from kdoct_utils.course.parameters import cast, declared_parameters, parse_assignments
 from kdoct_utils.course.progress import CourseBar
-from kdoct_utils.course.report import figures_of, report_run, run_tables, run_text
+from kdoct_utils.course.report import figures_of, report_run
 from kdoct_utils.profiles import PARAMETERS, PROFILES
 from kdoct_utils.runs import RunError, open_run
 from tools.publish import badges, publish, repository_url
@@ -243,15 +243,11 @@ def test_nothing_starts_when_a_value_is_not_valid(folder, monkeypatch):
         run_course("huge", notebooks_folder=folder)
     with pytest.raises(RunError, match="profile 'paper' needs --dataset: neh or ucsd"):
         run_course("paper", notebooks_folder=folder)
-    assert not (folder.parent / "run").exists()
-
-
-def test_a_profile_too_big_for_memory_is_refused(folder, monkeypatch):
-    write_notebook(folder / "00_a.ipynb")
     monkeypatch.setattr(checks, "memory_limit", lambda: 500_000_000)
     monkeypatch.setattr(checks, "gpu_memory", lambda: None)
     with pytest.raises(RunError, match="0.5 GB of memory, profile smoke needs 1 GB. Choose a smaller profile"):
         run_smoke(folder, only=["00"])
+    assert not (folder.parent / "run").exists()
 
 
 def test_parameters_are_read_with_their_types(folder):
@@ -284,36 +280,21 @@ def test_values_are_cast_or_refused():
             cast("name", value, kind)
 
 
-def test_every_number_that_a_notebook_takes_has_a_range():
+def test_every_number_that_a_notebook_takes_has_a_range_and_every_profile_a_time_limit():
     for notebook in find_notebooks_folder().glob("*.ipynb"):
         for name, kind in declared_parameters(notebook).items():
             assert kind in (str, bool) or kind in (PARAMETERS[name], PARAMETERS[name] | None), (notebook.name, name)
+    assert set(TIMEOUTS) == set(PROFILES)
 
 
-def test_assignments():
+def test_assignments_and_names_of_notebooks(folder):
     assert parse_assignments(["a=1", "b=x=y"]) == {"a": "1", "b": "x=y"}
     for wrong in (["a"], ["=1"], ["a=1", "a=2"], ["a b=1"]):
         with pytest.raises(RunError):
             parse_assignments(wrong)
-
-
-def test_notebooks_are_chosen_in_order(folder):
     for name in ("00_a.ipynb", "03_b.ipynb", "10_c.ipynb"):
         write_notebook(folder / name)
     assert [path.name for path in select_notebooks(["10_c.ipynb", "3", "03"], folder)] == ["03_b.ipynb", "10_c.ipynb"]
-
-
-def test_every_profile_has_a_time_limit():
-    assert set(TIMEOUTS) == set(PROFILES)
-
-
-def test_results_of_an_unfinished_run():
-    assert run_text({}) == "This run has no results yet."
-    tables = run_tables({"student_kd": {"accuracy": None, "interval": None, "n_scans": 3, "n_patients": 2}})
-    [row] = tables["Networks on the test patients"].to_dict("records")
-    assert row == {"network": "student, distilled (real time)", "accuracy": "–", "95 % interval": "–",
-                   "sensitivity": "–", "specificity": "–", "calibration error": "–", "B-scans": "3",
-                   "patients": "2"}  # fmt: skip
 
 
 def test_figures_are_found_by_their_alt_text(tmp_path):

@@ -156,3 +156,10 @@ def test_a_run_without_networks_has_no_such_section(kept):
     assert "signs_of_trouble" not in results and "Signs of trouble" not in run_text(results)
     [row] = run_tables(results)["Differences"].to_dict("records")
     assert list(row.values()) == ["scan split minus patient split", "0.300", "[0.200, 0.400]", "3", "above zero"]
+
+
+def test_results_of_an_unfinished_run():
+    assert run_text({}) == "This run has no results yet."
+    tables = run_tables({"student_kd": {"accuracy": None, "interval": None, "n_scans": 3, "n_patients": 2}})
+    [row] = tables["Networks on the test patients"].to_dict("records")
+    assert list(row.values()) == ["student, distilled (real time)", *["–"] * 5, "3", "2"]

@@ -186,7 +186,7 @@ def test_flat_names():
 def test_a_run_that_fails_is_recorded_and_tried_again_and_the_others_are_not(home, capsys, monkeypatch):
     fails = f"import pathlib\nassert temperature != 2 or pathlib.Path({str(home / 'mended')!r}).exists(), 'too\\nhot'"
     small = planned(home, {"temperature": "1", "alpha": ".5"}, MARK, f"{ONE_THREAD}\n{SHARE}", fails, SCORE)
-    monkeypatch.setattr(sweep, "find_notebooks_folder", lambda: home / "notebooks")
+    monkeypatch.setattr(sweep.course, "find_notebooks_folder", lambda: home / "notebooks")
     folder = home / "sweep"
     command = ["sweep", "05", "-p", "temperature=1,2,3", "-p", "alpha=.5", "--profile", "smoke", "--jobs", "2"]
     command += ["--run-dir", str(folder)]
@@ -240,6 +240,7 @@ def test_a_run_is_never_executed_twice_at_once(home, monkeypatch):
     assert not second.result_file.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how, jobs", [(signal.SIGKILL, 2), (signal.SIGTERM, 2), (signal.SIGINT, 1)])
 def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on_where_it_was(home, how, jobs):
     made = planned(home, {"temperature": "1,2"}, MARK, WAIT_THE_FIRST_TIME, SCORE)
@@ -265,6 +266,15 @@ def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on_where_it_was(home
 # --- on a cluster ----------------------------------------------------------------------------------------------------
 
 
+def test_a_cluster_does_the_runs(home, cluster):
+    address, start_workers = cluster
+    made = planned(home, {"temperature": "1,2"}, MARK, ONE_THREAD, SCORE)
+    start_workers(1)
+    results = run_sweep(made, scheduler=address, progress=False)
+    assert results["status"].tolist() == ["done", "done"] and marked(home, "end") == [1, 2]
+
+
+@pytest.mark.slow
 def test_a_cluster_does_every_run_once_though_a_worker_is_killed(home, cluster):
     address, start_workers = cluster
     planned(home, {}, MARK, ONE_THREAD, WAIT_THE_FIRST_TIME, SCORE)
@@ -382,6 +392,7 @@ def test_folds_are_pooled_and_their_ensemble_is_out_of_fold(home):
     assert found.empty and "4 of 8 scans were never tested" in notes[0]
 
 
+@pytest.mark.slow
 def test_notebook_05_over_two_temperatures_shares_one_teacher(tmp_path):
     made = plan_sweep("05", {"temperature": [1, 4]}, profile="smoke", run_dir=tmp_path / "sweep")
     results = run_sweep(made, jobs=2, progress=False)

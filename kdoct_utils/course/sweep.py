@@ -23,17 +23,9 @@ from typing import TYPE_CHECKING
 import joblib
 from filelock import FileLock, Timeout
 
+from kdoct_utils.course import notebooks as course
 from kdoct_utils.course.check import check_memory
 from kdoct_utils.course.execute import execute_notebook
-from kdoct_utils.course.notebooks import (
-    TIMEOUTS,
-    check_dataset,
-    common_values,
-    find_notebooks_folder,
-    fingerprint,
-    notebook_number,
-    select_notebooks,
-)
 from kdoct_utils.course.parameters import cast, plan_parameters, settable_parameters
 from kdoct_utils.course.workers import Results, on_cluster, on_this_machine
 from kdoct_utils.profiles import Profile, get_profile
@@ -123,24 +115,25 @@ def plan_sweep(
     Raises RunError (a ValueError) for a name or value that is not valid.
     """
     size = get_profile(profile)
-    dataset = check_dataset(size, dataset, data_root)
-    found = select_notebooks([notebook], notebooks_folder or find_notebooks_folder()) if notebook.strip() else []
+    dataset = course.check_dataset(size, dataset, data_root)
+    there = notebooks_folder or course.find_notebooks_folder()
+    found = course.select_notebooks([notebook], there) if notebook.strip() else []
     if len(found) != 1:
         raise RunError(f"a sweep runs one notebook, by number or name, not {notebook!r}")
     if seeds < 1:
         raise RunError(f"a sweep needs at least one seed, not {seeds}")
     path, values = found[0], read_grid(found[0], grid)
-    parts = ["sweep", notebook_number(path.name), profile, *([dataset] if dataset != "phantom" else []), *values]
+    parts = ["sweep", course.notebook_number(path.name), profile, *([dataset] if dataset != "phantom" else []), *values]
     folder = Path(run_dir or Path("runs") / "-".join(parts)).expanduser().resolve()
     runs = []
     for combination in product(*values.values()):  # sklearn's ParameterGrid sorts the names, and with them the rows
         given = dict(zip(values, combination, strict=True))
         for one_seed in range(seed, seed + seeds):
             own = folder / _folder_name(given, one_seed)
-            common = common_values(size, dataset, data_root, own, one_seed)
+            common = course.common_values(size, dataset, data_root, own, one_seed)
             plan, options = plan_parameters([path], common, given)
             decides = {"parameters": plan[path.name] | {"run_dir": ""}, "options": options}  # its folder may move
-            mark = fingerprint(path, decides | {"common": [profile, dataset, one_seed]})
+            mark = course.fingerprint(path, decides | {"common": [profile, dataset, one_seed]})
             runs.append(SweepRun(own.name, path, given, plan[path.name], options, one_seed, own, mark))
     names = [run.name for run in runs]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -205,7 +198,7 @@ def run_sweep(
         if again:
             run.result_file.unlink(missing_ok=True)
     stop = sweep.folder / f".stop-{secrets.token_hex(4)}"
-    limit = TIMEOUTS[profile.name] if timeout is None else timeout
+    limit = course.TIMEOUTS[profile.name] if timeout is None else timeout
     work = functools.partial(perform, timeout=limit, cores=cores, stop=stop)
     todo = [run for run in sweep.runs if not run.finished_result()]
     results = on_cluster(scheduler, todo, work, _record) if scheduler else on_this_machine(jobs, todo, work)
@@ -226,7 +219,8 @@ def _collect(sweep: Sweep, results: Results, progress: bool) -> None:
 
     runs = {run.name: run for run in sweep.runs}
     rows = {run.name: results_row(run, result) for run in sweep.runs if (result := run.finished_result())}
-    write_results(sweep, rows)
+    if rows:
+        write_results(sweep, rows)
     failed = 0
     with tqdm(total=len(runs), initial=len(rows), unit="run", desc="sweep", disable=not progress) as bar:
         for result in results:
@@ -289,7 +283,7 @@ def _execute(run: SweepRun, timeout: float, cores: int | None, check: Callable[[
     except (RunError, OSError) as error:
         return _record(run, str(error), round(time.monotonic() - started, 1))
     spent = {"seconds": cost.seconds, "peak_mb": cost.peak_mb}
-    folder.update_metrics("notebooks", {notebook_number(run.notebook.name): spent})
+    folder.update_metrics("notebooks", {course.notebook_number(run.notebook.name): spent})
     return _record(run, "", cost.seconds, DONE)
 
 
@@ -339,8 +333,7 @@ def write_results(sweep: Sweep, rows: Mapping[str, dict]) -> None:
     """results.csv: the rows that there are, in the order of the grid."""
     import pandas as pd
 
-    there = [rows[run.name] for run in sweep.runs if run.name in rows]
-    table = pd.DataFrame(there) if there else pd.DataFrame(columns=["run", "notebook", *sweep.grid, "seed", "status"])
+    table = pd.DataFrame([rows[run.name] for run in sweep.runs if run.name in rows])
     with atomic_path(sweep.results_file) as temporary:
         table.to_csv(temporary, index=False)
 
