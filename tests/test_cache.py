@@ -1,10 +1,10 @@
 """The cache: found again by content, never trusted, whole or not there, and made in one pass."""
 
 import hashlib
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def leftovers(root):
 # --- hashes ---
 
 
-def test_only_new_and_changed_files_are_hashed(folder):
+def test_only_new_and_changed_files_are_hashed(folder, tmp_path):
     first = CountingSource.of_folder(folder)
     before = hashes_of(first)
     assert sorted(first.reads) == list(before)
@@ -91,6 +91,10 @@ def test_only_new_and_changed_files_are_hashed(folder):
     (folder / "07.jpeg").write_bytes((folder / "08.jpeg").read_bytes())
     status = os.stat(folder / "09.jpeg")
     os.utime(folder / "09.jpeg", ns=(status.st_atime_ns, status.st_mtime_ns + 5))  # touched, the same content
+    other = Path(shutil.copytree(folder, tmp_path / "other"))  # the same names and stamps, kept apart
+    other.joinpath("00.png").write_bytes((folder / "05.png").read_bytes())
+    os.utime(other / "00.png", ns=(os.stat(folder / "00.png").st_mtime_ns,) * 2)
+    assert hashes_of(Source.of_folder(other))["00.png"] == before["05.png"]
     shutil.copy(folder / "11.jpeg", folder / "99.jpeg")
     (folder / "01.jpeg").unlink()
     source = CountingSource.of_folder(folder)
@@ -98,14 +102,6 @@ def test_only_new_and_changed_files_are_hashed(folder):
     assert sorted(source.reads) == ["07.jpeg", "09.jpeg", "99.jpeg"]
     assert after["07.jpeg"] == before["08.jpeg"] and after["99.jpeg"] == before["11.jpeg"]
     assert after["09.jpeg"] == before["09.jpeg"] and "01.jpeg" not in after
-
-
-def test_hashes_are_kept_for_each_folder_apart(folder, tmp_path):
-    other = Path(shutil.copytree(folder, tmp_path / "other"))  # the same names and stamps
-    (other / "00.png").write_bytes((folder / "05.png").read_bytes())
-    os.utime(other / "00.png", ns=(os.stat(folder / "00.png").st_mtime_ns,) * 2)
-    here, there = (hashes_of(Source.of_folder(place)) for place in (folder, other))
-    assert {name for name in here if here[name] != there[name]} == {"00.png"}
 
 
 def test_a_damaged_file_of_hashes_is_made_again(folder, root):
@@ -291,33 +287,21 @@ def test_what_a_killed_process_left_is_swept_away(folder, root):
     assert not left.exists() and other.exists()
 
 
-def test_two_processes_make_the_pictures_once(folder, tmp_path):
-    """Both are there before either may begin; one decodes, the other takes what it made."""
-    code = """
-import sys, time
-from pathlib import Path
-from kdoct_utils.data import cache
-from kdoct_utils.data.files import Source
-folder, log, start = map(Path, sys.argv[1:4])
-class Logging(Source):
-    def decode(self, name, content):
-        with log.open("a") as file:
-            file.write(name + "\\n")
-        return super().decode(name, content)
-source = Logging.of_folder(folder)
-known = cache.file_hashes(source, source.files(), progress=False)
-(start / sys.argv[4]).touch()
-while len(list(start.iterdir())) < 2:
-    time.sleep(0.005)
-print(int(cache.pictures(source, list(known), list(known.values()), 16, False, progress=False).sum()))
-"""
-    start = tmp_path / "start"
-    start.mkdir()
-    log = tmp_path / "log"
-    both = [
-        subprocess.Popen([sys.executable, "-c", code, folder, log, start, str(k)], stdout=subprocess.PIPE, text=True)
-        for k in range(2)
-    ]
-    sums = [process.communicate(timeout=60)[0] for process in both]
-    assert sums[0] == sums[1] == f"{int(pictures(Source.of_folder(folder)).sum())}\n"
-    assert len(log.read_text().splitlines()) == 20
+def make_pictures(folder, barrier):
+    """In a process of its own: begins when the other is there too."""
+    source = CountingSource.of_folder(folder)
+    names = contents(source)
+    barrier.wait(60)
+    total = int(cache.pictures(source, *names, 16, False, progress=False).sum())
+    return total, len(source.decodes)
+
+
+def test_two_processes_make_the_pictures_once(folder):
+    """One decodes, the other takes what it made."""
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(2, spawn) as processes:
+        barrier = manager.Barrier(2)
+        both = [processes.submit(make_pictures, folder, barrier) for _ in range(2)]
+        (sum_a, decoded_a), (sum_b, decoded_b) = (one.result() for one in both)
+    assert sum_a == sum_b == int(pictures(Source.of_folder(folder)).sum())
+    assert sorted((decoded_a, decoded_b)) == [0, 20]

@@ -1,7 +1,6 @@
 """Folds over groups, the publishers' test part, the options that ask for it, the leakage audit, and the file."""
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdoct_utils.data.scans import read_scans
 from kdoct_utils.data.splits import (
     ROLES,
     SPLIT_COLUMNS,
@@ -23,11 +21,8 @@ from kdoct_utils.data.splits import (
     scan_level_splits,
 )
 from kdoct_utils.datasets import DataOptions
-from kdoct_utils.profiles import CLASS_NAMES, PROFILES
+from kdoct_utils.profiles import CLASS_NAMES
 from kdoct_utils.runs import RunError, open_run
-
-SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"
-real_scans = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real B-scans at ../shared/oct_samples/ucsd")
 
 
 def cohort(groups_per_class, slices=3, linked=()):
@@ -154,19 +149,6 @@ def test_faulty_tables_are_refused():
     ):
         with pytest.raises(SplitError, match=message):
             make_splits(faulty, 0, **options)
-
-
-@real_scans
-def test_the_seventeen_real_scans_split_and_say_what_is_missing():
-    scans = read_scans("ucsd", SAMPLES, profile=PROFILES["smoke"], seed=0, progress=False)
-    split = make_splits(scans.table, 0, class_names=scans.class_names)
-    assert split.attrs["folds"] == 2
-    assert "class dme has no validation scans in fold 0, 1" in split.attrs["warnings"]
-    labels = split["scan_id"].map(scans.table.set_index("scan_id")["label"])
-    for fold in range(2):
-        assert audit_leakage(scans.table, split, fold, scans.hashes).empty
-        for role in ("train", "test"):
-            assert set(labels[(split["fold"] == fold) & (split["role"] == role)]) == set(CLASS_NAMES)
 
 
 # --- the publishers' test part ---

@@ -59,22 +59,19 @@ def facts_text(info: DatasetInfo) -> str:
 class DataReport:
     """A dataset as found in a folder.
 
-    provenance: of the ScanSet. roles: scans of each role in fold 0; warnings: of the split. fault: why there is no
-    split, "" where there is one. audits: None where they were not asked for. steps: commands to run next -> what for.
+    provenance: of the ScanSet. split: "roles", the scans of each role in fold 0; "warnings" of the split; "fault", why
+    there is none, or "". audits: None where they were not asked for. steps: commands to run next -> what for.
     """
 
     info: DatasetInfo
     provenance: dict
-    roles: dict[str, int]
-    warnings: list[str]
-    fault: str
+    split: dict
     audits: AuditReport | None
     steps: dict[str, str]
 
     def as_dict(self) -> dict:
         """The provenance record with split and audits added, in plain JSON types, without paths of this machine."""
-        split = {"roles": self.roles, "warnings": self.warnings, "fault": self.fault}
-        return {**self.provenance, "split": split, "audits": self.audits.as_dict() if self.audits else None}
+        return {**self.provenance, "split": self.split, "audits": self.audits.as_dict() if self.audits else None}
 
     def __str__(self) -> str:
         record, found = self.provenance, self.provenance["found"]
@@ -85,8 +82,8 @@ class DataReport:
             f"{number:,} x {reason}, such as {', '.join(map(str, record['refused_examples'][reason][:2]))}"
             for reason, number in record["refused"].items()
         ]
-        roles = ", ".join(f"{role} {number:,}" for role, number in self.roles.items())
-        split = [self.fault] if self.fault else [f"fold 0, seed 0, in scans: {roles}", *self.warnings]
+        roles = ", ".join(f"{role} {number:,}" for role, number in self.split["roles"].items())
+        split = [self.split["fault"] or f"fold 0, seed 0, in scans: {roles}", *self.split["warnings"]]
         lines = [
             f"{self.info.name}: {self.info.title}",
             *named({"license": self.info.license, "cite": self.info.citation, "scans": scans}),
@@ -125,7 +122,7 @@ def read_data(
 
     profile = get_profile("smoke")  # matters to phantoms only
     scans = read_scans(dataset, data_root, profile=profile, seed=0, options=options, progress=progress)
-    split, roles, warnings, fault = None, {}, [], ""
+    split, told = None, {"roles": {}, "warnings": [], "fault": ""}
     try:
         settings = {"class_names": scans.class_names, "allow_tiny": True}
         if options.split == "official":
@@ -133,17 +130,17 @@ def read_data(
         else:
             split = make_splits(scans.table, 0, **settings)
         counts = split.loc[split["fold"] == 0, "role"].value_counts()
-        roles = {role: int(counts.get(role, 0)) for role in (*ROLES, UNUSED) if role in (*ROLES, *counts.index)}
-        warnings = split.attrs["warnings"]
+        told["roles"] = {role: int(counts.get(role, 0)) for role in (*ROLES, UNUSED) if role in (*ROLES, *counts.index)}
+        told["warnings"] = split.attrs["warnings"]
     except SplitError as error:
-        fault = str(error)
+        told["fault"] = str(error)
     report = None
     if audits:
         from kdoct_utils.data.audits import audit  # scikit-learn and SciPy, which counting does not need
 
         report = audit(scans, split, progress=progress)
     steps = next_steps(dataset, data_root, options, possible=split is not None, parts="part" in scans.table)
-    return DataReport(DATASETS[dataset], scans.provenance, roles, warnings, fault, report, steps)
+    return DataReport(DATASETS[dataset], scans.provenance, told, report, steps)
 
 
 def next_steps(dataset: str, data_root: str, options: DataOptions, possible: bool, parts: bool) -> dict[str, str]:

@@ -82,7 +82,7 @@ def clean_frame(pixels: np.ndarray) -> Cleaned:
         beyond = border.copy()
         beyond[_within(_grown(box, bar.shape))] = False
         border &= beyond.any()
-    filled = _mirror_into(grey, border | bar)
+    filled = fill_borders(grey, border | bar)
     kept = grey[~(border | bar)]
     if int(filled.max()) - int(filled.min()) < FLAT:
         raise ScanError("the image is flat: there is no retina in it")
@@ -164,17 +164,14 @@ def _border_depth(white: np.ndarray) -> np.ndarray:
     return run
 
 
-def fill_borders(image: np.ndarray) -> np.ndarray:
+def fill_borders(image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """Replace white registration borders by the picture mirrored at their edge: a new uint8 (height, width).
 
     A mirrored picture has the noise and the brightness of its neighborhood and no edge, so a border gives a network
-    nothing to learn the class from. Raises ScanError if the whole image is white.
+    nothing to learn the class from. mask: replace these pixels, boolean (height, width); None for border_mask's.
+    Raises ScanError if the whole image is white.
     """
-    return _mirror_into(image, border_mask(image))
-
-
-def _mirror_into(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Replace the pixels of a boolean mask by the picture mirrored at the mask's edge; both (height, width)."""
+    mask = border_mask(image) if mask is None else mask
     if not mask.any():
         return image.copy()
     if mask.all():
