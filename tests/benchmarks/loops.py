@@ -47,13 +47,13 @@ def networks(profile: Profile, build: Callable = build_model) -> tuple[torch.nn.
 
 
 def scans(profile: Profile, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    drawn = phantom_scans(profile, steps * BATCH)
+    drawn = phantom_scans(profile, steps * profile.student_training.batch_size)
     return drawn.images, drawn.target.numpy()
 
 
-def rate(seconds: list[float]) -> float:
+def rate(seconds: list[float], batch: int = BATCH) -> float:
     """Images a second of the steps after the warm-up, by their median: other work on the machine slows a few down."""
-    return BATCH / float(np.median(seconds[WARM:]))
+    return batch / float(np.median(seconds[WARM:]))
 
 
 def reference(steps: int) -> float:
@@ -66,10 +66,10 @@ def reference(steps: int) -> float:
         return train_reference(profile, "student", paths, target, device="cpu", precision="no", workers=4)[0]
 
 
-def reference_in_memory(steps: int, workers: int = 2) -> float:
+def reference_in_memory(steps: int, profile: Profile | None = None) -> float:
     """The same spared of its files: it starts from our stored images."""
-    profile = bench_profile()
-    return train_reference(profile, "student", *scans(profile, steps), device="cpu", precision="no", workers=workers)[0]
+    profile = profile or bench_profile()
+    return train_reference(profile, "student", *scans(profile, steps), device="cpu", precision="no", workers=2)[0]
 
 
 def write_frames(folder: Path) -> list[str]:
@@ -104,9 +104,9 @@ def timm_task(steps: int, workers: int = 2) -> float:
     return BATCH * len(seconds[WARM:]) / sum(seconds[WARM:])  # workers come in bursts: no median here
 
 
-def package(steps: int, cached: bool = False) -> float:
+def package(steps: int, cached: bool = False, profile: Profile | None = None) -> float:
     """The course's trainer. cached: with the teacher's logits for these very views, computed beforehand."""
-    profile = bench_profile()
+    profile = profile or bench_profile()
     trainer = step_trainer(profile, "student", steps)
     if cached:
         logits = cache_teacher_logits(
@@ -116,7 +116,7 @@ def package(steps: int, cached: bool = False) -> float:
         trainer.objective = DistillationObjective(CachedLogits(logits), profile.temperature, profile.alpha)
     marks = clock_steps(trainer)
     trainer.fit()
-    return rate(list(np.diff(marks)))
+    return rate(list(np.diff(marks)), profile.student_training.batch_size)
 
 
 def floor(steps: int) -> float:
@@ -154,6 +154,8 @@ LOOPS: dict[str, Callable[[int], float]] = {
     "package": package,
     "package, cached logits": lambda steps: package(steps, cached=True),
     "floor": floor,
+    "quick, reference": lambda steps: reference_in_memory(steps, get_profile("quick")),
+    "quick, package": lambda steps: package(steps, profile=get_profile("quick")),  # one thread, as that profile says
 }
 
 if __name__ == "__main__":

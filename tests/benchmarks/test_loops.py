@@ -1,10 +1,14 @@
 """The course's distillation loop beside others on the same work, each in a process of its own: `make bench`."""
 
+import subprocess
+import sys
+
 import pytest
 from loops import LOOPS
 from scripts import run_script
 
 STEPS = 60
+BUSY = "import torch; a = torch.randn(1000, 1000)\nwhile True: a @ a"  # on every core, as a second training would be
 ROUNDS = 2  # the better one counts: other work on the machine only ever slows down
 
 
@@ -34,6 +38,21 @@ def test_distillation_loops(found, measured):
     ratio("share of its own floor", "package", "floor", "at least 0.95")
     ratio("cached logits against a live teacher", "package, cached logits", "package", "at least 1.45")
     assert found["package"] > found["reference"]
+
+
+def test_beside_a_busy_process(found, measured):
+    busy = subprocess.Popen([sys.executable, "-c", BUSY])
+    try:
+        beside = {name: run_loop(name)["images_per_second"] for name in ("quick, package", "quick, reference")}
+    finally:
+        busy.kill()
+        busy.wait()
+    for name, rate in beside.items():
+        measured(f"beside a busy process, share of its own quiet speed: {name}",
+                 f"{rate / found[name]:.2f} ({rate:.0f} against {found[name]:.0f} images/s)", "")  # fmt: skip
+    for way, rates in (("quiet", found), ("beside a busy process", beside)):
+        measured(f"quick student's KD against the public code's, spared of its files: {way}",
+                 f"{rates['quick, package'] / rates['quick, reference']:.2f}", "")  # fmt: skip
 
 
 def test_memory(measured):
