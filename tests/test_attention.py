@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -70,23 +69,17 @@ def test_the_map_is_where_the_network_looks():
     assert pointing_game(maps, images > 0, 0).tolist() == [1, 1]
     assert pointing_game(maps, images[::-1] > 0, 8).tolist() == [0, 0]
     assert (energy_inside(maps, images > 0) > 0.5).all()
-
-
-def test_a_class_that_nothing_speaks_for_has_a_map_of_zeros_and_points_nowhere():
-    images = bright_at(CORNER)[None]
-    maps = grad_cam(Looker([CORNER, OTHER]), images, np.array([2]), SIZE, 1)
-    assert not maps.any()
-    assert pointing_game(maps, images > 0, 99).tolist() == [0] and energy_inside(maps, images > 0).tolist() == [0]
+    nothing = grad_cam(model, images, np.array([2, 2]), SIZE, 1)  # a class that nothing speaks for
+    assert not nothing.any()
+    assert not pointing_game(nothing, images > 0, 99).any() and not energy_inside(nothing, images > 0).any()
 
 
 def test_contrast_asks_against_the_other_classes():
-    model = Looker([CORNER, CORNER])
+    model, images = Looker([CORNER, CORNER]), bright_at(CORNER)[None]
     with torch.no_grad():
         model.weights[1] = 2 * model.weights[0]  # both rise with the corner; class 1 twice as fast
-    images = bright_at(CORNER)[None]
-    assert grad_cam(model, images, np.array([0]), SIZE, 1).any()
-    assert not grad_cam(model, images, np.array([0]), SIZE, 1, contrast=True).any()  # 1 - (2 + 0) / 2 = 0
-    assert grad_cam(model, images, np.array([1]), SIZE, 1, contrast=True).any()
+    for number, contrast, seen in ((0, False, True), (0, True, False), (1, True, True)):  # 1 - (2 + 0) / 2 = 0
+        assert grad_cam(model, images, np.array([number]), SIZE, 1, contrast=contrast).any() == seen
 
 
 def test_batches_change_nothing_and_the_network_is_as_it_was():
@@ -107,10 +100,9 @@ def test_batches_change_nothing_and_the_network_is_as_it_was():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick"])
 @pytest.mark.parametrize("role", ["teacher", "student"])
-def test_grad_cam_by_hand_on_the_networks_of_the_course(name, role):
-    profile = get_profile(name)
+def test_grad_cam_by_hand_on_the_networks_of_the_course(role):
+    profile = get_profile("quick")
     size, channels = profile.image_size, profile.channels
     model = build_model(getattr(profile, role), 3, channels, seed=1).eval()
     images = np.random.default_rng(0).integers(0, 256, (2, size, size), dtype=np.uint8)
@@ -119,8 +111,7 @@ def test_grad_cam_by_hand_on_the_networks_of_the_course(name, role):
     layer, stride = looked_at(model, size)
     kept = []
     handle = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    view = augment(torch.from_numpy(images), torch.arange(2), EVALUATION, 0, 0, size, channels)
-    logits = model(view)
+    logits = model(augment(torch.from_numpy(images), torch.arange(2), EVALUATION, 0, 0, size, channels))
     handle.remove()
     (slope,) = torch.autograd.grad(logits[0, 1] + logits[1, 2], kept[0])
     coarse = (slope.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1).relu()
@@ -132,54 +123,32 @@ def test_grad_cam_by_hand_on_the_networks_of_the_course(name, role):
     np.testing.assert_allclose(maps, fine / (1e-7 + fine.max(axis=(1, 2), keepdims=True)), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_teacher_and_student_are_looked_at_in_cells_of_one_size(name):
-    profile = get_profile(name)
-    sides = set()
-    with torch.device("meta"):
-        for config in (profile.teacher, profile.student):
-            model = timm.create_model(config.architecture, in_chans=profile.channels, **dict(config.options))
-            sides.add(looked_at(model, profile.image_size)[1])
-    assert len(sides) == 1 and profile.image_size // sides.pop() >= 8
-
-
-def test_no_layer_is_fine_enough():
+def test_teacher_and_student_are_looked_at_in_cells_of_one_size():
+    for profile in PROFILES.values():
+        with torch.device("meta"):
+            networks = [build_model(getattr(profile, role), 3, profile.channels) for role in ("teacher", "student")]
+        sides = {looked_at(network, profile.image_size)[1] for network in networks}
+        assert len(sides) == 1 and profile.image_size // sides.pop() >= 8
     with pytest.raises(ValueError, match="no layer of Looker has 100 x 100 cells"):
         looked_at(Looker([CORNER]), SIZE, cells=100)
-    assert looked_at(Looker([CORNER]), SIZE)[1] == CELL
 
 
-def test_the_pointing_game_in_closed_form():
-    masks = np.zeros((1, 10, 10), bool)
+def test_scores_in_closed_form_and_what_cannot_be_scored():
+    masks, one, flat = np.zeros((1, 10, 10), bool), np.zeros((1, 10, 10)), np.ones((1, 10, 10))
     masks[0, 4:6, 4:6] = True
-    one = np.zeros((1, 10, 10))
     one[0, 4, 8] = 1.0  # three columns from the lesion
-    assert [pointing_game(one, masks, t)[0] for t in (0, 2, 2.9, 3, 50)] == [0, 0, 0, 1, 1]
-    flat = np.ones((1, 10, 10))
-    assert pointing_game(flat, masks, 0) == pytest.approx(4 / 100)
-    assert pointing_game(flat, masks, 1) == pytest.approx(12 / 100)  # four sides of two pixels; corners are 1.4 away
-    assert pointing_game(flat, masks, 1.5) == pytest.approx(16 / 100)
-    assert pointing_game(middle(masks), masks, 0)[0] == 1
+    assert [pointing_game(one, masks, t)[0] for t in (0, 2.9, 3, 50)] == [0, 0, 1, 1]
+    for tolerance, share in ((0, 4), (1, 12), (1.5, 16)):  # four sides of two pixels; corners are 1.4 away
+        assert pointing_game(flat, masks, tolerance) == pytest.approx(share / 100)
     assert middle(masks)[0].sum() == 4 and middle(np.ones((1, 5, 5), bool))[0].sum() == 1
-    two = one.copy()
-    two[0, 4, 4] = 1.0  # two largest pixels, one of them on the lesion
-    assert pointing_game(two, masks, 0)[0] == 0.5
-
-
-def test_energy_in_closed_form():
-    masks = np.zeros((2, 4, 4), bool)
-    masks[0, :2] = masks[1, 0, 0] = True
-    assert energy_inside(np.ones((2, 4, 4)), masks).tolist() == [0.5, 1 / 16]
-    assert energy_inside(masks.astype(float), masks).tolist() == [1, 1]
-
-
-def test_scores_refuse_what_cannot_be_scored():
-    masks = np.ones((1, 4, 4), bool)
+    assert pointing_game(middle(masks), masks, 0)[0] == 1
+    one[0, 4, 4] = 1.0  # two largest pixels, one of them on the lesion
+    assert pointing_game(one, masks, 0)[0] == 0.5 == energy_inside(one, masks)[0]
+    assert energy_inside(flat, masks) == pytest.approx(4 / 100)
     for score in (lambda *a: pointing_game(*a, 0), energy_inside):
-        with pytest.raises(ValueError, match="must both be"):
-            score(np.ones((1, 4, 5)), masks)
-        with pytest.raises(ValueError, match="no lesion to point at"):
-            score(np.ones((1, 4, 4)), ~masks)
+        for maps, wrong, message in ((flat[:, 1:], masks, "must both be"), (flat, ~flat.astype(bool), "no lesion to")):
+            with pytest.raises(ValueError, match=message):
+                score(maps, wrong)
 
 
 def test_scans_with_a_lesion_and_the_same_eyes_without():
@@ -199,12 +168,10 @@ def test_scans_with_a_lesion_and_the_same_eyes_without():
 
 def test_a_shuffled_network_has_the_same_numbers_elsewhere():
     model = build_model(get_profile("smoke").student, 3, 1, seed=0)
-    mixed = shuffled(model, 0)
-    moved = 0
-    for ours, theirs in zip(model.parameters(), mixed.parameters(), strict=True):
-        assert torch.equal(ours.flatten().sort().values, theirs.flatten().sort().values)
-        moved += int(not torch.equal(ours, theirs))
+    weights = [list(network.parameters()) for network in (model, *(shuffled(model, seed) for seed in (0, 0, 1)))]
+    ours, mixed, again, other = weights
+    moved = sum(not torch.equal(a, b) for a, b in zip(ours, mixed, strict=True))
     assert moved > 5
-    again, other = shuffled(model, 0), shuffled(model, 1)
-    assert all(torch.equal(a, b) for a, b in zip(mixed.parameters(), again.parameters(), strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(mixed.parameters(), other.parameters(), strict=True))
+    ordered = [[one.flatten().sort().values for one in network] for network in (ours, mixed)]
+    assert all(map(torch.equal, *ordered))
+    assert all(map(torch.equal, mixed, again)) and not all(map(torch.equal, mixed, other))

@@ -23,7 +23,6 @@ from kdoct_utils.learn.models import (
     parameter_groups,
     save_weights,
     use_quick_norms,
-    weights_metadata,
 )
 from kdoct_utils.profiles import PAPER_TEACHER_TRAINING, PROFILES, QUICK_TEACHER, ModelConfig
 
@@ -31,36 +30,29 @@ SMALL = ModelConfig("efficientnet_course_small", dropout=0.1)
 TINY_TEACHER = PROFILES["smoke"].teacher
 
 
-@pytest.mark.parametrize(("role", "expected"), [("teacher", 196.42e6), ("student", 7.705e6)])
-def test_paper_networks_have_the_published_sizes(role: str, expected: float):
-    with torch.device("meta"):  # shapes without memory
-        model = build_model(getattr(PROFILES["paper"], role), 3, 3)
-    assert count_parameters(model) == pytest.approx(expected, abs=0.01e6 if role == "teacher" else 0.001e6)
+def test_paper_networks_have_the_published_sizes():
+    for role, published, within in (("teacher", 196.42e6, 0.01e6), ("student", 7.705e6, 0.001e6)):
+        with torch.device("meta"):  # shapes without memory
+            model = build_model(getattr(PROFILES["paper"], role), 3, 3)
+        assert count_parameters(model) == pytest.approx(published, abs=within)
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_builds_both_families(name: str):
-    profile = PROFILES[name]
-    with torch.device("meta"):
-        teacher = build_model(profile.teacher, 3, profile.channels)
-        student = build_model(profile.student, 3, profile.channels)
-    assert type(teacher).__name__ == "ConvNeXt"
-    assert type(student).__name__ == "EfficientNet"
-    assert any("grn" in module for module, _ in teacher.named_modules())  # what makes it a ConvNeXt V2
-    assert count_parameters(teacher) > count_parameters(student) * (1 if name == "smoke" else 3)
+def test_every_profile_builds_both_families():
+    for name, profile in PROFILES.items():
+        with torch.device("meta"):
+            networks = [build_model(getattr(profile, role), 3, profile.channels) for role in ("teacher", "student")]
+        assert [type(network).__name__ for network in networks] == ["ConvNeXt", "EfficientNet"]
+        assert any("grn" in module for module, _ in networks[0].named_modules())  # what makes it a ConvNeXt V2
+        teacher, student = map(count_parameters, networks)
+        assert teacher > student * (1 if name == "smoke" else 3)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [64, 96])
-def test_course_student_is_small_and_takes_grey_and_color(channels: int, size: int):
-    model = build_model(SMALL, 4, channels).eval()
-    assert 0.09e6 < count_parameters(model) < 0.12e6
-    assert model(torch.zeros(2, channels, size, size)).shape == (2, 4)
-
-
-def test_course_students_are_known_to_timm():
+def test_course_student_is_small_known_to_timm_and_takes_grey_and_color():
     assert "efficientnet_course_small" in timm.list_models("efficientnet_course*")
-    assert timm.create_model("efficientnet_course_tiny", num_classes=5, in_chans=1).num_classes == 5
+    for channels, size in ((1, 64), (3, 96)):
+        model = build_model(SMALL, 4, channels).eval()
+        assert 0.09e6 < count_parameters(model) < 0.12e6
+        assert model(torch.zeros(2, channels, size, size)).shape == (2, 4)
 
 
 def test_dropout_and_drop_path_reach_the_network():
@@ -81,37 +73,29 @@ def test_seed_fixes_the_weights_and_leaves_the_global_generator_alone():
     assert not torch.equal(first.conv_stem.weight, other.conv_stem.weight)
 
 
-@pytest.mark.parametrize("config", [SMALL, QUICK_TEACHER], ids=["efficientnet", "convnextv2"])
-def test_parameter_groups_cover_each_parameter_once_with_its_rate_floor_and_decay(config: ModelConfig):
-    model = build_model(config, 3, 1)
+def test_parameter_groups_cover_each_parameter_once_with_its_rate_floor_and_decay():
     training = replace(PAPER_TEACHER_TRAINING, learning_rate=1e-3, backbone_learning_rate=2e-4)
     training = replace(training, minimum_learning_rate=1e-6, weight_decay=0.05)
-    groups = {group["name"]: group for group in parameter_groups(model, training)}
-    assert list(groups) == ["backbone", "backbone, no decay", "head", "head, no decay"]
-    where = {id(parameter): name for name, group in groups.items() for parameter in group["params"]}
-    assert len(where) == sum(len(group["params"]) for group in groups.values()) == len(list(model.parameters()))
-    head = model.get_submodule(head_name(model))
-    in_head = {id(parameter) for parameter in head.parameters()}
-    norm_types = (torch.nn.BatchNorm2d, torch.nn.LayerNorm)
-    norms = {id(p) for module in model.modules() if isinstance(module, norm_types) for p in module.parameters()}
-    grn = {id(p) for name, p in model.named_parameters() if ".grn." in name}
-    for name, parameter in model.named_parameters():
-        part = "head" if id(parameter) in in_head else "backbone"
-        plain = name.endswith("bias") or id(parameter) in norms | grn
-        assert where[id(parameter)] == (f"{part}, no decay" if plain else part), name
-    assert [group["weight_decay"] for group in groups.values()] == [0.05, 0, 0.05, 0]
-    assert [group["lr"] for group in groups.values()] == [2e-4, 2e-4, 1e-3, 1e-3]
-    np.testing.assert_allclose([group["floor"] for group in groups.values()], [2e-7, 2e-7, 1e-6, 1e-6])
-
-
-def test_one_learning_rate_serves_everything_where_the_backbone_has_none():
-    groups = parameter_groups(build_model(SMALL, 3, 1), PROFILES["quick"].student_training)
-    assert {group["lr"] for group in groups} == {PROFILES["quick"].student_training.learning_rate}
-
-
-def test_floor_above_the_peak_is_refused():
-    with pytest.raises(ValueError, match="minimum_learning_rate 1e-07 is above learning_rate 1e-08"):
-        parameter_groups(build_model(SMALL, 3, 1), replace(PAPER_TEACHER_TRAINING, learning_rate=1e-8))
+    for config in (SMALL, QUICK_TEACHER):
+        model = build_model(config, 3, 1)
+        groups = {group["name"]: group for group in parameter_groups(model, training)}
+        assert list(groups) == ["backbone", "backbone, no decay", "head", "head, no decay"]
+        where = {id(parameter): name for name, group in groups.items() for parameter in group["params"]}
+        assert len(where) == sum(len(group["params"]) for group in groups.values()) == len(list(model.parameters()))
+        in_head = {id(parameter) for parameter in model.get_submodule(head_name(model)).parameters()}
+        norms = [module for module in model.modules() if "Norm" in type(module).__name__]
+        in_norms = {id(parameter) for module in norms for parameter in module.parameters(recurse=False)}
+        for name, parameter in model.named_parameters():
+            part = "head" if id(parameter) in in_head else "backbone"
+            plain = name.endswith("bias") or id(parameter) in in_norms
+            assert where[id(parameter)] == (f"{part}, no decay" if plain else part), name
+        assert [group["weight_decay"] for group in groups.values()] == [0.05, 0, 0.05, 0]
+        assert [group["lr"] for group in groups.values()] == [2e-4, 2e-4, 1e-3, 1e-3]
+        np.testing.assert_allclose([group["floor"] for group in groups.values()], [2e-7, 2e-7, 1e-6, 1e-6])
+    one_rate = parameter_groups(model, replace(training, backbone_learning_rate=None))
+    assert {group["lr"] for group in one_rate} == {1e-3}
+    with pytest.raises(ValueError, match="minimum_learning_rate 1e-06 is above learning_rate 1e-08"):
+        parameter_groups(model, replace(training, learning_rate=1e-8))
 
 
 def test_frozen_backbone_keeps_weights_and_batch_norm_statistics():
@@ -125,16 +109,6 @@ def test_frozen_backbone_keeps_weights_and_batch_norm_statistics():
     assert changed == {"classifier.weight", "classifier.bias"}
     freeze_backbone(model, False)
     assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_weights_survive_the_disk_with_their_metadata(tmp_path):
-    source, target = build_model(SMALL, 3, 1, seed=1), build_model(SMALL, 3, 1, seed=2)
-    save_weights(source, tmp_path / "student.safetensors", {"accuracy": 0.91, "classes": "normal,drusen,cnv"})
-    metadata = load_weights(target, tmp_path / "student.safetensors")
-    assert metadata == {"accuracy": "0.91", "classes": "normal,drusen,cnv"}
-    for name, value in source.state_dict().items():
-        assert torch.equal(value, target.state_dict()[name]), name
-    assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
 
 
 def test_loading_refuses_what_does_not_fit_and_changes_nothing(tmp_path):
@@ -154,37 +128,30 @@ def test_loading_refuses_what_does_not_fit_and_changes_nothing(tmp_path):
 
 def test_backbone_loads_without_its_head(tmp_path):
     source, target = build_model(TINY_TEACHER, 7, 1, seed=1), build_model(TINY_TEACHER, 3, 1, seed=2)
-    path = tmp_path / "pretrained.safetensors"
+    path, color = tmp_path / "pretrained.safetensors", tmp_path / "color.safetensors"
     save_weights(source, path)
     fresh_head = target.head.fc.weight.clone()
     load_backbone(target, path)
     assert torch.equal(target.stages[3].blocks[0].mlp.fc1.weight, source.stages[3].blocks[0].mlp.fc1.weight)
     assert torch.equal(target.head.fc.weight, fresh_head)
-    weights = load_file(path)
-    weights.pop("stem.0.weight")
-    save_file(weights, path)
+    save_weights(build_model(TINY_TEACHER, 3, 3), color)
+    with pytest.raises(ModelError, match="1 of another shape, such as stem.0.weight"):
+        load_backbone(target, color)
+    save_file({name: value for name, value in load_file(path).items() if name != "stem.0.weight"}, path)
     with pytest.raises(ModelError, match="1 missing, such as stem.0.weight"):
         load_backbone(target, path)
 
 
-def test_backbone_of_color_weights_is_refused_for_grey(tmp_path):
-    save_weights(build_model(TINY_TEACHER, 3, 3), tmp_path / "color.safetensors")
-    with pytest.raises(ModelError, match="1 of another shape, such as stem.0.weight"):
-        load_backbone(build_model(TINY_TEACHER, 3, 1), tmp_path / "color.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("config", "start_weights", "message"),
-    [
+def test_unknown_choices_name_the_valid_ones():
+    student = replace(PROFILES["paper"].student, pretrained_tag="nope")
+    for config, start_weights, message in (
         (replace(SMALL, architecture="resnet5"), "none", "'resnet5'.*convnextv2_tiny.*efficientnet_course_small"),
         (SMALL, "random", "'random'; valid: none, phantom, imagenet"),
         (SMALL, "imagenet", "no ImageNet weights here; valid start weights: none, phantom"),
-        (replace(PROFILES["paper"].student, pretrained_tag="nope"), "imagenet", "efficientnet_b2.nope.*ra_in1k"),
-    ],
-)
-def test_unknown_choices_name_the_valid_ones(config: ModelConfig, start_weights: str, message: str):
-    with pytest.raises(ModelError, match=message):
-        build_model(config, 3, 1, start_weights)
+        (student, "imagenet", "efficientnet_b2.nope.*ra_in1k"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            build_model(config, 3, 1, start_weights)
 
 
 def test_imagenet_weights_that_cannot_be_fetched_are_not_replaced(monkeypatch, tmp_path):
@@ -196,13 +163,17 @@ def test_imagenet_weights_that_cannot_be_fetched_are_not_replaced(monkeypatch, t
         build_model(PROFILES["paper"].student, 3, 3, "imagenet")
 
 
-def test_the_same_weights_are_the_same_bytes(tmp_path):
+def test_weights_survive_the_disk_and_the_same_weights_are_the_same_bytes(tmp_path):
     """Whatever the memory format, and whatever order Rust's maps have today: recipes name a teacher by its hash."""
-    model, about = build_model(SMALL, 3, 3), {"chosen": "best", "recipe": "r", "seed": 0, "fold": 1}
-    save_weights(model, tmp_path / "a.safetensors", about)
-    save_weights(model.to(memory_format=torch.channels_last), tmp_path / "b.safetensors", dict(reversed(about.items())))
-    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    assert weights_metadata(tmp_path / "a.safetensors") == {"chosen": "best", "recipe": "r", "seed": "0", "fold": "1"}
+    model, about = build_model(SMALL, 3, 3, seed=1), {"chosen": "best", "recipe": "r", "seed": 0, "fold": 1}
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    save_weights(model, paths[0], about)
+    save_weights(model.to(memory_format=torch.contiguous_format), paths[1], dict(reversed(about.items())))
+    assert paths[0].read_bytes() == paths[1].read_bytes() and sorted(tmp_path.iterdir()) == paths
+    target = build_model(SMALL, 3, 3, seed=2)
+    assert load_weights(target, paths[0]) == {"chosen": "best", "recipe": "r", "seed": "0", "fold": "1"}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, target.state_dict()[name]), name
 
 
 # ---- the quicker norm of ConvNeXtV2
@@ -215,18 +186,15 @@ def two_norms(channels: int, channels_last: bool = False) -> tuple[GlobalRespons
     return theirs, QuickResponseNorm(theirs)
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_the_quick_norm_and_its_gradients_are_timms(channels_last):
-    theirs, ours = (norm.double() for norm in two_norms(6, channels_last))
-    x = torch.randn((5, 7, 8, 6) if channels_last else (5, 6, 7, 8), dtype=torch.float64)
-    torch.testing.assert_close(ours.float()(x.float()), theirs.float()(x.float()), rtol=1e-5, atol=1e-5)
-    found = []
-    for layer in (theirs.double(), ours.double()):
-        seen = x.clone().requires_grad_(True)
-        value = layer(seen).pow(3).sum()
-        found.append((value, *torch.autograd.grad(value, [seen, layer.weight, layer.bias])))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+def test_the_quick_norm_and_its_gradients_are_timms():
+    for channels_last, shape in ((True, (5, 7, 8, 6)), (False, (5, 6, 7, 8))):
+        found, x = [], torch.randn(shape, dtype=torch.float64)
+        for layer in two_norms(6, channels_last):
+            seen = x.clone().requires_grad_(True)
+            value = layer.double()(seen).pow(3).sum()
+            found.append((value, *torch.autograd.grad(value, [seen, layer.weight, layer.bias])))
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_the_quick_norm_in_extremes_and_in_half_precision():

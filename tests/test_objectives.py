@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from test_training import CONFIG, CONVNEXT, EFFICIENTNET, SIZE, make_scans, make_trainer, numbers, same_weights
-from torch import nn
 
 from kdoct_utils.learn.inference import cache_teacher_logits
 from kdoct_utils.learn.losses import decoupled_loss, distillation_terms, relation_loss
@@ -26,6 +25,16 @@ from kdoct_utils.learn.objectives import (
 from kdoct_utils.learn.pipelines import STUDENT
 
 USUAL = {"temperature": 4.0, "alpha": 0.7}
+
+
+@pytest.fixture
+def teacher():
+    return build_model(CONVNEXT, 3, 1, seed=8).eval()
+
+
+def batch_of(n=6):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 1, SIZE, SIZE, generator=generator), torch.arange(n) % 3, torch.arange(40, 40 + n)
 
 
 def test_teacher_stays_frozen_in_eval_mode_and_unchanged():
@@ -49,21 +58,6 @@ def test_teacher_that_is_set_free_is_noticed():
         objective(*batch)
 
 
-def test_cached_logits_of_the_same_views_teach_as_the_teacher_itself():
-    """With a view an epoch cached, both runs see the same images and the same soft labels."""
-    teacher, views = build_model(CONVNEXT, 3, 1, seed=8), 3
-    live = make_trainer(DistillationObjective(teacher, **USUAL), config=replace(CONFIG, epochs=views))
-    shuffled = np.random.default_rng(0).permutation(30)
-    data = live.train_set.subset(shuffled)  # the cache need not be in the order of training
-    logits = cache_teacher_logits(teacher, data, STUDENT, 4, views, SIZE, 1, batch_size=7, progress=False)
-    assert logits.shape == (views, 30, 3) and logits.dtype == np.float32
-    objective = DistillationObjective(CachedLogits(logits, data.indices.numpy()), **USUAL)
-    cached = make_trainer(objective, config=replace(CONFIG, epochs=views))
-    expected, result = live.fit(), cached.fit()
-    np.testing.assert_allclose(result.history.train_loss, expected.history.train_loss, rtol=1e-4)
-    np.testing.assert_allclose(result.history.validation_loss, expected.history.validation_loss, rtol=1e-4)
-
-
 def test_cached_logits_repeat_their_views_or_meet_new_ones():
     seen = []
 
@@ -76,14 +70,6 @@ def test_cached_logits_repeat_their_views_or_meet_new_ones():
         seen.clear()
         make_trainer(Watching(CachedLogits(np.zeros((2, 30, 3)), replay=replay), **USUAL)).fit()
         assert seen[::4] == views
-
-
-def test_cache_that_lacks_a_training_scan_is_refused():
-    logits = np.zeros((1, 29, 3))
-    with pytest.raises(ValueError, match="no cached teacher logits for 1 of the 30 training scans"):
-        make_trainer(DistillationObjective(CachedLogits(logits), **USUAL))
-    with pytest.raises(ValueError, match=r"shape \(29, 3\); expected \(views, scans, classes\)"):
-        CachedLogits(logits[0])
 
 
 def test_label_smoothing_is_for_training_only():
@@ -114,6 +100,7 @@ def test_a_fast_teacher_says_nearly_the_same_and_stays_as_it_was():
     assert numbers(plain) == numbers(quick)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_compiled_training_is_the_same_within_noise():
     """As on a GPU; the weights that come out carry the names of the plain network."""
@@ -132,58 +119,53 @@ def test_compiled_training_is_the_same_within_noise():
 # --- other ways to distill --------------------------------------------------------------------------------------------
 
 
-class Watched(nn.Module):
-    """Passes a network through and keeps what it was shown."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.shown = network, []
-
-    def forward(self, images):
-        self.shown.append(images.detach().clone())
-        return self.network(images)
-
-
-@pytest.fixture
-def teacher():
-    return build_model(CONVNEXT, 3, 1, seed=8).eval()
-
-
-def batch_of(n=6):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(n, 1, SIZE, SIZE, generator=generator), torch.arange(n) % 3, torch.arange(40, 40 + n)
-
-
-@pytest.mark.parametrize(
-    "objective,loss",
-    [(DKDObjective, partial(decoupled_loss, **USUAL, reduction="none")),
-     (DISTObjective, partial(relation_loss, **USUAL, reduction="none"))],
-)  # fmt: skip
-def test_objectives_are_their_losses_with_a_live_teacher(teacher, objective, loss):
-    images, target, indices = batch_of()
-    model = build_model(EFFICIENTNET, 3, 1, seed=1).eval()
-    losses, logits = objective(teacher, **USUAL)(model, images, target, indices, 0)
-    with torch.no_grad():
-        expected = loss(model(images), teacher(images), target)
-    torch.testing.assert_close(losses, expected)
-    torch.testing.assert_close(logits, model(images))
-
-
 @pytest.mark.parametrize("objective", [DistillationObjective, DKDObjective, DISTObjective])
 def test_cached_logits_teach_as_the_teacher_itself(teacher, objective):
-    scans = make_scans(30)
-    cached = CachedLogits(cache_teacher_logits(teacher, scans, STUDENT, 4, 3, SIZE, 1, progress=False))
+    """With a view an epoch cached, both runs see the same images and the same soft labels."""
+    scans = make_scans(30).subset(np.random.default_rng(0).permutation(30))  # need not be in the order of training
+    logits = cache_teacher_logits(teacher, scans, STUDENT, 4, 3, SIZE, 1, batch_size=7, progress=False)
+    assert logits.shape == (3, 30, 3) and logits.dtype == np.float32
+    cached = CachedLogits(logits, scans.indices.numpy())
     live, cached = (make_trainer(objective(one, **USUAL), config=CONFIG).fit() for one in (teacher, cached))
-    np.testing.assert_allclose(cached.history.train_loss, live.history.train_loss, rtol=1e-4)
+    for column in ("train_loss", "validation_loss"):
+        np.testing.assert_allclose(cached.history[column], live.history[column], rtol=1e-4)
+
+
+def test_other_objectives_are_their_losses_with_a_live_teacher(teacher):
+    images, target, indices = batch_of()
+    model = build_model(EFFICIENTNET, 3, 1, seed=1).eval()
+    for objective, loss in ((DKDObjective, decoupled_loss), (DISTObjective, relation_loss)):
+        for weights in ({}, {"beta": 2.0}):
+            losses, logits = objective(teacher, **USUAL, **weights)(model, images, target, indices, 0)
+            with torch.no_grad():
+                expected = loss(model(images), teacher(images), target, **USUAL, **weights, reduction="none")
+            torch.testing.assert_close(losses, expected)
+            torch.testing.assert_close(logits, model(images))
+            assert objective(teacher, **USUAL, **weights).describe().items() >= weights.items()
+
+
+def test_caches_that_do_not_fit_are_refused(teacher):
+    logits = np.zeros((1, 29, 3))
+    for message, make in (
+        ("no cached teacher logits for 1 of the 30 training scans",
+         lambda: make_trainer(DistillationObjective(CachedLogits(logits), **USUAL))),
+        (r"shape \(29, 3\); expected \(views, scans, classes\)", lambda: CachedLogits(logits[0])),
+        ("3 indices for the cached logits of 29 scans", lambda: CachedLogits(logits, np.arange(3))),
+        ("needs a live teacher", lambda: ConsistentMixupObjective(CachedLogits(logits), temperature=4.0)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            make()
 
 
 def test_mixup_shows_both_networks_the_same_blend(teacher):
     images, target, indices = batch_of()
-    watched, student = Watched(teacher), Watched(build_model(EFFICIENTNET, 3, 1, seed=1).eval())
-    objective = ConsistentMixupObjective(watched, temperature=2.0, seed=5)
+    student, shown = build_model(EFFICIENTNET, 3, 1, seed=1).eval(), []
+    for network in (teacher, student):
+        network.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].detach().clone()))
+    objective = ConsistentMixupObjective(teacher, temperature=2.0, seed=5)
     losses, logits = objective(student, images, target, indices, 3)
-    assert torch.equal(watched.shown[0], student.shown[0])
-    blend = watched.shown[0]
+    blend = shown[0]
+    assert len(shown) == 2 and torch.equal(blend, shown[1])
     share = ((blend - images)[0] / (images[-1] - images[0])).median().item()
     assert 0 < share < 1
     torch.testing.assert_close(blend, (1 - share) * images + share * images.roll(1, dims=0), atol=1e-4, rtol=1e-4)
@@ -196,30 +178,23 @@ def test_mixup_shows_both_networks_the_same_blend(teacher):
 
 def test_the_blend_follows_from_seed_view_and_batch_alone(teacher):
     images, _, indices = batch_of()
-    objective = ConsistentMixupObjective(teacher, seed=5, temperature=4.0)
+    objective, other = (ConsistentMixupObjective(teacher, seed=seed, temperature=4.0) for seed in (5, 6))
     first = objective.blend(images, indices, 3)
     torch.manual_seed(123)
     assert torch.equal(objective.blend(images, indices, 3), first)
-    assert not torch.equal(objective.blend(images, indices, 4), first)
-    assert not torch.equal(objective.blend(images, indices + 1, 3), first)
-    assert not torch.equal(ConsistentMixupObjective(teacher, seed=6, temperature=4.0).blend(images, indices, 3), first)
+    for one, scans, view in ((objective, indices, 4), (objective, indices + 1, 3), (other, indices, 3)):
+        assert not torch.equal(one.blend(images, scans, view), first)
     shares = [objective.blend(torch.eye(2).view(2, 1, 1, 2), torch.tensor([n, 0]), 0)[0, 0, 0, 1] for n in range(200)]
     shares = torch.stack(shares)
     assert 0.45 < shares.mean() < 0.55 and shares.std() == pytest.approx(1 / 12**0.5, abs=0.03)  # even over 0..1
 
 
-def test_mixup_needs_a_live_teacher():
-    with pytest.raises(ValueError, match="needs a live teacher"):
-        ConsistentMixupObjective(CachedLogits(np.zeros((1, 4, 3))), temperature=4.0)
-
-
-@pytest.mark.parametrize("objective", [DKDObjective, DISTObjective, ConsistentMixupObjective])
-def test_training_is_repeatable_and_leaves_the_teacher_alone(teacher, objective):
+def test_training_is_repeatable_and_leaves_the_teacher_alone(teacher):
     before = state_copy(teacher)
-    made = partial(objective, teacher, 4.0, 1)  # alpha, or the seed of the blends
-    results = [make_trainer(made(), config=replace(CONFIG, epochs=2)) for _ in range(2)]
-    histories = [trainer.fit().history.drop(columns="seconds") for trainer in results]
-    assert histories[0].equals(histories[1])
-    assert same_weights(results[0].model.state_dict(), results[1].model.state_dict())
-    assert same_weights(teacher.state_dict(), before)
-    assert made().describe() != DistillationObjective(teacher, **USUAL).describe()
+    for objective in (DKDObjective, DISTObjective, ConsistentMixupObjective):
+        made = partial(objective, teacher, 4.0, 1)  # alpha, or the seed of the blends
+        trainers = [make_trainer(made(), config=replace(CONFIG, epochs=1)) for _ in range(2)]
+        assert numbers(trainers[0].fit()) == numbers(trainers[1].fit())
+        assert same_weights(*(trainer.model.state_dict() for trainer in trainers))
+        assert same_weights(teacher.state_dict(), before)
+        assert made().describe() != DistillationObjective(teacher, **USUAL).describe()

@@ -13,18 +13,12 @@ from kdoct_utils.learn.schedules import batches_per_epoch, epoch_batches, learni
 
 
 def test_learning_rate_in_closed_form():
-    factor = [learning_rate_factor(step, 110, 10, 0.01) for step in range(110)]
+    factor = [learning_rate_factor(step, 110, 10, 0.01) for step in range(111)]
     np.testing.assert_allclose(factor[:10], [(step + 1) / 11 for step in range(10)])  # straight up, not from zero
-    assert factor[10] == 1
-    assert factor[60] == pytest.approx((1 + 0.01) / 2)  # half way down
-    assert factor[35] == pytest.approx(0.01 + 0.99 * (2 + math.sqrt(2)) / 4)  # cos 45 degrees
-    assert learning_rate_factor(110, 110, 10, 0.01) == pytest.approx(0.01)
-    assert all(np.diff(factor[10:]) < 0)
-
-
-def test_learning_rate_of_a_run_without_warm_up_or_of_one_step():
-    assert learning_rate_factor(0, 5, 0, 0.1) == 1
-    assert learning_rate_factor(0, 1, 0, 0.1) == 1
+    assert factor[10] == 1 and all(np.diff(factor[10:]) < 0)
+    for step, expected in ((60, (1 + 0.01) / 2), (35, 0.01 + 0.99 * (2 + math.sqrt(2)) / 4), (110, 0.01)):
+        assert factor[step] == pytest.approx(expected)  # half way down; cos 45 degrees; the floor
+    assert learning_rate_factor(0, 1, 0, 0.1) == 1  # no warm-up, a single step
     assert learning_rate_factor(7, 5, 0, 0.1) == pytest.approx(0.1)  # past the end it stays on the floor
 
 
@@ -59,16 +53,10 @@ def test_two_processes_see_the_batches_of_one_with_twice_the_size():
         assert n_scans == two[0][step][1] == two[1][step][1]
 
 
-def test_order_follows_from_seed_and_epoch():
+def test_order_follows_from_seed_and_epoch_and_the_last_batch_is_not_a_tiny_one():
     def order(seed: int, epoch: int) -> list[int]:
-        groups = epoch_batches(40, 8, 1, seed, epoch)
-        return np.concatenate([batch for batches, _ in groups for batch in batches]).tolist()
+        return np.concatenate([batch for (batch,), _ in epoch_batches(40, 8, 1, seed, epoch)]).tolist()
 
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 0) != order(1, 1)
-    assert order(1, 0) != order(2, 0)
+    assert order(1, 0) == order(1, 0) and order(1, 0) != order(1, 1) and order(1, 0) != order(2, 0)
+    assert [len(batch) for (batch,), _ in epoch_batches(33, 32, 1, 0, 0)] == [17, 16]
 
-
-def test_the_last_batch_is_not_a_tiny_one():
-    sizes = [len(batch) for batches, _ in epoch_batches(33, 32, 1, 0, 0) for batch in batches]
-    assert sizes == [17, 16]
