@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from test_training import same_weights
 
 from kdoct_utils.judge.metrics import paired_difference
 from kdoct_utils.lab import experiments, stages
-from kdoct_utils.lab.arms import ARMS, SETS, Arm, StudentRecipe, TeacherRecipe, arms_for, changed, choose_arms
+from kdoct_utils.lab.arms import ARMS, SETS, Arm, StudentRecipe, TeacherRecipe, arms_for, choose_arms
 from kdoct_utils.lab.experiments import COMPARED, compare_arms, run_arms, side_by_side, train_all, workers
 from kdoct_utils.lab.keep import recipe_of
-from kdoct_utils.lab.training import NOISY_TEACHER, Trained, train, wrong_labels
+from kdoct_utils.lab.training import NOISY_TEACHER, Trained, plan, train, wrong_labels
 from kdoct_utils.learn.objectives import CachedLogits, DistillationObjective
 from kdoct_utils.learn.pipelines import STUDENT, TEACHER
 from kdoct_utils.profiles import PROFILES, get_profile
@@ -63,97 +63,100 @@ def fits(monkeypatch):
     return done
 
 
+@pytest.fixture
+def trainer_of(run, data, results, monkeypatch):
+    """A function: the trainer of an arm whose seed nobody has trained, stopped before its first epoch."""
+    seen = []
+
+    def stop(trainer):
+        seen.append(trainer)
+        raise InterruptedError
+
+    def trainer(arm, **options):
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(stages.Trainer, "fit", stop)
+            train(run, data, arm, 5, progress=False, **options)
+        return seen[-1]
+
+    return trainer
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def test_rivals_come_first_are_of_the_same_kind_and_have_the_same_budget():
+def test_rivals_come_first_have_the_same_budget_and_differ_in_one_thing():
+    more = {  # the second change follows from the first
+        "noisy_kd": {"objective", "teacher"}, "noisy_kd_right_teacher": {"objective"},
+        "kd_relations": {"objective", "temperature"},  # the published T of that loss
+    }  # fmt: skip
     seen = set()
     for arm in ARMS.values():
         if arm.against:
             rival = ARMS[arm.against]
             assert arm.against in seen and rival.network == arm.network
             assert (arm.recipe.effort == rival.recipe.effort) == (arm.name not in LONGER), arm.name
-            assert arm.changes != rival.changes or arm.test_views != rival.test_views
+            ours, theirs = asdict(arm.recipe), asdict(rival.recipe)
+            differ = {name for name in ours if ours[name] != theirs[name]}
+            assert differ == more.get(arm.name, differ) and len(differ) <= len(more.get(arm.name, "1")), arm.name
+            assert differ or arm.test_views != rival.test_views
         seen.add(arm.name)
     assert {arm.name for arm in ARMS.values() if not arm.against} == {"student_alone", "teacher_average"}
     assert len({(arm.network, str(arm.changes), arm.test_views) for arm in ARMS.values()}) == len(ARMS)
 
 
-def test_an_arm_and_its_rival_differ_in_one_thing():
-    more = {  # the second change follows from the first
-        "noisy_kd": {"objective", "teacher"}, "noisy_kd_right_teacher": {"objective"},
-        "kd_relations": {"objective", "temperature"},  # the published T of that loss
-    }  # fmt: skip
-    for arm in ARMS.values():
-        if arm.against and not arm.test_views:
-            ours, theirs = (one.recipe.__dict__ for one in (arm, ARMS[arm.against]))
-            differ = {name for name in ours if ours[name] != theirs[name]}
-            assert differ == more.get(arm.name, differ) and len(differ) <= len(more.get(arm.name, "1")), arm.name
-
-
-@pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_gets_arms_that_it_can_train(name):
-    arms, imagenet = arms_for(PROFILES[name], extra=True), PROFILES[name].start_weights == "imagenet"
-    names = {arm.name for arm in arms}
-    assert ("alone_pretrained" in names) == (not imagenet) and ("alone_scratch" in names) == imagenet
-    assert ("teacher_scratch" in names) == (PROFILES[name].start_weights != "none")
-    assert {arm.against for arm in arms} - {""} <= names
-    usual = {arm.name for arm in arms_for(PROFILES[name])}
-    assert usual < names and {ARMS[arm].against for arm in usual} - {""} <= usual
+def test_every_profile_gets_arms_that_it_can_train_chosen_by_set_or_name_with_their_rivals():
+    for profile in PROFILES.values():
+        few, core, everything = ({arm.name for arm in choose_arms(profile, name)} for name in SETS)
+        assert few < core < everything == {arm.name for arm in arms_for(profile, extra=True)}
+        assert ("alone_pretrained" in everything) == (profile.start_weights != "imagenet")
+        assert ("alone_scratch" in everything) == (profile.start_weights == "imagenet")
+        assert ("teacher_scratch" in everything) == (profile.start_weights != "none")
+        for chosen in (few, core, everything, {arm.name for arm in arms_for(profile)}):
+            assert {ARMS[arm].against for arm in chosen} - {""} <= chosen
+        assert [arm.name for arm in choose_arms(profile, "noisy_kd, kd_alpha_0.5")] == [
+            "student_alone", "student_kd", "kd_alpha_0.5", "noisy_alone", "noisy_kd",
+        ]  # fmt: skip
+        with pytest.raises(ValueError, match="unknown arm 'kd_beta'; valid: few, core, all, or of student_alone"):
+            choose_arms(profile, "student_kd,kd_beta")
 
 
 def test_faults_in_an_arm_are_named():
-    with pytest.raises(ValueError, match="arm 'a' changes unknown 'temprature'; valid: objective, temperature"):
-        Arm("a", "a", "?", changes={"temprature": 2.0})
-    with pytest.raises(ValueError, match="unknown objective 'kl'; valid: kd, labels"):
-        Arm("a", "a", "?", changes={"objective": "kl"})
-    with pytest.raises(ValueError, match="unknown network 'pupil'"):
-        Arm("a", "a", "?", network="pupil")
-    with pytest.raises(ValueError, match="repeated views"):
-        StudentRecipe(views=2, augmentation="heavy")
-    with pytest.raises(ValueError, match="unknown weights 'last'; valid: average, best"):
-        TeacherRecipe(weights="last")
-
-
-def test_changed_lists_what_changes_a_training():
-    assert changed(StudentRecipe()) == changed(TeacherRecipe(weights="best")) == {}
-    assert changed(StudentRecipe(temperature=2.0, noise=0.1)) == {"temperature": 2.0, "noise": 0.1}
-    every = StudentRecipe("labels", 2.0, 0.1, "view", 0, "light", 0.1, "noisy", "none", 2.0)
-    assert len(changed(every)) == len(fields(StudentRecipe)) - 2  # all but answers and views, which need the usual
+    for call, words in (
+        (lambda: Arm("a", "a", "?", changes={"temprature": 2.0}),
+         "arm 'a' changes unknown 'temprature'; valid: objective, temperature"),
+        (lambda: Arm("a", "a", "?", changes={"objective": "kl"}), "unknown objective 'kl'; valid: kd, labels"),
+        (lambda: Arm("a", "a", "?", network="pupil"), "unknown network 'pupil'"),
+        (lambda: StudentRecipe(views=2, augmentation="heavy"), "repeated views"),
+        (lambda: TeacherRecipe(weights="last"), "unknown weights 'last'; valid: average, best"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            call()
 
 
 # --- wrong labels ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_exactly_the_share_of_training_labels_is_wrong(data, share):
-    noisy = wrong_labels(data, share, seed=0)
-    differ = noisy.target != data.target
-    assert differ[data.rows("train")].sum() == round(share * len(data.rows("train")))
-    assert not differ[data.role != "train"].any()
-    assert set(noisy.target) <= {0, 1, 2} and noisy.split_hash == data.split_hash
-    assert np.array_equal(noisy.images, data.images)
-
-
-def test_wrong_labels_follow_from_their_seed_and_leave_the_data_alone(data):
+def test_exactly_the_share_of_training_labels_is_wrong_by_their_seed(data):
     before = data.target.copy()
-    first, again, other = (wrong_labels(data, 0.5, seed).target for seed in (0, 0, 1))
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
-    assert np.array_equal(data.target, before)
+    for share in (0.0, 0.3, 1.0):
+        noisy, again, other = (wrong_labels(data, share, seed) for seed in (0, 0, 1))
+        differ = noisy.target != data.target
+        assert differ[data.rows("train")].sum() == round(share * len(data.rows("train")))
+        assert not differ[data.role != "train"].any() and set(noisy.target) <= {0, 1, 2}
+        assert np.array_equal(noisy.target, again.target)
+        assert np.array_equal(noisy.target, other.target) == (share == 0)
+    assert np.array_equal(data.target, before)  # left alone
     with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
         wrong_labels(data, 1.5, 0)
 
 
-def test_wrong_labels_are_for_training_and_for_the_noisy_teacher(run, data, results, fits):
+def test_wrong_labels_are_for_training_and_for_the_noisy_teacher(run, data, trainer_of):
     expected = wrong_labels(data, 0.3, run.seed).target[data.rows("train")]
-    train(run, data, "noisy_focal", 7, progress=False)
-    train(run, data, NOISY_TEACHER, 7, progress=False)
-    for trainer in fits:
+    for arm in ("noisy_focal", NOISY_TEACHER):
+        trainer = trainer_of(arm)
         assert np.array_equal(trainer.train_set.target.numpy(), expected)
         assert np.array_equal(trainer.validation_set.target.numpy(), data.target[data.rows("validation")])
-    train(run, data, "noisy_kd", 7, progress=False)
-    train(run, data, "noisy_kd_right_teacher", 7, progress=False)
-    noisy, right = (trainer.objective.teacher for trainer in fits[2:])
+    noisy, right = (trainer_of(arm).objective.teacher for arm in ("noisy_kd", "noisy_kd_right_teacher"))
     teacher = train(run, data, NOISY_TEACHER, run.seed, progress=False).model
     assert same_weights(noisy.state_dict(), teacher.state_dict())
     assert isinstance(right, CachedLogits)  # those of the run's teacher
@@ -191,61 +194,71 @@ def test_nothing_is_trained_twice_and_a_name_finds_the_network(run, data, arms, 
         train(run, data, "slow", 0)
 
 
-def test_files_of_the_course_keep_their_names_and_others_say_what_differs(run, data, results, fits):
-    names = ("student_alone", "student_kd", "student_cached")
-    found = {train(run, data, name, 0, progress=False).file for name in names}
-    assert {file.name for file in found} == {f"{name}_seed0.safetensors" for name in names}
-    assert all(file.parent == run.path for file in found) and run.history_file("student_kd_seed0").exists()
-    assert train(run, data, "student_kd", 0, TRAINED.temperature, TRAINED.alpha).file in found and not fits
-    hotter = train(run, data, "student_kd", 0, temperature=2, alpha=0.5, progress=False).file
-    assert hotter == run.network_file("student_kd_temperature-2.0_alpha-0.5_seed0") and hotter not in found
-    assert train(run, data, "student_alone", 0, temperature=2, alpha=0.5).file in found  # it has neither
-
-
-def test_alpha_reaches_every_arm_and_replaces_no_network(run, data, results, fits):
+def test_files_say_what_differs_and_alpha_replaces_no_network(run, data, results):
     """Notebook 05 with -p alpha=.5, then 07 without, and the other way round."""
-    names = ("student_kd", "student_cached", "kd_temperature_2", "kd_alpha_0.9")
-    usual = {name: train(run, data, name, 0, progress=False).file for name in names}
-    before = {file: file.read_bytes() for file in usual.values()}
-    varied = {name: train(run, data, name, 0, alpha=0.5, progress=False).file for name in names}
-    assert [trainer.objective.alpha for trainer in fits] == [0.5] * 3
-    assert varied["kd_alpha_0.9"] == usual["kd_alpha_0.9"]  # this arm has an alpha of its own
-    assert all(recipe_of(varied[name])["alpha"] == 0.5 for name in names[:3])
-    assert before == {file: file.read_bytes() for file in usual.values()}
-    either = [train(run, data, "kd_alpha_0.5", 0, alpha=alpha, progress=False).file for alpha in (None, 0.5)]
-    assert either[0] == either[1]
+    def file(name, *options):
+        return plan(run, data, name, 0, *options).file
+
+    names = ("student_alone", "student_kd", "student_cached")
+    assert [file(name) for name in names] == [run.path / f"{name}_seed0.safetensors" for name in names]
+    assert all(file(name).exists() for name in names) and run.history_file("student_kd_seed0").exists()
+    assert file("student_kd", TRAINED.temperature, TRAINED.alpha) == file("student_kd")
+    assert file("student_kd", 2, 0.5) == run.network_file("student_kd_temperature-2.0_alpha-0.5_seed0")
+    assert file("student_alone", 2, 0.5) == file("student_alone")  # it has neither
+    for name in ("student_kd", "student_cached", "kd_temperature_2"):
+        assert plan(run, data, name, 0, alpha=0.5).recipe["alpha"] == 0.5
+        assert file(name, None, 0.5) != file(name)
+    assert file("kd_alpha_0.9", None, 0.5) == file("kd_alpha_0.9")  # this arm has an alpha of its own
+    assert file("kd_alpha_0.5", None, 0.5) == file("kd_alpha_0.5")
+    assert {"learn.losses", "learn.trainer", "torch"} <= recipe_of(file("student_kd"))["code"].keys()
 
 
 def test_side_by_side_gives_the_same_weights_in_another_folder(tmp_path, run, data, results):
-    names = ["student_kd", "kd_mixup", "noisy_kd", "teacher_best", "alone_pretrained"]
+    names = ["student_kd", "kd_mixup"]
+    shutil.copytree(run.path, tmp_path / "other")
     other = open_run(tmp_path / "other", profile=TRAINED, dataset="phantom", seed=3)
-    copied = stages.course_data(other, progress=False)
-    found = train_all(other, copied, [(name, 0) for name in names], jobs=2, progress=False)
+    for name in names:
+        plan(other, data, name, 0).file.unlink()
+    found = train_all(other, data, [(name, 0) for name in names], jobs=2, progress=False)
     for name, trained in zip(names, found, strict=True):
         one = train(run, data, name, 0, progress=False)
         assert not trained.reused and one.reused
         assert same_weights(trained.model.state_dict(), one.model.state_dict()), name
 
 
-def test_what_a_process_says_comes_along(capsys):
-    assert side_by_side({"a": partial(print, "made again"), "b": int}, 2, progress=False) == {"a": None, "b": 0}
-    assert capsys.readouterr().out == "made again\n"
-
-
-def test_a_workers_error_is_one_clear_error(run, data, monkeypatch):
+def test_a_workers_error_is_one_clear_error_and_what_it_says_comes_along(run, monkeypatch, capsys):
     assert workers(run, 5) == 1 and workers(run, 5, jobs=2) == 2 and workers(run, 0, jobs=2) == 1  # smoke: here
-    quick = replace(run, profile=get_profile("quick"))
     monkeypatch.setattr(experiments, "cpu_count", lambda: 16)
-    assert 1 <= workers(quick, 7) <= 7
+    assert 1 <= workers(replace(run, profile=get_profile("quick")), 7) <= 7
     assert workers(replace(run, profile=get_profile("colab")), 7, jobs=4) == 1
-    fine, killed = partial(pow, 2, 5), partial(os._exit, 9)
-    assert side_by_side({"b": fine, "a": fine}, 1, progress=False) == {"b": 32, "a": 32}
+    tasks = {"b": partial(print, "made again"), "a": partial(pow, 2, 5)}
     for jobs in (1, 2):
+        assert list(side_by_side(tasks, jobs, progress=False).items()) == [("b", None), ("a", 32)]
+        assert capsys.readouterr().out == "made again\n"
         with pytest.raises(ZeroDivisionError) as caught:
-            side_by_side({"a": fine, "KD, seed 2": partial(divmod, 1, 0)}, jobs, progress=False)
+            side_by_side({"a": tasks["a"], "KD, seed 2": partial(divmod, 1, 0)}, jobs, progress=False)
         assert caught.value.__notes__ == ["while training KD, seed 2"]
     with pytest.raises(RunError, match="was killed, perhaps for want of memory: . of 2 trainings are not done"):
-        side_by_side({"a": killed, "b": fine}, 2, progress=False)
+        side_by_side({"a": partial(os._exit, 9), "b": partial(pow, 2, 5)}, 2, progress=False)
+
+
+def test_what_an_arm_changes_reaches_its_training(run, data, trainer_of):
+    names = ("alone_heavy", "alone_light", "student_alone", "alone_longer", "kd_alpha_0.5", "student_kd")
+    heavy, light, usual, longer, kept, live, teacher = map(trainer_of, (*names, "teacher_average"))
+    assert heavy.augmentation == TEACHER and usual.augmentation == STUDENT
+    assert 0 < light.augmentation.rotation < STUDENT.rotation
+    short, gentle = TRAINED.student_training, TRAINED.teacher_training
+    assert (longer.config.epochs, longer.config.patience) == (2 * short.epochs, 2 * short.patience)
+    assert (teacher.config.epochs, teacher.config.patience) == (4, gentle.patience)
+    assert type(live.objective) is DistillationObjective and not isinstance(live.objective.teacher, CachedLogits)
+    assert isinstance(kept.objective.teacher, CachedLogits)
+    assert kept.objective.views == 3 and kept.objective.alpha == 0.5
+    assert trainer_of("student_cached", alpha=0.25).objective.alpha == 0.25
+    repeated = trainer_of(replace(ARMS["kd_views_4"], changes={"views": 2})).objective
+    assert repeated.views == 2 and repeated.teacher.logits.shape == (2, len(data.rows("train")), 3)
+    np.testing.assert_array_equal(kept.objective.teacher.logits[:2], repeated.teacher.logits)  # the first ones
+    recipe = plan(run, data, "alone_pretrained", 0).recipe
+    assert recipe["pretraining"]["patients"] == 2 * TRAINED.phantom_patients
 
 
 def test_answers_given_beforehand_train_as_a_live_teacher(run, data, results):
@@ -254,27 +267,6 @@ def test_answers_given_beforehand_train_as_a_live_teacher(run, data, results):
     kept = train(run, data, "kd_temperature_2", 0, progress=False).history
     assert len(live) == 3
     np.testing.assert_allclose(kept["train_loss"], live["train_loss"], rtol=1e-3)
-
-
-def test_what_an_arm_changes_reaches_its_training(run, data, results, fits):
-    names = ("alone_heavy", "alone_light", "student_alone", "alone_longer", "kd_alpha_0.5", "student_kd")
-    for name in (*names, "teacher_average"):
-        train(run, data, name, 5, progress=False)
-    heavy, light, usual, longer, kept, live, teacher = fits
-    assert heavy.augmentation == TEACHER and usual.augmentation == STUDENT
-    assert 0 < light.augmentation.rotation < STUDENT.rotation
-    short, gentle = TRAINED.student_training, TRAINED.teacher_training
-    assert (longer.config.epochs, longer.config.patience) == (2 * short.epochs, 2 * short.patience)
-    assert (teacher.config.epochs, teacher.config.patience) == (4, gentle.patience)
-    assert type(live.objective) is DistillationObjective and live.objective.teacher is not kept.objective.teacher
-    assert isinstance(kept.objective.teacher, CachedLogits) and not isinstance(live.objective.teacher, CachedLogits)
-    assert kept.objective.views == 3 and kept.objective.alpha == 0.5
-    train(run, data, replace(ARMS["kd_views_4"], changes={"views": 2}), 5, progress=False)
-    repeated = fits[-1].objective  # the views that repeat are the first ones
-    assert repeated.views == 2 and repeated.teacher.logits.shape == (2, len(data.rows("train")), 3)
-    np.testing.assert_array_equal(kept.objective.teacher.logits[:2], repeated.teacher.logits)
-    recipe = recipe_of(train(run, data, "alone_pretrained", 0, progress=False).file)
-    assert recipe["pretraining"]["patients"] == 2 * TRAINED.phantom_patients
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
@@ -296,19 +288,6 @@ def test_another_teacher_means_another_student(tmp_path, run, data, results, fit
     assert len(fits) == 1 and taught.file.parent == home.path
     one = train(run, data, "student_kd", 0, progress=False).model
     assert same_weights(taught.model.state_dict(), one.state_dict())
-
-
-def test_runs_of_a_sweep_train_an_arm_once(tmp_path, fits):
-    def one(name):
-        run = open_run(tmp_path / name, profile=TINY, dataset="phantom", seed=3, shared=tmp_path / "together")
-        data = stages.course_data(run, progress=False)
-        chosen = [ARMS[arm] for arm in ("student_kd", "kd_views_1", "teacher_average")]
-        return run_arms(run, data, chosen, [0], progress=False)
-
-    first, second = one("a"), one("b")
-    assert len(fits) == 4  # the run's teacher, two students, the arm's teacher
-    for name in first:
-        np.testing.assert_array_equal(first[name][0].logits, second[name][0].logits)
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------
@@ -340,14 +319,3 @@ def test_an_arm_is_compared_with_its_rival_patient_by_patient(data):
     assert row["estimate"] == pytest.approx(1 / 3) and row["against"] == "student_kd"
     assert (row["low"], row["high"]) == (expected["low"], expected["high"])
     assert (table[["seeds", "steps", "reused", "seconds"]] == [2, 30, 1, 2]).all(axis=None)
-
-
-@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
-def test_arms_are_chosen_by_set_or_name_with_their_rivals(profile):
-    few, core, everything = ({arm.name for arm in choose_arms(profile, name)} for name in SETS)
-    assert few < core < everything == {arm.name for arm in arms_for(profile, extra=True)}
-    assert [arm.name for arm in choose_arms(profile, "noisy_kd, kd_alpha_0.5")] == [
-        "student_alone", "student_kd", "kd_alpha_0.5", "noisy_alone", "noisy_kd",
-    ]  # fmt: skip
-    with pytest.raises(ValueError, match="unknown arm 'kd_beta'; valid: few, core, all, or of student_alone"):
-        choose_arms(profile, "student_kd,kd_beta")

@@ -1,6 +1,7 @@
 """What is kept is taken by its own recipe alone; the recipe knows the code; a mismatch says why in one line."""
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -112,44 +113,32 @@ def test_a_fingerprint_knows_what_a_training_goes_through():
 
 # --- an edited loss --------------------------------------------------------------------------------------------------
 
+FOCAL = "p_true = torch.exp(-cross_entropy)"
+LOSS = "return alpha * soft + (1 - alpha) * hard"
 SCRIPT = """
-from dataclasses import replace
-from kdoct_utils.lab.training import train
-from kdoct_utils.lab.stages import course_data
-from kdoct_utils.profiles import get_profile
-from kdoct_utils.runs import open_run
+from kdoct_utils.lab.keep import keep
+from kdoct_utils.learn.objectives import DistillationObjective, FocalObjective
 
-profile = replace(get_profile("smoke"), phantom_patients=5, phantom_slices=2)
-run = open_run("run", profile=profile, dataset="phantom")
-data = course_data(run, progress=False)
-for arm in ("student_alone", "student_kd"):
-    print(arm, train(run, data, arm, 0, progress=False).reused)
+for objective in (FocalObjective, DistillationObjective):
+    keep(f"{objective.__name__}.json", {"seed": 0}, lambda: print("made") or {}, code=[objective])
 """
-SOFT = "return alpha * soft + (1 - alpha) * hard"
 
 
 def test_an_edited_loss_never_meets_an_old_network(tmp_path):
-    package = tmp_path / "kdoct_utils"
-    for file in Path(kdoct_utils.__file__).parent.rglob("*"):
-        copy = package / file.relative_to(Path(kdoct_utils.__file__).parent)
-        if file.suffix in (".py", ".safetensors", ".csv", ".json"):
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(file.read_bytes())
-    losses = package / "learn" / "losses.py"
+    real = Path(kdoct_utils.__file__).parent
+    shutil.copytree(real, tmp_path / "kdoct_utils", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    losses = tmp_path / "kdoct_utils" / "learn" / "losses.py"
     source = losses.read_text()
-    assert SOFT in source
+    assert LOSS in source and FOCAL in source
+    for objective in (FocalObjective, DistillationObjective):  # by the package as it is
+        keep(tmp_path / f"{objective.__name__}.json", {"seed": 0}, dict, code=[objective])
 
-    def trained():
-        environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True,
-                              text=True, timeout=300)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
-
-    assert trained() == ["student_alone False", "student_kd False"]
-    # A comment and a docstring are no other loss.
-    losses.write_text(source.replace(SOFT, f"# the weighted sum\n    {SOFT}").replace('"""The two', '"""Two'))
-    assert trained() == ["student_alone True", "student_kd True"]
-    losses.write_text(source.replace(SOFT, SOFT.replace("alpha * soft", "3 * alpha * soft")))
-    again = "student_kd_seed0.safetensors is made again: code changed: learn.losses"
-    assert trained() == ["student_alone True", again, "student_kd False"]
+    # A comment and a docstring are no other focal loss; the distillation loss is another.
+    edited = source.replace(FOCAL, f"# per scan\n    {FOCAL}").replace("Source: Lin", "By Lin")
+    losses.write_text(edited.replace(LOSS, LOSS.replace("alpha * soft", "3 * alpha * soft")))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    line = "DistillationObjective.json is made again: code changed: learn.losses"
+    assert done.stdout.splitlines() == [line, "made"]

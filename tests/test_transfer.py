@@ -20,7 +20,6 @@ from kdoct_utils.lab import stages, transfer
 from kdoct_utils.phantom import render as phantom
 from kdoct_utils.phantom.anatomy import draw_patient, lesion_profiles
 from kdoct_utils.phantom.scanners import FIRST_SCANNER, SCANNERS, SECOND_SCANNER
-from kdoct_utils.phantom.truth import redraw_patient
 from kdoct_utils.profiles import CLASS_NAMES, get_profile
 from kdoct_utils.runs import RunError, open_run
 from kdoct_utils.show.arm_figures import transfer_figure
@@ -62,28 +61,6 @@ def test_the_first_scanner_draws_what_was_drawn_before_there_were_styles():
     assert found == BEFORE_STYLES
 
 
-@pytest.mark.parametrize("patient_class", CLASS_NAMES)
-def test_the_first_scanner_is_speckle_floor_and_fourth_root(patient_class):
-    """The formula as it was written out before there were styles, on any machine."""
-    patient = draw_patient(patient_class, [6, 2])
-    view, y_um = phantom.band_view(patient, 40), phantom.slice_positions(2)
-    levels = np.full((2, 40, 40), 90, np.float32)
-    random = np.random.default_rng([*patient.seed, 11, len(y_um), view.height, view.width])
-    raw = (levels * (1 / 255.0)) ** 2
-    raw *= raw
-    raw *= phantom.speckle(patient, levels.shape, view, random)
-    spread = np.float32(1 / np.sqrt(patient.frames_averaged))
-    floor = phantom.speckle(patient, levels.shape, view, random)
-    floor -= 1 - spread
-    raw += floor * np.float32(1.5 * (patient.noise_level / 255) ** 4 / spread)
-    expected = np.sqrt(np.sqrt(np.maximum(raw, 0))) * np.float32(255)
-    seen = FIRST_SCANNER.seen(patient)
-    np.testing.assert_array_equal(phantom._scanned(seen, levels, view, FIRST_SCANNER, noise=True), expected)
-    for name in ("frames_averaged", "noise_level", "seed"):
-        assert getattr(seen, name) == getattr(patient, name)
-    np.testing.assert_array_equal(seen.vessels, patient.vessels)
-
-
 EYES = [draw_patient("normal", [12, k]) for k in range(4)]
 
 
@@ -108,7 +85,7 @@ def raw_intensity(image, style):
     return np.expm1(levels * np.log1p(10**style.display_decades)) / 10**style.display_decades
 
 
-def test_the_second_scanner_has_coarser_speckle_and_a_higher_floor(both_scanners):
+def test_the_second_scanner_has_coarser_speckle_a_higher_floor_and_layers_with_less_contrast(both_scanners):
     contrast = {}
     for name, style in SCANNERS.items():  # speckle: what noise multiplies a bright layer's intensity by
         ratios = []
@@ -120,17 +97,21 @@ def test_the_second_scanner_has_coarser_speckle_and_a_higher_floor(both_scanners
     assert contrast["phantom_b"] > 2 * contrast["phantom"]
     dark = {name: pixels_of(frames, "vitreous").mean() for name, frames in both_scanners.items()}
     assert dark["phantom_b"] > 1.5 * dark["phantom"]
-
-
-def test_the_second_scanner_shows_layers_with_less_contrast(both_scanners):
-    ratio = {
-        name: pixels_of(frames, "EZ").mean() / pixels_of(frames, "INL").mean()
-        for name, frames in both_scanners.items()
-    }
+    ratio = {name: pixels_of(frames, "EZ").mean() / pixels_of(frames, "INL").mean()
+             for name, frames in both_scanners.items()}  # fmt: skip
     assert ratio["phantom_b"] < 0.9 * ratio["phantom"]
 
 
-def test_shadows_are_darker_and_edges_softer_without_any_noise():
+def test_the_style_changes_shadows_edges_and_display_but_no_anatomy_and_no_label():
+    patient = draw_patient("cnv", [2, 5])
+    first, second = (phantom.render_band(patient, 3, 64, style=style) for style in SCANNERS.values())
+    np.testing.assert_array_equal(first.layers, second.layers)
+    np.testing.assert_array_equal(first.lesions, second.lesions)
+    assert first.labels == second.labels and not np.array_equal(first.images, second.images)
+    raw = np.linspace(-0.1, 1, 200, dtype=np.float32)[None, :, None]
+    for style in SCANNERS.values():
+        shown = style.display(raw)[0, :, 0]
+        assert (np.diff(shown) >= 0).all() and shown[0] == 0 and shown[-1] == pytest.approx(255, abs=0.01)
     patient = draw_patient("normal", [12, 1])
     assert (SECOND_SCANNER.seen(patient).vessels[:, 3] < patient.vessels[:, 3]).all()
     assert (SECOND_SCANNER.seen(patient).vessels[:, :3] == patient.vessels[:, :3]).all()
@@ -139,24 +120,7 @@ def test_shadows_are_darker_and_edges_softer_without_any_noise():
     blurred = SECOND_SCANNER.blurred(step, row_um=3.87)
     assert 0 < blurred[0, 9, 0] < blurred[0, 10, 0] < 1 and FIRST_SCANNER.blurred(step, 3.87) is step
     plain = phantom.render_frames(patient, 1, noise=False, style=SECOND_SCANNER).images[0]
-    again = phantom.render_frames(patient, 1, noise=False, style=SECOND_SCANNER).images[0]
-    np.testing.assert_array_equal(plain, again)
     assert (plain[:60] == 0).all()  # the vitreous sends nothing back
-
-
-def test_the_style_changes_no_anatomy_and_no_label():
-    patient = draw_patient("cnv", [2, 5])
-    first, second = (phantom.render_band(patient, 3, 64, style=style) for style in SCANNERS.values())
-    np.testing.assert_array_equal(first.layers, second.layers)
-    np.testing.assert_array_equal(first.lesions, second.lesions)
-    assert first.labels == second.labels and not np.array_equal(first.images, second.images)
-
-
-def test_display_rises_and_meets_its_ends():
-    raw = np.linspace(-0.1, 1, 200, dtype=np.float32)[None, :, None]
-    for style in SCANNERS.values():
-        shown = style.display(raw)[0, :, 0]
-        assert (np.diff(shown) >= 0).all() and shown[0] == 0 and shown[-1] == pytest.approx(255, abs=0.01)
 
 
 def test_no_eye_of_one_dataset_is_in_the_other():
@@ -175,15 +139,6 @@ def test_no_eye_of_one_dataset_is_in_the_other():
         for name, style in SCANNERS.items()
     }
     assert len(pits["phantom"]) == len(pits["phantom_b"]) == 625 and not pits["phantom"] & pits["phantom_b"]
-
-
-def test_a_patient_of_the_second_dataset_is_redrawn_to_the_pixel():
-    images, table = phantom.phantom_cohort(3, 2, 32, seed=6, style=SECOND_SCANNER)
-    for row in (0, 7, 15):
-        scan = table.iloc[row]
-        patient = redraw_patient(scan["patient"], scan["patient_class"], 3, 6)
-        shown = phantom.render_band(patient, 2, 32, style=SECOND_SCANNER).images[scan["slice"]]
-        np.testing.assert_array_equal(shown, images[row])
 
 
 def test_lesions_are_drawn_alike_for_both():
@@ -236,7 +191,7 @@ def model(run, data):
     return stages.new_student(run, data, seed=0).eval()
 
 
-def test_the_other_phantoms_are_pictures_of_the_runs_size(run, data, other):
+def test_the_other_phantoms_are_pictures_of_the_runs_size_and_not_too_many(run, data, other, tmp_path):
     whole = read_scans("phantom_b", "", profile=TINY, seed=3, progress=False)
     assert other.class_names == data.class_names == ("normal", "drusen", "cnv")
     np.testing.assert_array_equal(other.images, whole.images(TINY.resize_size, True))
@@ -244,6 +199,12 @@ def test_the_other_phantoms_are_pictures_of_the_runs_size(run, data, other):
     np.testing.assert_array_equal(other.target, whole.table["target"])
     assert list(other.groups) == list(whole.table["group"])
     assert other.left_out == {} and other.provenance["dataset"] == "phantom_b"
+    for scans in (other.target, other.rows):
+        assert scans.flags.writeable and torch.as_tensor(scans).dtype == torch.int64
+    many = replace(run, path=tmp_path, profile=replace(TINY, phantom_patients=70, phantom_slices=1))
+    found = transfer.other_data(many, data, "phantom_b", progress=False)
+    assert found.provenance["found"]["patients"] <= 3 * transfer.PHANTOM_PATIENTS
+    assert len(set(found.groups[found.target == 0])) == transfer.PHANTOM_PATIENTS
 
 
 def test_phantoms_are_kept_and_drawn_again_for_another_recipe(run, data, other, monkeypatch):
@@ -260,13 +221,6 @@ def test_phantoms_are_kept_and_drawn_again_for_another_recipe(run, data, other, 
             every = replace(run.options, worst_case=False)
             transfer.other_data(run, data, "phantom_b", progress=False, options=every)
     assert len(transfer.other_data(run, data, "phantom_b", progress=False).rows) == len(other.rows)
-
-
-def test_at_most_so_many_phantoms_of_a_class(run, data, tmp_path):
-    many = replace(run, path=tmp_path, profile=replace(TINY, phantom_patients=70, phantom_slices=1))
-    found = transfer.other_data(many, data, "phantom_b", progress=False)
-    assert found.provenance["found"]["patients"] <= 3 * transfer.PHANTOM_PATIENTS
-    assert len(set(found.groups[found.target == 0])) == transfer.PHANTOM_PATIENTS
 
 
 def test_only_shared_classes_are_kept_and_the_rest_is_counted(run, data, tmp_path):
@@ -315,10 +269,7 @@ def test_logits_and_scores_of_the_shared_classes(run, data, other, model):
     found = transfer.score_shared(two, [logits])
     assert found["confusion"] == expected["confusion"] and found["interval"] == expected["interval"]
     assert found["ece"] == pytest.approx(expected["ece"], abs=1e-6)
-
-
-def test_with_all_classes_shared_the_own_side_is_the_course_score(run, data, other, model):
-    own = transfer.own_test(data, other)
+    own = transfer.own_test(data, other)  # with all classes shared the own side is the course's score
     logits = transfer.other_logits(run, own, model)
     np.testing.assert_allclose(logits, stages.test_logits(run, data, model), rtol=1e-5, atol=1e-6)
     assert transfer.score_shared(own, [logits])["sensitivity"] == stages.score(data, logits)["sensitivity"]
@@ -337,11 +288,7 @@ def test_scores_of_seeds_are_means_and_the_drop_is_their_difference(data, other)
     assert set(own.target) == {0, 1, 2}
     assert found["estimate"] == pytest.approx(home["sensitivity"] - away["sensitivity"])
     assert found["low"] < found["estimate"] < found["high"] and found["seeds"] == 2
-
-
-def test_a_class_that_the_own_test_lacks_is_left_out_of_the_drop(data, other):
-    own = transfer.own_test(data, other)
-    some = own.target != 1
+    some = own.target != 1  # a class that the own test lacks is left out
     own = replace(own, rows=own.rows[some], target=own.target[some], groups=own.groups[some])
     perfect, wrong = np.eye(3)[own.target], np.eye(3)[np.where(other.target == 1, 2, other.target)]
     assert transfer.drop(own, [perfect], other, [wrong])["estimate"] == 0
@@ -361,20 +308,18 @@ def test_patients_with_an_image_that_the_run_has_are_left_out(tmp_path):
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-def test_auto_is_the_other_phantom_and_nothing_for_real_scans(run, tmp_path):
-    assert transfer.choose_other(run) == "phantom_b"
-    assert transfer.choose_other(replace(run, dataset="phantom_b")) == "phantom"
-    assert transfer.choose_other(replace(run, dataset="ucsd", data_root=tmp_path)) == ""
-    assert transfer.choose_other(run, "") == ""
-    assert transfer.choose_other(replace(run, dataset="ucsd", data_root=tmp_path), "phantom_b") == "phantom_b"
-
-
-@pytest.mark.parametrize(
-    ("own", "dataset", "root", "message"),
-    [
+def test_auto_is_the_other_phantom_and_a_wrong_request_is_refused_before_any_work(run, data, tmp_path):
+    here, theirs = tmp_path.resolve(), tmp_path / "theirs"
+    theirs.mkdir()
+    for own, dataset, root, found in (
+        ("phantom", "auto", "", "phantom_b"), ("phantom_b", "auto", "", "phantom"), ("ucsd", "auto", "", ""),
+        ("phantom", "", "", ""), ("ucsd", "phantom_b", "", "phantom_b"), ("csv", "csv", theirs, "csv"),
+    ):  # fmt: skip
+        assert transfer.choose_other(replace(run, dataset=own, data_root=here), dataset, root) == found
+    for own, dataset, root, message in (
         ("phantom", "phantom", "", "the run's own, phantom"),
         ("ucsd", "ucsd", ".", "the run's own, ucsd"),
-        ("csv", "csv", "OWN", "the run's own, csv"),
+        ("csv", "csv", tmp_path, "the run's own, csv"),
         ("ucsd", "octmnist", ".", "octmnist and ucsd hold scans of the same patients"),
         ("octmnist", "ucsd", ".", "scans of the same patients"),
         ("phantom", "nhe", "", "unknown other dataset 'nhe'; valid: auto, phantom, neh"),
@@ -383,43 +328,19 @@ def test_auto_is_the_other_phantom_and_nothing_for_real_scans(run, tmp_path):
         ("phantom", "phantom_b", ".", "other_data_root must be empty"),
         ("phantom", "", ".", "other_dataset is ''; say which"),
         ("phantom", "auto", ".", "other_dataset is 'auto'; say which"),
-    ],
-)
-def test_a_wrong_request_is_refused_before_any_work(run, tmp_path, own, dataset, root, message):
-    here = replace(run, dataset=own, data_root=tmp_path.resolve())
-    with pytest.raises(RunError, match=message):
-        transfer.choose_other(here, dataset, tmp_path if root == "OWN" else root)
-
-
-def test_csv_in_another_place_is_another_dataset(run, tmp_path):
-    here = replace(run, dataset="csv", data_root=tmp_path / "mine")
-    (tmp_path / "theirs").mkdir()
-    assert transfer.choose_other(here, "csv", tmp_path / "theirs") == "csv"
-
-
-def test_a_single_shared_class_is_refused(run, data, tmp_path):
+    ):
+        with pytest.raises(RunError, match=message):
+            transfer.choose_other(replace(run, dataset=own, data_root=here), dataset, root)
     folder = write_csv(tmp_path / "own", ("dme", "normal"))
     with pytest.raises(ScanError, match="share 1 classes, two are needed; the run: normal, drusen, cnv; csv: .*dme"):
         transfer.other_data(run, data, "csv", folder, progress=False)
     with pytest.raises(RunError, match="no other dataset is named"):
         transfer.other_data(run, data, "", progress=False)
-
-
-def test_each_pair_of_datasets_has_its_caveat():
-    said = {(own, other): transfer.caveat(own, other) for own in ("phantom", "neh") for other in ("phantom_b", "ucsd")}
-    assert len(set(said.values())) == 4
-    assert "no evidence" in said["neh", "phantom_b"] and "invented" in said["phantom", "phantom_b"]
+    said = {transfer.caveat(own, other) for own in ("phantom", "neh") for other in ("phantom_b", "ucsd")}
+    assert len(said) == 4 and "no evidence" in transfer.caveat("neh", "phantom_b")
 
 
 # --- the interval ----------------------------------------------------------------------------------------------------
-
-
-def test_unpaired_difference_by_hand():
-    first = ([1, 1, 0, 1], list("aabb"), [0, 0, 0, 1])  # class means 2/3 and 1
-    second = ([0, 1, 1], list("cdd"), [0, 1, 0])  # 1/2 and 1
-    found = unpaired_difference(first, second)
-    assert found["estimate"] == pytest.approx((2 / 3 + 1) / 2 - (1 / 2 + 1) / 2)
-    assert found["low"] <= found["estimate"] <= found["high"] and found["seeds"] == 1
 
 
 def test_unpaired_interval_is_that_of_two_independent_means():
@@ -434,31 +355,23 @@ def test_unpaired_interval_is_that_of_two_independent_means():
     assert [constant["low"], constant["high"]] == pytest.approx([alone["low"], alone["high"]], abs=0.006)
 
 
-def test_unpaired_difference_draws_the_same_seeds_for_both():
-    """Networks that are good or bad everywhere: drawing seeds by themselves for each set would widen the interval."""
-    patients, classes = np.repeat(np.arange(30), 2), np.zeros(60)
-    correct = np.repeat([[1], [0], [1]], 60, axis=1)
-    found = unpaired_difference((correct, patients, classes), (correct, patients, classes))
+def test_unpaired_difference_by_hand_with_the_same_seeds_for_both_and_its_refusals():
+    first = ([1, 1, 0, 1], list("aabb"), [0, 0, 0, 1])  # class means 2/3 and 1
+    found = unpaired_difference(first, ([0, 1, 1], list("cdd"), [0, 1, 0]))  # 1/2 and 1
+    assert found["estimate"] == pytest.approx((2 / 3 + 1) / 2 - (1 / 2 + 1) / 2)
+    assert found["low"] <= found["estimate"] <= found["high"] and found["seeds"] == 1
+    # Networks that are good or bad everywhere: seeds drawn for each set by itself would widen the interval.
+    scans = (np.repeat([[1], [0], [1]], 60, axis=1), np.repeat(np.arange(30), 2), np.zeros(60))
+    found = unpaired_difference(scans, scans)
     assert found["low"] == found["high"] == found["estimate"] == 0
-
-
-@pytest.mark.parametrize(
-    ("second", "message"),
-    [
+    for second, message in (
         (([1, 0], ["c", "d"], [0, 2]), "same seeds and classes"),
         (([[1, 0], [1, 1]], ["c", "d"], [0, 1]), "same seeds and classes"),
         (([1, 0, 1], ["c", "d"], [0, 1]), "expected correct"),
         (([], [], []), "expected correct"),
-    ],
-)
-def test_unpaired_difference_refuses_what_does_not_fit(second, message):
-    with pytest.raises(ValueError, match=message):
-        unpaired_difference(([1, 0], ["a", "b"], [0, 1]), second)
-
-
-def test_targets_can_be_given_to_torch(other):
-    assert torch.as_tensor(other.target).dtype == torch.int64
-    assert other.target.flags.writeable and other.rows.flags.writeable
+    ):
+        with pytest.raises(ValueError, match=message):
+            unpaired_difference(([1, 0], ["a", "b"], [0, 1]), second)
 
 
 def test_the_figure_shows_both_datasets_and_every_arm():
