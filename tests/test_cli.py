@@ -82,9 +82,8 @@ def test_options_reach_the_run(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(course, "run_course", fake_run)
     monkeypatch.setattr(report, "report_run", lambda run: run.index_file)
     options = ["-p", "alpha=0.5", "-p", "note=a=b", "--only", "03,05", "--again", "--timeout-minutes", "2"]
-    code, out, _ = kdoct(
-        capsys, "run", "--profile", "smoke", "--seed", "2", "--run-dir", str(tmp_path), *options, "--json"
-    )
+    options += ["--profile", "smoke", "--seed", "2", "--run-dir", str(tmp_path), "--json"]
+    code, out, _ = kdoct(capsys, "run", *options)
     assert code == 0
     assert json.loads(out)["teacher"] == {"accuracy": 0.5}
     assert seen["values"] == ("smoke", None, "", tmp_path, 2, {"alpha": "0.5", "note": "a=b"})
@@ -156,16 +155,7 @@ def test_counts_beside_published_ones_and_all_labels(capsys, tmp_path):
     assert "27 of 9 patients" in everything and "-p worst_case=false" in everything
 
 
-def test_what_cannot_be_split_is_led_to_what_can():
-    steps = next_steps("octmnist", "a folder", DataOptions(), possible=False, parts=True)
-    assert list(steps) == ["kdoct data octmnist --data-root 'a folder' --split official"]
-    assert not next_steps("csv", "mine.csv", DataOptions(), possible=False, parts=False)
-    assert not next_steps("ucsd", "x", DataOptions(split="official"), possible=False, parts=False)
-    steps = next_steps("csv", "mine.csv", DataOptions(verify=False), possible=True, parts=False)
-    assert list(steps)[0] == "kdoct run --profile smoke --dataset csv --data-root mine.csv -p verify=false"
-
-
-def test_a_set_too_small_to_split_is_still_described(capsys, tmp_path):
+def test_what_cannot_be_split_is_described_and_led_to_what_can(capsys, tmp_path):
     for number, name in enumerate(("a", "b")):
         pixels = np.random.default_rng(number).integers(0, 90, (48, 64), dtype=np.uint8)
         pixels[20:28] += 120
@@ -174,6 +164,11 @@ def test_a_set_too_small_to_split_is_still_described(capsys, tmp_path):
     code, out, _ = kdoct(capsys, "data", "csv", "--data-root", str(tmp_path / "scans.csv"))
     assert code == 0 and "too few patients (2)" in " ".join(out.split())
     assert "no class has 2 groups of patients" in out and "\nNext" not in out
+    steps = next_steps("octmnist", "a folder", DataOptions(), possible=False, parts=True)
+    assert list(steps) == ["kdoct data octmnist --data-root 'a folder' --split official"]
+    assert not next_steps("ucsd", "x", DataOptions(split="official"), possible=False, parts=False)
+    steps = next_steps("csv", "mine.csv", DataOptions(verify=False), possible=True, parts=False)
+    assert list(steps)[0] == "kdoct run --profile smoke --dataset csv --data-root mine.csv -p verify=false"
 
 
 def test_check_fails_with_the_remedy_and_on_a_fault_of_its_own(capsys, monkeypatch):

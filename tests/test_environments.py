@@ -42,12 +42,8 @@ def test_colab_ships_what_its_setup_does_not_install(colab):
             assert requirement.name in pins, f"{requirement.name} is neither shipped nor installed"
     installed = set(re.findall(r'"([a-z-]+)"', cell)) - {"--no-deps"}
     assert not installed & pins.keys()  # least of all torch
-
-
-def test_the_setup_cell_takes_this_checkout(colab, tmp_path):
-    cell = colab.setup_cell(tmp_path)
     compile(cell, "setup", "exec")
-    assert repr(str(tmp_path)) in cell and "github.com" not in cell
+    assert repr(str(ROOT)) in cell and "github.com" not in cell
 
 
 def test_a_changed_version_is_told(colab):

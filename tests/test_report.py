@@ -43,27 +43,16 @@ def test_the_kept_section_gives_the_notebooks_signs_before_the_networks():
     assert names(diagnose(sections() | {"diagnosis": LEAKING}).fired) == NAMES[:1]
 
 
-def test_without_the_section_the_networks_are_read():
-    for changes, fired in (
-        ({}, []),
-        ({"teacher": 0.9}, NAMES[:1]),
-        ({"students": (0.8, 0.9, 0.99)}, [NAMES[2]]),
-        ({"before": 0.85}, [NAMES[3]]),
-    ):
+def test_without_the_section_the_networks_are_read_and_half_a_run_is_half_a_diagnosis():
+    for changes, fired in (({}, []), ({"students": (0.8, 0.9, 0.99)}, [NAMES[2]]), ({"before": 0.85}, [NAMES[3]])):
         found = diagnose(sections(**changes))
         assert names(found.fired) == fired
         assert names(found.signs) == NAMES and not found.undecided  # no student here is weak
-    weak = diagnose(sections(students=(0.7, 0.71)))
-    assert list(weak.undecided) == [NAMES[1]] and "KL" in weak.undecided[NAMES[1]]
-    assert names(weak.signs) == [NAMES[0], *NAMES[2:]]
-
-
-def test_half_a_run_is_half_a_diagnosis():
     for metrics, decided in (
         ({}, []),
         ({"teacher": {"accuracy": 0.9, "validation_accuracy": 0.85}}, [NAMES[3]]),
         ({"student_kd": {"accuracy": 0.9}}, NAMES[1:3]),
-        ({"leakage_gap": {"estimate": 0.3}}, []),
+        (sections(students=(0.7, 0.71)), [NAMES[0], *NAMES[2:]]),
     ):
         found = diagnose(metrics)
         assert names(found.signs) == decided and sorted(found.undecided) == sorted(set(NAMES) - set(decided))

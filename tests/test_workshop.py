@@ -8,15 +8,14 @@ from dataclasses import replace
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook
+from test_course import write_notebook
 
 from kdoct_utils.course import cli, workshop
 from kdoct_utils.course.check import Check
 from kdoct_utils.course.notebooks import NOTEBOOKS
 from kdoct_utils.course.workshop import Step, clean_notebook, make_copies, make_plan, next_lines, prepare
 from kdoct_utils.runs import RunError, open_run
-
-COMMON = 'profile: str = "quick"\ndataset: str = "phantom"\ndata_root: str = ""\nrun_dir: str = ""\nseed: int = 0\n'
 
 
 @pytest.fixture
@@ -25,9 +24,7 @@ def plan(tmp_path, monkeypatch):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     for name in NOTEBOOKS:
-        cells = [new_markdown_cell(f"# {name[:2]} · Title"), new_code_cell(COMMON, metadata={"tags": ["parameters"]})]
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(new_notebook(cells=[*cells, new_code_cell("print(seed)")], metadata=kernel), folder / name)
+        write_notebook(folder / name, "print(seed)")
     monkeypatch.setattr(workshop, "HEAVY", ("json",))
     return make_plan("smoke", notebooks_folder=folder, progress=False)
 
