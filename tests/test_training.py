@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from kdoct_utils.learn import checkpoints
 from kdoct_utils.learn.augment import augment
-from kdoct_utils.learn.checkpoints import CheckpointError
+from kdoct_utils.learn.checkpoints import CheckpointError, TrainingError
 from kdoct_utils.learn.inference import ScanImages, predict_logits
-from kdoct_utils.learn.loss_report import TrainingError
 from kdoct_utils.learn.models import build_model, state_copy
 from kdoct_utils.learn.objectives import CrossEntropyObjective, DistillationObjective
 from kdoct_utils.learn.pipelines import STUDENT, AugmentConfig

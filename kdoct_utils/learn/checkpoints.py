@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from kdoct_utils.learn.trainer import Trainer
 
 
+class TrainingError(RuntimeError):
+    """A training run that cannot go on."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint that is damaged or belongs to another run."""
 

@@ -24,9 +24,8 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm.auto import tqdm
 
 from kdoct_utils.learn.augment import augment
-from kdoct_utils.learn.checkpoints import Progress, resume, save_checkpoint
+from kdoct_utils.learn.checkpoints import Progress, TrainingError, resume, save_checkpoint
 from kdoct_utils.learn.inference import ScanImages, predict_logits
-from kdoct_utils.learn.loss_report import LossReport, TrainingError
 from kdoct_utils.learn.models import freeze_backbone, parameter_groups, state_copy
 from kdoct_utils.learn.objectives import Objective
 from kdoct_utils.learn.pipelines import AugmentConfig
@@ -35,6 +34,7 @@ from kdoct_utils.profiles import TrainingConfig
 from kdoct_utils.runs import report_status
 
 SELECTIONS = ("loss", "accuracy", "last")
+LOOK_EVERY = 10  # optimizer steps between looks at the loss: each look makes a GPU wait
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Trainer:
     ):
         _check(config, train_set, validation_set)
         objective.check(train_set.indices)
-        self.accelerator = make_accelerator(config.precision)
+        self.accelerator = _accelerator(config.precision)
         self.device = self.accelerator.device
         self.processes = self.accelerator.num_processes
         self.model, self.objective = model.to(self.device), objective.to(self.device)
@@ -126,7 +126,7 @@ class Trainer:
     def _train_epoch(self, epoch: int, bar: tqdm) -> float:
         """Every training scan once. Returns the loss averaged over them."""
         view = epoch if self.objective.views is None else epoch % self.objective.views
-        losses, config = LossReport(self.accelerator, bar, epoch), self.config
+        config, losses, pending, scans = self.config, [], [], []
         mine = (self.seed, epoch, self.accelerator.process_index, self.processes)
         groups = epoch_batches(len(self.train_set), config.batch_size, config.accumulation, *mine)
         for step, (batches, n_scans) in enumerate(groups):
@@ -144,10 +144,27 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            losses.add(step_loss, n_scans)
-        return losses.mean()
+            pending.append(step_loss)
+            scans.append(n_scans)
+            if len(pending) == LOOK_EVERY or step + 1 == len(groups):
+                losses += self._look(pending, epoch, len(losses), bar)
+                pending = []
+        return float(np.average(losses, weights=scans))
 
     # --- around a step -----------------------------------------------------------------------------------------------
+
+    def _look(self, pending: list[Tensor], epoch: int, before: int, bar: tqdm) -> list[float]:
+        """The losses of some steps, ``before`` many into the epoch, over all processes; raises at one that is NaN."""
+        losses = self.accelerator.reduce(torch.stack(pending), "sum").tolist()
+        for step, loss in enumerate(losses, start=before + 1):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"loss is {loss} in epoch {epoch + 1}, step {step}. The checkpoint of the last "
+                    "whole epoch is intact; lower the learning rate, or use precision 'no' or 'bf16'"
+                )
+        bar.update(len(losses))
+        bar.set_postfix(epoch=epoch + 1, loss=f"{losses[-1]:.3f}", refresh=False)
+        return losses
 
     def _inputs(self, positions: np.ndarray, view: int) -> tuple[Tensor, Tensor, Tensor]:
         """Augmented images (batch, channels, S, S), target (batch,), indices (batch,), all on the device."""
@@ -303,8 +320,8 @@ class Trainer:
 def threads(number: int | None) -> Iterator[None]:
     """torch computes with so many of the processor's threads within the block; None leaves their number alone.
 
-    Small networks gain little from a second thread, and beside a busy process they become many times slower: OpenMP's
-    threads wait for one another at every layer. Another number of threads may change the last digits of a result.
+    Small networks gain little from a second thread, and beside a busy process they become many times slower: threads
+    wait for one another at every layer. Another number of threads may change the last digits of a result.
     """
     before = torch.get_num_threads()
     if number is not None:
@@ -315,11 +332,8 @@ def threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def make_accelerator(precision: str) -> Accelerator:
-    """Accelerate for this machine: a GPU where there is one, else CPU processes.
-
-    fp16 needs a GPU: without one the run is in float32, and a warning says so.
-    """
+def _accelerator(precision: str) -> Accelerator:
+    """For a GPU where there is one, else for CPU processes: fp16 is float32 there, with a warning."""
     gpu = torch.accelerator.is_available()
     if precision == "fp16" and not gpu:
         warnings.warn("precision fp16 needs a GPU; there is none, so this run is in float32", stacklevel=3)
