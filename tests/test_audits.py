@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from on_disk import read
 from PIL import Image
 from scipy.spatial.distance import cdist
@@ -80,27 +77,6 @@ def test_identical_images_tell_what_they_cross():
     assert first["scan_ids"] == ("s00000", "s00001") and first["labels"] == ("cnv",)
     assert found.attrs["harmless"] == 2  # e, and the two of unknown patients: nothing is known that differs
     assert identical_images(table, hashes)["crosses"].tolist() == [("patient",), ("label",), ("part",)]
-
-
-row = st.tuples(st.sampled_from(["", "p", "q"]), st.sampled_from(["cnv", "dme"]), st.sampled_from("xyz"))
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(row, min_size=1))
-def test_identical_images_are_those_of_the_definition(rows):
-    patients, labels, images = zip(*rows, strict=True)
-    table = scan_table(patients, labels)
-    found = identical_images(table, dict(zip(table["scan_id"], images, strict=True)))
-    expected = {}
-    for key in set(images):
-        members = [row for row in rows if row[2] == key]
-        held = {"patient": {row[0] for row in members} - {""}, "label": {row[1] for row in members}}
-        several = tuple(name for name in held if len(held[name]) > 1)
-        if several:
-            expected[key] = (len(members), several)
-    got = zip(found["key"], found["n"], found["crosses"], strict=True)
-    assert {key: (n, crosses) for key, n, crosses in got} == expected
-    assert found.attrs["harmless"] == sum(count > 1 for count in Counter(images).values()) - len(expected)
 
 
 def test_scans_without_hash_role_or_thumbnail_are_errors():

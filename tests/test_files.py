@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdoct_utils.data import files
 from kdoct_utils.data.files import Source, open_source
 from kdoct_utils.data.images import ScanError
 
@@ -92,20 +91,6 @@ def test_a_zip_within_a_zip_is_unpacked_once_and_made_anew_where_it_is_damaged(f
     for damaged in (content[:-100], content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]):
         unpacked.write_bytes(damaged)
         assert contents(opened(place)) == good and unpacked.read_bytes() == content
-
-
-def test_a_stopped_unpacking_leaves_nothing(forms, cache, monkeypatch):
-    class Stopped(Exception):
-        pass
-
-    class Bar(files.tqdm):
-        def update(self, n=1):
-            raise Stopped
-
-    monkeypatch.setattr(files, "tqdm", Bar)
-    with pytest.raises(Stopped):
-        opened(forms[0]["zip in zip, deflated"])
-    assert list((cache / "archives").iterdir()) == []
 
 
 def test_a_zip_that_holds_itself_comes_to_an_end(tmp_path):

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from on_disk import edit, read
 from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
@@ -150,24 +148,6 @@ def test_folds_of_the_real_table_are_stratified_and_keep_patients_apart(real, se
 # --- layout and faults ---
 
 
-def test_row_and_column_order_change_nothing(small):
-    straight = read("octdl", small)
-
-    @settings(max_examples=15, deadline=None, derandomize=True)
-    @given(order=st.randoms(use_true_random=False))
-    def check(order):
-        def change(rows):
-            columns = order.sample(list(rows.columns), len(rows.columns))
-            return rows.sample(frac=1, random_state=order.randrange(1000))[columns]
-
-        edit(small / TABLE, change)
-        again = read("octdl", small)
-        pd.testing.assert_frame_equal(again.table, straight.table)
-        assert again.provenance == straight.provenance and again.hashes == straight.hashes
-
-    check()
-
-
 def test_the_extension_and_letter_case_of_images_may_differ(small):
     before = read("octdl", small)
     first = sorted((small / "OCTDL" / "NO").iterdir())[0]
@@ -204,7 +184,7 @@ def same_scans(root, before):
 
 def test_zipped_images_folders_around_and_rows_that_occur_twice_change_nothing(small):
     before = read("octdl", small)
-    edit(small / TABLE, lambda rows: pd.concat([rows, rows.iloc[[0, 3]]]))
+    edit(small / TABLE, lambda rows: pd.concat([rows, rows.iloc[[0, 3]]]).sample(frac=1, random_state=0))
     same_scans(small.parent, before)
     assert read("octdl", small).provenance["refused"]["exact duplicate row"] == 2
     shutil.make_archive(str(small / "OCTDL"), "zip", small, "OCTDL")  # as downloaded, beside the table

@@ -53,9 +53,6 @@ def read(root, verify=False):
     return on_disk.read("octmnist", root, verify=verify, split="official")
 
 
-both_kinds = pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-
-
 # --- what is read ---
 
 
@@ -104,15 +101,14 @@ def test_order_of_arrays_and_their_storage_change_nothing(tmp_path_factory, orde
     assert again.hashes == straight.hashes
 
 
-@both_kinds
-def test_memory_stays_flat(tmp_path, save):
+def test_memory_stays_flat(tmp_path):
     arrays = octmnist_arrays()
     arrays["train_images"] = np.zeros((24, 1024, 1024), np.uint8)  # 24 MB; of the 224 px file 5 GB
     arrays["train_images"][:, 0, 0] = range(24)
     size = arrays["train_images"].nbytes
     for part in ("val", "test"):
         arrays[f"{part}_images"] = np.zeros((PARTS[part], 1024, 1024), np.uint8)
-    path = write(tmp_path / "octmnist.npz", arrays, save)
+    path = write(tmp_path / "octmnist.npz", arrays)
     del arrays
     tracemalloc.start()
     try:
@@ -198,7 +194,7 @@ def test_faults_in_the_arrays_are_errors_that_name_them(tmp_path):
         assert str(path) in str(caught.value)
 
 
-@both_kinds
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_damaged_files_are_refused_with_and_without_verifying(tmp_path, save, monkeypatch):
     path = write(tmp_path / "octmnist.npz", octmnist_arrays(), save)
     publish(monkeypatch, path)

@@ -18,7 +18,6 @@ from kdoct_utils.data.files import File, Source
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers.ucsd import read_ucsd
 from kdoct_utils.data.scans import SCAN_COLUMNS
-from kdoct_utils.data.splits import audit_leakage, make_splits
 from kdoct_utils.datasets import DATASETS, DataOptions
 from kdoct_utils.phantom.miniature import write_ucsd_folder
 from kdoct_utils.profiles import CLASS_NAMES
@@ -419,40 +418,6 @@ def test_ucsd_names_are_read_or_refused_and_counted(tmp_path_factory, parts, ord
     refused = [name for group in found.refused.values() for name in group]
     assert sorted([*valid, *refused]) == sorted(names)
     assert (found.table["patient"] == "ucsd/" + found.table["path"].str.split("-").str[1]).all()
-
-
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(st.sampled_from(["CNV", "DME", "NORMAL"]), st.integers(1, 12), st.integers(0, 15)),
-                min_size=1, max_size=30), st.randoms(use_true_random=False))
-def test_no_patient_lies_in_two_groups_or_two_roles(tmp_path_factory, scans, order):
-    """Names and contents at random: some patients share images, in chains too."""
-    base = [("CNV", 20 + k, 90 + k) for k in range(3)] + [("DRUSEN", 30 + k, 95 + k) for k in range(3)]
-    files = [
-        (f"train/{label}/{label}-{patient}-{k}.jpeg", f"content {content}".encode())
-        for k, (label, patient, content) in enumerate([*base, *scans])
-    ]
-    order.shuffle(files)
-    path = tmp_path_factory.getbasetemp() / "groups.zip"
-    path.write_bytes(on_disk.zip_bytes(dict(files)))
-    read_in = read("ucsd", path)
-    table = read_in.table
-    assert (table.groupby("patient")["group"].nunique() == 1).all()
-    assert (table.groupby(table["scan_id"].map(read_in.hashes))["group"].nunique() == 1).all()
-    frame = make_splits(table, seed=0, allow_tiny=True)
-    for fold in range(frame.attrs["folds"]):
-        assert audit_leakage(table, frame, fold, read_in.hashes).empty
-
-
-def test_a_ucsd_number_is_one_patient_across_classes_and_parts(flat):
-    table = read("ucsd", flat).table
-    assert table["patient"].nunique() == 3
-    assert set(table.loc[table["patient"] == "ucsd/7", "label"]) == {"normal", "cnv"}
-    for part, name in (("train", "NORMAL"), ("test", "CNV")):
-        (flat / part).mkdir()
-        (flat / name).rename(flat / part / name)
-    nested = read("ucsd", flat).table
-    assert sorted(nested["patient"]) == sorted(table["patient"])
-    assert nested["scan_id"].str.match(r"ucsd/(train|test)/").all()
 
 
 def test_folders_that_are_not_as_they_must_be_are_errors(flat):

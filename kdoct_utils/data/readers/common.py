@@ -17,6 +17,7 @@ from kdoct_utils.data.files import Source
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.datasets import DATASETS
 
+PARTS = {"train": "train", "val": "validation", "test": "test"}  # as publishers call them -> as the course does
 UNKNOWN_EYE = "unknown"
 UNKNOWN_PATIENT = ""  # a dataset that gives no patients cannot be split by patient; splits.make_splits refuses it
 FOUND_COLUMNS = ["scan_id", "path", "patient", "eye", "slice", "patient_class", "label"]

@@ -46,9 +46,8 @@ def read_neh(root: Path, options: DataOptions) -> Found:
 
     found = Found(table, source)
     distinct = common.without_copies(table, NEH_COLUMNS, "Directory", found, where)
-    found.counts = _row_counts(table) | {"exact duplicate rows": len(table) - len(distinct)}
-    table = _resolve_files(distinct, files, found, where)
-    found.counts |= _scan_counts(table)
+    rows, table = table, _resolve_files(distinct, files, found, where)
+    found.counts = _counts(rows, distinct["Directory"].isin(files), table)
     _note_disagreements(table, files, found)
     found.table = table.assign(
         scan_id="neh/" + table["file"],
@@ -81,7 +80,6 @@ def _resolve_files(table: pd.DataFrame, files: list[str], found: Found, where: s
     only = spellings[spellings.str.len() == 1].str[0]  # of a file in small letters, where there is no other
     exact = table["Directory"].isin(files)
     table["file"] = table["Directory"].where(exact, table["Directory"].str.lower().map(only)).tolist()
-    found.counts["paths without a file"] = int((~exact).sum())
     lost = table["file"].isna()
     found.refuse("no such file", table.loc[lost, "Directory"])
     taken = ~exact & table["file"].isin(table.loc[exact, "file"])
@@ -94,25 +92,25 @@ def _resolve_files(table: pd.DataFrame, files: list[str], found: Found, where: s
     return table
 
 
-def _row_counts(table: pd.DataFrame) -> dict[str, int]:
-    """Of all rows as published: how many, and how many pass the worst-case filter, in all and by class."""
-    passed = table.loc[table["class"] == table["label"], "label"]
-    counts = {"rows": len(table), "worst-case rows": len(passed)}
-    return counts | {f"worst-case rows, {name}": int((passed == name).sum()) for name in NEH_CLASSES}
-
-
-def _scan_counts(table: pd.DataFrame) -> dict[str, int]:
-    """Of the distinct files: how many, of how many patients and eyes, and of each class folder with each label."""
-    patients = table["class"] + "/" + table["Patient ID"]
-    pairs = Counter(zip(table["class"], table["label"], strict=True))
+def _counts(rows: pd.DataFrame, with_file: pd.Series, scans: pd.DataFrame) -> dict[str, int]:
+    """Of all rows as published, how many pass the worst-case filter; of the distinct ones, how many have a file; of the
+    scans, how many there are, of how many patients and eyes, and of each class folder with each label.
+    """
+    passed = Counter(rows.loc[rows["class"] == rows["label"], "label"])
+    patients = scans["class"] + "/" + scans["Patient ID"]
+    pairs = Counter(zip(scans["class"], scans["label"], strict=True))
     return {
-        "scans": len(table),
+        "rows": len(rows),
+        "worst-case rows": passed.total(),
+        **{f"worst-case rows, {name}": passed[name] for name in NEH_CLASSES},
+        "exact duplicate rows": len(rows) - len(with_file),
+        "paths without a file": int((~with_file).sum()),
+        "scans": len(scans),
         "patients": patients.nunique(),
-        "eyes": (patients + " " + table["Eye"]).nunique(),
+        "eyes": (patients + " " + scans["Eye"]).nunique(),
         "worst-case scans": sum(pairs[name, name] for name in NEH_CLASSES),
-    } | {
-        f"{name.upper()} folder, {label} label": pairs[name, label] for name in NEH_CLASSES for label in NEH_CLASSES
-    }  # fmt: skip
+        **{f"{name.upper()} folder, {of} label": pairs[name, of] for name in NEH_CLASSES for of in NEH_CLASSES},
+    }
 
 
 def _note_disagreements(table: pd.DataFrame, files: list[str], found: Found) -> None:

@@ -89,7 +89,7 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
     table = common.parse_table(source.read(table_name), where, OCTDL_COLUMNS, filled=OCTDL_COLUMNS)
     found = Found(table, source)
     table = common.without_copies(table, OCTDL_COLUMNS, "file_name", found, where)
-    table = _with_classes(_checked(table, where), where)
+    table = _checked(table, where)
     table["file"] = _image_names(table, source, PurePosixPath(table_name).parent)
     if table["file"].isna().all():
         first = table["published"].iloc[0]
@@ -120,7 +120,9 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
 
 
 def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Add the column ``slice``: the last number of the file name, <disease>_<patient_id>_<number>."""
+    """Add the columns slice (the last number of the file name, <disease>_<patient_id>_<number>), label ("" where the
+    scan is left out) and why (by RULES; letter case does not count).
+    """
     for column, pattern, valid in (
         ("patient_id", r"0*[1-9]\d*", "a whole number above 0"),
         ("eye", "OD|OS|0", "OD, OS, 0 (not known)"),
@@ -132,18 +134,14 @@ def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
     parts = table["file_name"].str.extract(r"_(\d+)_(\d+)$")
     problem = "file_name {file_name} names another patient than patient_id {patient_id}"
     common.check_rows(table, parts[0].notna() & (parts[0] != table["patient_id"]), where, problem)
-    return table.assign(slice=pd.to_numeric(parts[1]).astype("Int64"))
-
-
-def _with_classes(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Add the columns label ("" where the scan is left out) and why, by RULES; letter case does not count."""
     rules = {(rule.disease.lower(), rule.condition.lower()): rule for rule in RULES}
     keys = zip(table["disease"].str.lower(), table["condition"].str.lower(), strict=True)
     of_row = pd.Series([rules.get(key) for key in keys], index=table.index, dtype=object)
     valid = ", ".join(f"{rule.disease} with {rule.condition}" for rule in RULES)
     problem = "unknown disease {disease!r} with condition {condition!r}; valid: " + valid
     common.check_rows(table, of_row.isna(), where, problem)
-    return table.assign(**{name: [getattr(rule, name) for rule in of_row] for name in Rule._fields})
+    by_rule = {name: [getattr(rule, name) for rule in of_row] for name in Rule._fields}
+    return table.assign(slice=pd.to_numeric(parts[1]).astype("Int64"), **by_rule)
 
 
 def _key(name: str) -> str:

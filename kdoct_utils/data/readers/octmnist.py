@@ -18,7 +18,6 @@ from kdoct_utils.datasets import DATASETS, DataOptions
 from kdoct_utils.profiles import CLASS_NAMES
 
 OCTMNIST_LABELS = ("cnv", "dme", "drusen", "normal")  # in the order of the file's numbers
-OCTMNIST_PARTS = {"train": "train", "val": "validation", "test": "test"}  # as its arrays are called, as the course does
 MD5 = DATASETS["octmnist"].md5  # of each published file
 
 
@@ -45,7 +44,7 @@ def read_octmnist(root: Path, options: DataOptions) -> Found:
     packed, status = packed_files(path, str(path)), path.stat()
     stamp = f"{status.st_size}-{status.st_mtime_ns}"
     tables, pictures, sides = [], {}, set()
-    for part, name in OCTMNIST_PARTS.items():
+    for part, name in common.PARTS.items():
         where, images = _array(path, packed, f"{part}_images")
         shape = images.shape
         if images.dtype != np.uint8 or len(shape) != 3 or not shape[0] or not SMALLEST_SIDE <= shape[1] == shape[2]:
@@ -67,7 +66,7 @@ def read_octmnist(root: Path, options: DataOptions) -> Found:
         patient=common.UNKNOWN_PATIENT, eye=common.UNKNOWN_EYE, slice=pd.array([pd.NA] * len(table), dtype="Int64"),
         patient_class=table["label"],
     )[[*common.FOUND_COLUMNS, PART]]  # fmt: skip
-    counts = {f"{name} scans": int((table[PART] == name).sum()) for name in OCTMNIST_PARTS.values()}
+    counts = {f"{name} scans": int((table[PART] == name).sum()) for name in common.PARTS.values()}
     return Found(table, Pictures(path, pictures), notes=notes + _notes(table, sides.pop()), counts=counts)
 
 
@@ -129,7 +128,7 @@ def _labels(where: str, numbers: np.ndarray, count: int) -> np.ndarray:
 
 def _notes(table: pd.DataFrame, side: int) -> list[str]:
     share = pd.crosstab(table[PART], table["label"], normalize="index").reindex(
-        index=list(OCTMNIST_PARTS.values()), columns=list(CLASS_NAMES), fill_value=0.0
+        index=list(common.PARTS.values()), columns=list(CLASS_NAMES), fill_value=0.0
     )
     shares = ", ".join(f"{name} {share.at['train', name]:.0%} and {share.at['test', name]:.0%}" for name in CLASS_NAMES)
     return [

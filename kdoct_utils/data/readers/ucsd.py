@@ -14,7 +14,6 @@ from kdoct_utils.data.readers.common import Found
 from kdoct_utils.data.splits import PART
 from kdoct_utils.datasets import DATASETS, DataOptions
 
-UCSD_PARTS = {"train": "train", "val": "validation", "test": "test"}  # folder -> part
 UCSD_NAME = re.compile(r"([A-Za-z]+)-(\d+)-(\d+)\.jpe?g", re.IGNORECASE)
 VERSION_TOLERANCE = 0.01  # share by which the number of images may miss a version's
 
@@ -44,7 +43,7 @@ def read_ucsd(root: Path, options: DataOptions) -> Found:
         else:
             scan_id, patient, number = f"ucsd/{inside}", f"ucsd/{match[2]}", int(match[3])
             scan = (scan_id, place + inside, patient, common.UNKNOWN_EYE, number, label, label)
-            rows.append((*scan, UCSD_PARTS.get(part.lower(), "")))
+            rows.append((*scan, common.PARTS.get(part.lower(), "")))
     table = pd.DataFrame(rows, columns=[*common.FOUND_COLUMNS, PART])
     empty = (set(labels.values()) | _empty_folders(source)) - set(table["label"])
     if empty:
@@ -74,8 +73,8 @@ def _class_images(source: Source, place: str) -> tuple[list[tuple[str, str, str]
     """Files of the class folders as (part or "", folder, file name), in the order of names; and images elsewhere."""
     names, classes = source.files(), DATASETS["ucsd"].classes
     split = [tuple(name.removeprefix(place).split("/")) for name in names if name.startswith(place)]
-    nested = [path for path in split if len(path) == 3 and path[0].lower() in UCSD_PARTS]
-    flat = [("", *path) for path in split if len(path) == 2 and path[0].lower() not in UCSD_PARTS]
+    nested = [path for path in split if len(path) == 3 and path[0].lower() in common.PARTS]
+    flat = [("", *path) for path in split if len(path) == 2 and path[0].lower() not in common.PARTS]
     parts_used = any(folder.lower() in classes for _, folder, _ in nested)
     if parts_used and any(folder.lower() in classes for _, folder, _ in flat):
         because = "There are class folders both beside and in train, test or val."
@@ -94,7 +93,8 @@ def _empty_folders(source: Source) -> set[str]:
     if source.zipped:
         return set()
     folders = [path for path in source.root.iterdir() if path.is_dir()]
-    folders += [path for part in folders if part.name.lower() in UCSD_PARTS for path in part.iterdir() if path.is_dir()]
+    parts = [path for path in folders if path.name.lower() in common.PARTS]
+    folders += [path for part in parts for path in part.iterdir() if path.is_dir()]
     return {path.name.lower() for path in folders} & set(DATASETS["ucsd"].classes)
 
 
