@@ -74,6 +74,11 @@ def arm_of(run: SweepRun) -> str:
     return ", ".join(f"{name} {value_text(value)}" for name, value in run.given.items() if name != "fold") or "all runs"
 
 
+def network_name(network: str) -> str:
+    """A network in words; its own name where the course has none for it."""
+    return NETWORKS.get(network, network)
+
+
 def spread_text(values: pd.Series) -> str:
     """Mean ± population SD; a dash where nothing was measured."""
     found = crossval.mean_and_spread(values)
@@ -93,7 +98,7 @@ def arms_table(sweep: Sweep, results: pd.DataFrame, predictions: Predictions) ->
     for arm in dict.fromkeys(map(arm_of, sweep.runs)):
         chosen = accuracy[accuracy.index.isin([run.name for run in sweep.runs if arm_of(run) == arm])]
         rows.append({"arm": arm, "runs": len(chosen)} | {key: spread_text(chosen[key]) for key in networks})
-    titles = {key: NETWORKS.get(key, key) for key in networks}
+    titles = {key: network_name(key) for key in networks}
     return text_table(rows, {"arm": "accuracy, mean ± SD", **titles, "runs": "runs"})
 
 
@@ -116,18 +121,12 @@ def differences_table(sweep: Sweep, predictions: Predictions) -> pd.DataFrame:
             for network in dict.fromkeys(network for table, _ in tables for network in table["network"]):
                 found = crossval.paired_arms(tables, network)
                 by_seed = pd.Series(found["by_pair"]).groupby([run.seed for run, _ in pairs]).mean()
-                if by_seed.any() or found["low"] != found["high"]:
-                    compared = f"{name} {value_text(value)} minus {value_text(reference)}"
-                    rows.append(
-                        {
-                            "name": f"{compared}: {NETWORKS.get(network, network)}",
-                            "estimate": f"{found['estimate']:+.3f}",
-                            "interval": (found["low"], found["high"]),
-                            "by_seed": ", ".join(f"{difference:+.3f}" for difference in by_seed),
-                            "pairs": len(pairs),
-                            "reading": read_interval(found["low"], found["high"]),
-                        }
-                    )
+                if not by_seed.any() and found["low"] == found["high"]:
+                    continue
+                compared = f"{name} {value_text(value)} minus {value_text(reference)}: {network_name(network)}"
+                interval, differences = (found["low"], found["high"]), map("{:+.3f}".format, by_seed)
+                cells = (compared, f"{found['estimate']:+.3f}", interval, ", ".join(differences), len(pairs))
+                rows.append(dict(zip(COMPARED, (*cells, read_interval(*interval)), strict=True)))
     return text_table(rows, COMPARED)
 
 
@@ -148,7 +147,7 @@ def cross_validation_table(sweep: Sweep, predictions: Predictions) -> tuple[pd.D
         if folder.splits_file.exists() and folder.table_file.exists():
             split = load_splits(folder.splits_file, pd.read_csv(folder.table_file, dtype=str, keep_default_na=False))
         for network, part in together.groupby("network", sort=False):
-            name, seeds = f"{arm}: {NETWORKS.get(network, network)}", part["seed"].nunique()
+            name, seeds = f"{arm}: {network_name(network)}", part["seed"].nunique()
             try:
                 rows.append(_pooled_row(name, part, crossval.pool_out_of_fold(part, split)))
                 if seeds > 1 and split is not None:
@@ -188,14 +187,11 @@ def sweep_figures(sweep: Sweep, predictions: Predictions) -> list[dict[str, str]
         points = value_points(sweep, predictions, name)
         if points.empty:
             continue
-        others = [other for other in sweep.swept if other != name]
-        over = f" over all values of {' and '.join(others)}" if others else ""
-        spoken = "; ".join(
-            f"{NETWORKS.get(network, network)} "
-            + ", ".join(f"{value_text(point.value)}: {point.estimate:.3f}" for point in line.itertuples())
-            for network, line in points.groupby("network", sort=False)
-        )
-        alt = f"Accuracy by {name}{over}, with intervals. {spoken}."
+        others = " and ".join(other for other in sweep.swept if other != name)
+        said = points["value"].map(value_text) + ": " + points["estimate"].map("{:.3f}".format)
+        lines = said.groupby(points["network"], sort=False).agg(", ".join)
+        spoken = "; ".join(f"{network_name(network)} {line}" for network, line in lines.items())
+        alt = f"Accuracy by {name}{others and f' over all values of {others}'}, with intervals. {spoken}."
         figure = value_figure(points, name, sweep.grid[name])
         png = base64.b64encode(figure_png(figure, description=alt)).decode()
         plt.close(figure)
@@ -229,13 +225,13 @@ def value_figure(points: pd.DataFrame, name: str, values: tuple) -> Figure:
         error = [line["estimate"] - line["low"], line["high"] - line["estimate"]]
         axis.errorbar(
             line["value"].map(values.index) + shift, line["estimate"], yerr=error, color=drawn.color,
-            marker=drawn.marker, linestyle=LINE_STYLES[number % 6], capsize=4, label=NETWORKS.get(network, network),
+            marker=drawn.marker, linestyle=LINE_STYLES[number % 6], capsize=4, label=network_name(network),
         )  # fmt: skip
     axis.set(xticks=range(len(values)), xticklabels=map(value_text, values), xlabel=name)
     axis.set_ylabel("accuracy\n(95% interval over patients)")
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     low, high = networks["estimate"].min(), networks["estimate"].max()
     widest = (high - low).idxmax()
-    changes = f"{NETWORKS.get(widest, widest)}: {low[widest]:.3f} to {high[widest]:.3f} by {name}"
+    changes = f"{network_name(widest)}: {low[widest]:.3f} to {high[widest]:.3f} by {name}"
     message(axis, changes if low[widest] < high[widest] else f"No network changes with {name}")
     return figure
