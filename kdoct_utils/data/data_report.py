@@ -136,7 +136,7 @@ def read_data(
         told["fault"] = str(error)
     report = None
     if audits:
-        from kdoct_utils.data.audits import audit  # scikit-learn and SciPy, which counting does not need
+        from kdoct_utils.data.audits import audit  # imports scikit-learn, which counting does not need
 
         report = audit(scans, split, progress=progress)
     steps = next_steps(dataset, data_root, options, possible=split is not None, parts="part" in scans.table)
