@@ -156,20 +156,6 @@ def test_readers_without_the_script_see_the_note(export):
             assert page.get_by_role("slider").count() == 0 and page.said == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_controls_can_be_read_in_both_themes(export, theme):
-    pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
-    from axe_playwright_python.sync_playwright import Axe
-
-    with open_page() as page:
-        offline(page, export(theme=theme))
-        page.get_by_role("slider").focus()
-        found = Axe().run(page, context="kdoct-slider").response
-        assert found["violations"] == [] and len(found["passes"]) > 5
-        assert "color-contrast" in [rule["id"] for rule in found["passes"]]
-
-
 def what_does_not_fit(shown, width=760):
     """Of sliders, as notebooks show them: the width is that of an output in JupyterLab on a small screen."""
     faces = ""

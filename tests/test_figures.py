@@ -56,19 +56,17 @@ def seen(color: str, sight: str) -> np.ndarray:
     return rgb2lab(value[None, None])[0, 0]
 
 
-@pytest.mark.parametrize("looks", [CLASS_LOOKS, ARM_LOOKS], ids=["classes", "arms"])
-def test_looks_differ_for_every_sight_and_without_color(looks):
-    for sight in SIGHT:
-        pairs = combinations([item.color for item in looks.values()], 2)
-        assert min(deltaE_ciede2000(seen(a, sight), seen(b, sight)) for a, b in pairs) > 12, sight
-    assert len({item.marker for item in looks.values()}) == len({item.hatch for item in looks.values()}) == len(looks)
-    for item in looks.values():
-        luminance = linear(item.color) @ [0.2126, 0.7152, 0.0722]
-        assert 1.05 / (luminance + 0.05) >= 3, f"{item.label}: WCAG asks 3:1 of graphics on white"
-
-
-def test_looks_cover_the_classes_and_unknown_names_are_refused():
+def test_looks_differ_for_every_sight_and_without_color():
     assert tuple(CLASS_LOOKS) == CLASS_NAMES
+    for looks in (CLASS_LOOKS, ARM_LOOKS):
+        for sight in SIGHT:
+            pairs = combinations([item.color for item in looks.values()], 2)
+            assert min(deltaE_ciede2000(seen(a, sight), seen(b, sight)) for a, b in pairs) > 12, sight
+        items = looks.values()
+        assert len({item.marker for item in items}) == len({item.hatch for item in items}) == len(looks)
+        for item in items:
+            luminance = linear(item.color) @ [0.2126, 0.7152, 0.0722]
+            assert 1.05 / (luminance + 0.05) >= 3, f"{item.label}: WCAG asks 3:1 of graphics on white"
     with pytest.raises(ValueError, match="'amd'.*normal.*student_kd"):
         look("amd")
 
@@ -130,27 +128,12 @@ def test_overlay_names_what_is_there_and_refuses_unnamed_indices():
         figures.layer_overlay(SCAN, mask, ["none", "RNFL"])
     with pytest.raises(ValueError, match="equal"):
         figures.layer_overlay(SCAN, mask[1:], ["none", "a", "b"])
-
-
-def test_the_figure_has_a_column_for_every_map_and_marks_the_largest_pixel():
     images, masks = np.zeros((2, 16, 16), np.uint8), np.zeros((2, 16, 16), bool)
     masks[:, 3:6, 3:6] = True
     maps = {"a": np.random.default_rng(0).random((2, 16, 16)), "nothing": np.zeros((2, 16, 16))}
-    figure = figures.maps_figure(images, masks, maps, ["first", "second"], title="Where")
-    axes = np.array(figure.axes).reshape(2, 3)
+    axes = np.array(figures.maps_figure(images, masks, maps, ["first", "second"], title="Where").axes).reshape(2, 3)
     assert [axis.get_title(plt.rcParams["axes.titlelocation"]) for axis in axes[0]] == ["lesion", "a", "nothing"]
-    assert [len(axis.get_lines()) for axis in axes[1]] == [0, 2, 0]
-    plt.close(figure)
-
-
-def test_learning_curves_mark_averaged_weights_and_name_missing_columns():
-    history = pd.DataFrame({"epoch": [1, 2, 2], "train_loss": [1.0, 0.5, 0.5], "validation_loss": [1.1, 0.8, 0.7],
-                            "validation_accuracy": [0.5, 0.6, 0.7], "weights": ["best", "best", "swa"]})  # fmt: skip
-    lines = {line.get_label(): line for line in figures.learning_curves(history, title="t").axes[0].get_lines()}
-    assert list(lines["training"].get_ydata()) == [1.0, 0.5]
-    assert list(lines["validation, SWA"].get_ydata()) == [0.7]
-    with pytest.raises(ValueError, match="lacks train_loss, validation_accuracy"):
-        figures.learning_curves(history[["epoch", "validation_loss"]], title="t")
+    assert [len(axis.get_lines()) for axis in axes[1]] == [0, 2, 0]  # the largest pixel is marked
 
 
 def test_grid_curves_and_class_bars():
@@ -158,6 +141,12 @@ def test_grid_curves_and_class_bars():
     assert len(figure.axes) == 8 and set("abcde") <= texts(figure)
     with pytest.raises(ValueError, match="5 images for 1 titles"):
         figures.scan_grid([SCAN] * 5, ["a"])
+    history = pd.DataFrame({"epoch": [1, 2, 2], "train_loss": [1.0, 0.5, 0.5], "validation_loss": [1.1, 0.8, 0.7],
+                            "validation_accuracy": [0.5, 0.6, 0.7], "weights": ["best", "best", "swa"]})  # fmt: skip
+    lines = {line.get_label(): line for line in figures.learning_curves(history, title="t").axes[0].get_lines()}
+    assert list(lines["training"].get_ydata()) == [1.0, 0.5] and list(lines["validation, SWA"].get_ydata()) == [0.7]
+    with pytest.raises(ValueError, match="lacks train_loss, validation_accuracy"):
+        figures.learning_curves(history[["epoch", "validation_loss"]], title="t")
     figure = figures.curves([1, 2], {"normal": [1, 2], "x": [2, 3]}, xlabel="T", ylabel="nats", title="t")
     assert figure.axes[0].get_lines()[0].get_color() == CLASS_LOOKS["normal"].color
     values = [[0.85, 0.15], [0.6, 0.4]]
@@ -248,18 +237,14 @@ def test_edge_figures_hold_the_numbers_that_they_were_given():
     formats = {"fp32": {"bytes": 4000, "latency_ms": 0.5, "accuracy": 0.8, "interval": [0.7, 0.9]},
                "int8": {"bytes": 2000, "latency_ms": 0.6, "accuracy": 0.7, "interval": [0.6, 0.8]}}  # fmt: skip
     size, speed, accuracy = edge_figures.format_panels(formats, title="t").axes
-    assert [bar.get_height() for bar in size.patches] == [4, 2]
-    assert [bar.get_height() for bar in speed.patches] == [0.5, 0.6]
-    assert list(accuracy.lines[2].get_ydata()) == [0.6, 0.8]
+    heights = [[bar.get_height() for bar in axis.patches] for axis in (size, speed)]
+    assert heights == [[4, 2], [0.5, 0.6]] and list(accuracy.lines[2].get_ydata()) == [0.6, 0.8]
     axis = edge_figures.time_bars({"fp32": {"a": 1, "b": 2}, "int8": {"a": 3, "b": 4}}, title="t").axes[0]
     assert [(bar.get_x(), bar.get_width()) for bar in axis.patches] == [(0, 1), (0, 3), (1, 2), (3, 4)]
     full = np.arange(6.0).reshape(2, 3)
     axis = edge_figures.logit_scatter(full, full + 1, CLASSES, title="t").axes[0]
     assert [line.get_label() for line in axis.lines] == ["equal", "normal", "drusen", "CNV"]
     assert list(axis.lines[2].get_ydata()) == [2, 5]
-
-
-def test_roundings_and_their_errors_are_drawn():
     values = np.linspace(-1, 1, 2001)
     left, right = edge_figures.rounding(values, np.round(values / 0.1) * 0.1, 0.1, title="t").axes
     assert sum(bar.get_height() for bar in left.patches) == 2001 and left.get_yscale() == "log"

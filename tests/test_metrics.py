@@ -17,7 +17,6 @@ from kdoct_utils.judge.metrics import (
     confusion_scores,
     evaluate,
     expected_calibration_error,
-    many_confusion_scores,
     paired_difference,
     patient_bootstrap,
     percentile_interval,
@@ -33,30 +32,30 @@ def random_case(seed=0, n=200, classes=3, patients=25):
     return probabilities, target, np.array([f"p/{k:03d}" for k in generator.integers(patients, size=n)])
 
 
-@pytest.mark.parametrize("classes", [2, 3, 4])
-def test_scores_are_those_of_scikit_learn_and_torchmetrics(classes):
-    probabilities, target, patients = random_case(classes=classes)
-    result = evaluate(probabilities, target, patients, NAMES[:classes], resamples=50)
-    predicted = probabilities.argmax(axis=1)
-    assert result["accuracy"] == pytest.approx((predicted == target).mean())
-    assert result["sensitivity"] == pytest.approx(balanced_accuracy_score(target, predicted))
-    per_class = [result["per_class"][name]["sensitivity"] for name in NAMES[:classes]]
-    assert per_class == pytest.approx(recall_score(target, predicted, average=None))
-    specificity = multiclass_specificity(torch.tensor(predicted), torch.tensor(target), classes, average="macro")
-    assert result["specificity"] == pytest.approx(specificity.item(), abs=1e-6)
-    areas = [roc_auc_score(target == k, probabilities[:, k]) for k in range(classes)]
-    assert result["auc"] == pytest.approx(np.mean(areas))
-    if classes > 2:
-        assert result["auc"] == pytest.approx(roc_auc_score(target, probabilities, multi_class="ovr"))
-    assert result["n_scans"] == 200 and result["n_patients"] == 25
-    assert sum(map(sum, result["confusion"])) == 200
-    assert result["absent_classes"] == [] and result["notes"] == []
+def test_scores_are_those_of_scikit_learn_and_torchmetrics():
+    for classes in (2, 3, 4):
+        probabilities, target, patients = random_case(classes=classes)
+        result = evaluate(probabilities, target, patients, NAMES[:classes], resamples=300, seed=4)
+        predicted = probabilities.argmax(axis=1)
+        assert result["accuracy"] == pytest.approx((predicted == target).mean())
+        assert result["sensitivity"] == pytest.approx(balanced_accuracy_score(target, predicted))
+        per_class = [result["per_class"][name]["sensitivity"] for name in NAMES[:classes]]
+        assert per_class == pytest.approx(recall_score(target, predicted, average=None))
+        specificity = multiclass_specificity(torch.tensor(predicted), torch.tensor(target), classes, average="macro")
+        assert result["specificity"] == pytest.approx(specificity.item(), abs=1e-6)
+        assert result["auc"] == pytest.approx(np.mean([roc_auc_score(target == k, probabilities[:, k])
+                                                       for k in range(classes)]))  # fmt: skip
+        samples = patient_bootstrap(predicted == target, patients, 300, 4)
+        assert result["interval"] == percentile_interval(samples)
+        assert result["n_scans"] == sum(map(sum, result["confusion"])) == 200 and result["n_patients"] == 25
+        assert result["absent_classes"] == [] and result["notes"] == []
+        assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
 def test_calibration_error_is_that_of_torchmetrics_and_by_hand():
     probabilities, target, _ = random_case(n=500)
     both = torch.tensor(probabilities), torch.tensor(target)
-    for bins in (1, 10, 15):
+    for bins in (1, 15):
         theirs = multiclass_calibration_error(*both, num_classes=3, n_bins=bins, norm="l1")
         assert expected_calibration_error(probabilities, target, bins) == pytest.approx(theirs.item(), abs=1e-6)
     certain = np.array([[1.0, 0.0], [1.0, 0.0]])
@@ -76,29 +75,10 @@ def test_absent_classes_are_said_and_left_out():
     present = [result["per_class"][name] for name in ("normal", "drusen")]
     for score in ("sensitivity", "specificity", "auc"):
         assert result[score] == pytest.approx(np.mean([scores[score] for scores in present]))
-
-
-def test_a_single_class_and_a_single_patient_do_not_crash():
-    probabilities, _, _ = random_case(n=5)
-    result = evaluate(probabilities, np.zeros(5, int), ["only"] * 5, NAMES[:3], resamples=50)
+    result = evaluate(probabilities[:5, :3], np.zeros(5, int), ["only"] * 5, NAMES[:3], resamples=50)
     assert result["specificity"] is None and result["auc"] is None
     assert result["sensitivity"] == result["accuracy"]
     assert result["interval"] == [0.0, 1.0] and "one patient" in result["notes"][-1]
-
-
-def test_result_is_strict_json():
-    probabilities, target, patients = random_case(n=40, classes=4)
-    result = evaluate(probabilities.astype(np.float32), target % 2, patients, NAMES, resamples=20)
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-
-
-def test_many_confusion_matrices_at_once_score_as_one_by_one():
-    counts = np.random.default_rng(0).integers(0, 3, size=(50, 3, 3)) + np.eye(3, dtype=int)
-    counts[0, 1:] = 0  # one class alone
-    many = many_confusion_scores(counts)
-    for k, one in enumerate(counts):
-        for name, value in confusion_scores(one).items():
-            np.testing.assert_array_equal(many[name][k], np.array(value, dtype=float))
 
 
 # ---- intervals
@@ -125,22 +105,10 @@ def test_bootstrap_interval_is_scipys_over_patients():
     # Wider than if scans were independent: that is what the patients are for.
     scans = patient_bootstrap(values, np.arange(len(values)), resamples=20000, seed=1)
     assert samples.std() > 1.3 * scans.std()
-
-
-def test_bootstrap_does_not_depend_on_row_order_and_does_on_seed():
-    values, patients = unequal_patients()
     order = np.random.default_rng(0).permutation(len(values))
     first = patient_bootstrap(values, patients, 200, seed=5)
     np.testing.assert_array_equal(first, patient_bootstrap(values[order], patients[order], 200, seed=5))
     assert (first != patient_bootstrap(values, patients, 200, seed=6)).any()
-
-
-def test_interval_of_accuracy_is_the_patient_bootstraps_percentiles():
-    probabilities, target, patients = random_case()
-    result = evaluate(probabilities, target, patients, NAMES[:3], resamples=300, seed=4)
-    samples = patient_bootstrap(probabilities.argmax(axis=1) == target, patients, 300, 4)
-    assert result["interval"] == percentile_interval(samples)
-    assert result["interval"][0] < result["accuracy"] < result["interval"][1]
     normal = norm.ppf((np.arange(10000) + 0.5) / 10000)
     assert percentile_interval(normal, 0.9) == pytest.approx([norm.ppf(0.05), norm.ppf(0.95)], abs=1e-3)
 
@@ -172,7 +140,7 @@ def test_paired_difference_over_classes_is_that_of_macro_sensitivity():
 
     rows = [np.flatnonzero(patients == patient) for patient in range(40)]
     samples = []
-    for _ in range(3000):
+    for _ in range(2000):
         scans = np.concatenate([rows[k] for k in random.integers(0, 40, 40)])
         seeds = random.integers(0, 3, 3)
         samples.append(macro(a[seeds], scans) - macro(b[seeds], scans))

@@ -34,7 +34,7 @@ def displayed(monkeypatch):
     plt.close("all")
 
 
-def test_png_is_small_and_true_to_color():
+def test_png_is_small_and_true_to_color(displayed):
     figure, axis = plt.subplots()
     axis.plot(range(10), color="#0072B2")
     axis.plot([5], [2], marker="o", markersize=5, color="#D55E00")  # a small spot must keep its color
@@ -44,14 +44,14 @@ def test_png_is_small_and_true_to_color():
     pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
     for wanted in ((0, 0x72, 0xB2), (0xD5, 0x5E, 0), (255, 255, 255)):
         assert np.abs(pixels - wanted).max(axis=1).min() <= 12
-
-
-def test_speckle_gives_up_colors_for_the_size_that_a_notebook_can_spare(displayed):
-    for largest_kb in (1000, 1):
+    for largest_kb in (1000, 1):  # speckle gives up colors for the size that a notebook can spare
         figure = scan_grid(list(rng.integers(0, 255, (4, 96, 96)).astype(np.uint8)))
         output.show(figure, alt="speckle", takeaway="It is grainy.", largest_kb=largest_kb)
     roomy, tight = (picture["image/png"] for picture, _ in displayed[::2])
     assert len(tight) < 0.7 * len(roomy) and len(Image.open(io.BytesIO(tight)).getcolors()) <= 16
+    for words in ({"alt": " ", "takeaway": "x"}, {"alt": "x", "takeaway": ""}):
+        with pytest.raises(ValueError, match="alt=.*takeaway="):
+            output.show(plt.figure(), **words)
 
 
 def test_show_reaches_every_reader(displayed):
@@ -74,13 +74,6 @@ def test_show_reaches_every_reader(displayed):
     assert page.select_one("main details").text == "Figure in words" + alt
     assert page.select_one("main strong + strong").text == "7 points"
     assert "image/png" in notebook.cells[0].outputs[0].data, "the notebook itself is left alone"
-
-
-def test_show_wants_words(displayed):
-    for words in ({"alt": " ", "takeaway": "x"}, {"alt": "x", "takeaway": ""}):
-        with pytest.raises(ValueError, match="alt=.*takeaway="):
-            output.show(plt.figure(), **words)
-    assert displayed == []
 
 
 def test_progress_bars_are_left_out_and_other_widgets_keep_their_html():

@@ -38,6 +38,12 @@ from kdoct_utils.judge.sample_size import (
 
 def test_recomputed_scores_and_which_printed_numbers_hold():
     table = fold_scores()
+    counts = confusions("neh", "student")[2]
+    true, said = (np.repeat(axis.ravel(), counts.ravel()) for axis in np.indices(counts.shape))
+    row = table.query("dataset == 'neh' and model == 'student' and fold == 3").iloc[0]
+    assert row["accuracy"] == pytest.approx((true == said).mean())
+    assert row["sensitivity"] == pytest.approx(recall_score(true, said, average="macro"))
+    assert row["specificity"] == pytest.approx(np.mean([recall_score(true != k, said != k) for k in range(3)]))
     found = table.groupby(["dataset", "model"])[list(SCORES)].agg(["mean", lambda folds: folds.std(ddof=0)])
     np.testing.assert_allclose(
         100 * found.loc["neh"].loc[list(MODELS)],
@@ -55,15 +61,6 @@ def test_recomputed_scores_and_which_printed_numbers_hold():
     assert wrong["recomputed"].tolist() == ["96.22 ± 1.14", "97.72", "97.74"]
     assert (wrong["best_fold"].to_numpy() < [98.1, 98.4, 98.4]).all()  # not a single fold reaches what is printed
     assert np.allclose(wrong["difference"], [-1.88, -0.68, -0.66], atol=0.005)
-
-
-def test_scores_against_scikit_learn():
-    counts = confusions("neh", "student")[2]
-    true, said = (np.repeat(axis.ravel(), counts.ravel()) for axis in np.indices(counts.shape))
-    row = fold_scores().query("dataset == 'neh' and model == 'student' and fold == 3").iloc[0]
-    assert row["accuracy"] == pytest.approx((true == said).mean())
-    assert row["sensitivity"] == pytest.approx(recall_score(true, said, average="macro"))
-    assert row["specificity"] == pytest.approx(np.mean([recall_score(true != k, said != k) for k in range(3)]))
 
 
 def test_matrices_hold_the_datasets_scans_in_folds_that_differ():
@@ -96,8 +93,8 @@ def test_nothing_is_shown_between_student_and_teacher():
         assert found["sign_flip_p"] > 0.9 and found["smallest_p"] == 1 / 16
         assert "Neither a loss nor a gain is shown" in found["conclusion"]
         assert ("no pairs" in found["conclusion"]) == (dataset == "neh")
-    found = student_minus_teacher("neh")
-    table = fold_scores().query("dataset == 'neh'").pivot(index="fold", columns="model", values="accuracy")
+    found, table = student_minus_teacher("neh"), fold_scores().query("dataset == 'neh'")
+    table = table.pivot(index="fold", columns="model", values="accuracy")
     difference = (table["student"] - table["teacher"]).to_numpy()
     half = stats.t.ppf(0.975, 4) * difference.std(ddof=1) / np.sqrt(5)
     assert found["estimate"] == pytest.approx(-0.00106, abs=1e-5)
@@ -122,11 +119,14 @@ def test_sample_sizes_are_mcnemars_times_the_design_effect():
         wanted = mcnemar_pairs(difference, disagreement) * (1 + (scans - 1) * correlation) / scans
         assert closed_form(difference, agreement) == pytest.approx(wanted)
         assert patients_needed(difference, agreement, repeats=4000) == pytest.approx(wanted, rel=0.05)
+    assert 100_000 < patients_needed(0.001) < 150_000  # a tenth of a point takes more patients than there are
+    smallest = smallest_difference()
+    assert 0.01 < smallest < 0.03 and closed_form(smallest) == pytest.approx(NEH_PATIENTS)
+    assert NEH_SCANS_A_PATIENT == round(12_649 / NEH_PATIENTS)
 
 
-@pytest.mark.parametrize("patients, difference", [(6, 0.18), (60, 0.08)])
-def test_unequal_patients_against_studies_drawn_patient_by_patient(patients, difference):
-    agreement = Agreement(0.2, 0.3, (2, 5, 20))
+def test_few_unequal_patients_against_studies_drawn_patient_by_patient():
+    patients, difference, agreement = 6, 0.18, Agreement(0.2, 0.3, (2, 5, 20))
     random, seen, studies = np.random.default_rng(1), 0, 4000
     shares = np.array([0.2 + difference, 0.2 - difference, 1.6]) / 2 * (1 / 0.3 - 1)
     for _ in range(studies):
@@ -150,14 +150,6 @@ def test_power_rises_with_patients_and_difference_and_false_alarms_are_as_rare_a
     assert power_curves([0.1], Agreement(0.05), patients=[50])[0.1].isna().all()  # cannot be
     table = sensitivity_table(0.01, disagreements=(0.03, 0.07), correlations=(0.0, 0.4))
     assert (table.diff().dropna() > 0).all(axis=None) and (table.diff(axis=1).iloc[:, 1:] > 0).all(axis=None)
-
-
-def test_a_tenth_of_a_point_takes_more_patients_than_there_are():
-    needed, smallest = patients_needed(0.001), smallest_difference()
-    assert 100_000 < needed < 150_000 and needed > 200 * NEH_PATIENTS
-    assert 0.01 < smallest < 0.03  # what NEH's patients can show
-    assert closed_form(smallest) == pytest.approx(NEH_PATIENTS)
-    assert NEH_SCANS_A_PATIENT == round(12_649 / NEH_PATIENTS)
 
 
 def test_agreement_is_found_again_in_data():

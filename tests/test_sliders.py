@@ -70,7 +70,7 @@ def test_slider_values_are_exact_decimals():
         assert {type(value) for value in found.values} == {type(values[0])}
 
 
-def test_figures_become_images_with_alt_text_and_are_closed():
+def test_figures_become_images_that_are_closed_and_readers_without_scripts_get_a_sentence():
     def loss_curve(gamma):
         figure, axis = plt.subplots(figsize=(2, 2))
         axis.plot([0, gamma])
@@ -81,6 +81,13 @@ def test_figures_become_images_with_alt_text_and_are_closed():
     image = BeautifulSoup(panel.frames[2.0,], "html.parser").img
     assert image["alt"] == "loss curve, gamma = 2" and image["src"].startswith("data:image/png;base64,")
     assert plt.get_fignums() == before
+    bundle = sliders(lambda x: "", name="soft <labels>", x=Slider(0, 1, 0))._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "text/plain"}  # a widget view shows as "VBox(...)" where nothing draws it
+    element = BeautifulSoup(bundle["text/html"], "html.parser").find("kdoct-slider")
+    assert element.text == bundle["text/plain"] and "soft <labels>" in element.text
+    script = module.SCRIPT.read_text(encoding="utf-8")  # small, and it fits into a page, once for each slider
+    assert len(script) < 4000 and "</script" not in script and "http" not in script
+    assert 'customElements.get("kdoct-slider") ||' in script
 
 
 def test_what_repeats_is_stored_once_and_too_much_is_refused():
@@ -120,10 +127,8 @@ def test_an_error_names_the_values_that_broke_the_drawing():
         check_registered()
     with pytest.raises(RuntimeError, match="Figure or a string.*int"):
         sliders(lambda x: 3, x=steps)
-
-
-def test_every_control_is_taken_to_each_end():
-    seen = []
+    module._panels.clear()
+    seen = []  # every control is taken to each end
     sliders(lambda a, b: seen.append((a, b)) or "", name="pair", a=Slider(0, 9, 5, 1), b=Choice(("p", "q", "r")))
     seen.clear()
     assert check_registered() == ["pair"]
@@ -141,17 +146,3 @@ def test_bad_controls_are_refused():
     for options in ((), ("a", "b", "a")):
         with pytest.raises(ValueError, match="at least one option and none twice"):
             Choice(options)
-
-
-def test_readers_without_scripts_get_a_sentence():
-    bundle = sliders(lambda x: "", name="soft <labels>", x=Slider(0, 1, 0))._repr_mimebundle_()
-    assert set(bundle) == {"text/html", "text/plain"}  # a widget view shows as "VBox(...)" where nothing draws it
-    element = BeautifulSoup(bundle["text/html"], "html.parser").find("kdoct-slider")
-    assert element.text == bundle["text/plain"] and "soft <labels>" in element.text
-    assert "min-height: 392px" in element["style"]
-
-
-def test_the_script_is_small_and_fits_into_a_page():
-    script = module.SCRIPT.read_text(encoding="utf-8")
-    assert len(script) < 4000 and "</script" not in script and "http" not in script
-    assert 'customElements.get("kdoct-slider") ||' in script  # a page holds it once for each slider

@@ -11,16 +11,17 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from test_course import write_notebook
 
-from kdoct_utils.course import cli, workshop
+from kdoct_utils.course import cli, notebooks, workshop
 from kdoct_utils.course.check import Check
-from kdoct_utils.course.notebooks import NOTEBOOKS
 from kdoct_utils.course.workshop import Step, clean_notebook, make_copies, make_plan, next_lines, prepare
 from kdoct_utils.runs import RunError, open_run
 
+NOTEBOOKS = notebooks.NOTEBOOKS[:2]
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
-    """Seven notebooks of one line each, and packages that load at once."""
+    """Two notebooks of one line each are the course, and packages load at once."""
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", NOTEBOOKS)
     folder = tmp_path / "notebooks"
     folder.mkdir()
     for name in NOTEBOOKS:
@@ -55,22 +56,22 @@ def test_a_machine_is_prepared_once(plan):
     before = sorted(plan.notebooks.parent.rglob("*"))
     steps = by_name(prepare(look))
     assert not steps["scans"].ready and not steps["notebooks"].ready
-    assert "0 of 7 done" in str(steps["notebooks"]) and "Run: kdoct workshop" in str(steps["notebooks"])
+    assert "0 of 2 done" in str(steps["notebooks"]) and "Run: kdoct workshop" in str(steps["notebooks"])
     assert "loading" not in steps and steps["Python"].ready and steps["Python"].remedy == ""
     assert sorted(plan.notebooks.parent.rglob("*")) == before
 
     steps = by_name(prepare(plan))
     assert all(step.ready for step in steps.values()), list(map(str, steps.values()))
-    assert "7 executed now, 0 were done" in steps["notebooks"].found and steps["notebooks"].seconds > 0
+    assert "2 executed now, 0 were done" in steps["notebooks"].found and steps["notebooks"].seconds > 0
     assert (plan.folder / "index.html").exists() and (plan.folder / "images.npy").exists()
     assert all(step.ready for step in prepare(look))
     stamps = {path: path.stat().st_mtime_ns for path in plan.folder.rglob("*.ipynb")}
 
-    (plan.folder / "notebooks" / NOTEBOOKS[3]).unlink()
-    assert "6 of 7 done, not 03" in by_name(prepare(look))["notebooks"].found
-    assert "1 executed now, 6 were done" in by_name(prepare(plan))["notebooks"].found
+    (plan.folder / "notebooks" / NOTEBOOKS[1]).unlink()
+    assert "1 of 2 done, not 01" in by_name(prepare(look))["notebooks"].found
+    assert "1 executed now, 1 were done" in by_name(prepare(plan))["notebooks"].found
     after = {path: path.stat().st_mtime_ns for path in plan.folder.rglob("*.ipynb")}
-    assert [path.name for path in after if after[path] != stamps[path]] == [NOTEBOOKS[3]]
+    assert [path.name for path in after if after[path] != stamps[path]] == [NOTEBOOKS[1]]
 
 
 @pytest.fixture
@@ -94,10 +95,10 @@ def with_copies(plan, tmp_path):
 def test_copies_have_no_outputs_and_find_their_run(with_copies):
     assert make_copies(replace(with_copies, check_only=True))[1] and not with_copies.copies.exists()
     found, remedy = make_copies(with_copies)
-    assert not remedy and found.startswith("9 notebooks without outputs")
+    assert not remedy and found.startswith("4 notebooks without outputs")
     assert str(with_copies.copies) in next_lines(with_copies, ready=True)[0]
     copied = sorted(with_copies.copies.rglob("*.ipynb"))
-    assert len(copied) == 9
+    assert len(copied) == 4
     for path in copied:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
@@ -121,7 +122,7 @@ def test_a_changed_copy_is_kept_and_named(with_copies):
     mine.write_text(mine.read_text().replace("print(seed)", "my answer"))
     lost.unlink()
     (with_copies.copies / "runs" / "smoke" / "teacher.safetensors").write_text("mine")
-    assert "8 of 9" in make_copies(look)[0]
+    assert "3 of 4" in make_copies(look)[0]
     found, remedy = make_copies(with_copies)
     assert remedy and NOTEBOOKS[0] in found and NOTEBOOKS[1] not in found
     assert "my answer" in mine.read_text() and lost.exists()
