@@ -17,7 +17,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from kdoct_utils.profiles import CLASS_NAMES
 from kdoct_utils.show import arm_figures, edge_figures, figures
-from kdoct_utils.show.style import ARM_LOOKS, CLASS_LOOKS, DIVERGING, LINE_COLORS, look, use_style
+from kdoct_utils.show.style import ARM_LOOKS, CLASS_LOOKS, look, use_style
 
 # Linear-RGB matrices for full color-vision deficiency: Machado, Oliveira and Fernandes 2009.
 SIGHT = {
@@ -69,14 +69,6 @@ def test_looks_differ_for_every_sight_and_without_color():
             assert 1.05 / (luminance + 0.05) >= 3, f"{item.label}: WCAG asks 3:1 of graphics on white"
     with pytest.raises(ValueError, match="'amd'.*normal.*student_kd"):
         look("amd")
-
-
-def test_the_theme_keeps_colors_line_styles_and_a_font_that_is_everywhere():
-    cycle = plt.rcParams["axes.prop_cycle"].by_key()
-    assert cycle["color"] == list(LINE_COLORS) and len(set(map(str, cycle["linestyle"]))) == len(LINE_COLORS)
-    assert plt.rcParams["font.sans-serif"][0] == "DejaVu Sans" and plt.rcParams["image.cmap"] == "gray"
-    lightness = rgb2lab(DIVERGING(np.linspace(0, 1, 64))[None, :, :3])[0, :, 0]
-    assert (np.diff(lightness) > 0).all()  # survives grey
 
 
 # --- figures of several notebooks ------------------------------------------------------------------------------------
@@ -181,20 +173,6 @@ def test_seed_curves_average_the_epochs_that_all_reached():
     figure, last = arm_figures.seed_curves({"student_kd": [history([0.5])]}, title="short")
     assert last == {"student_kd": 0.5}
     assert figure.axes[0].get_lines()[0].get_marker() == "P"  # a line of one point is seen by its marker
-
-
-def test_ranges_and_doses_are_drawn_in_order_with_their_intervals():
-    still, moving = np.array([0.9, 0.1, 0.5]), np.array([[0.8, 0.2, 0.5], [0.6, 0.3, 0.4]])
-    axis = arm_figures.range_figure(still, moving, ylabel="probability", title="moves").axes[0]
-    assert axis.get_lines()[0].get_ydata().tolist() == [0.1, 0.5, 0.9]
-    spans = [segment[:, 1].tolist() for segment in axis.collections[0].get_segments()]
-    assert spans == [[0.2, 0.3], [0.4, 0.5], [0.6, 0.8]]
-    curve = {0.7: {"estimate": 0.8, "low": 0.7, "high": 0.85}, 0.0: {"estimate": 0.5, "low": 0.4, "high": 0.6}}
-    axis = arm_figures.dose_figure(curve, xlabel="alpha", ylabel="accuracy", title="dose").axes[0]
-    line = axis.get_lines()[0]
-    assert list(line.get_xdata()) == [0.0, 0.7] and list(line.get_ydata()) == [0.5, 0.8]
-    spans = axis.containers[0].lines[2][0].get_segments()
-    assert np.allclose([segment[:, 1] for segment in spans], [[0.4, 0.6], [0.7, 0.85]])
 
 
 def test_bars_have_the_lengths_of_answers_pushes_and_shares():

@@ -75,7 +75,7 @@ def test_absent_classes_are_said_and_left_out():
     present = [result["per_class"][name] for name in ("normal", "drusen")]
     for score in ("sensitivity", "specificity", "auc"):
         assert result[score] == pytest.approx(np.mean([scores[score] for scores in present]))
-    result = evaluate(probabilities[:5, :3], np.zeros(5, int), ["only"] * 5, NAMES[:3], resamples=50)
+    result = evaluate(random_case(n=5)[0], np.zeros(5, int), ["only"] * 5, NAMES[:3], resamples=50)
     assert result["specificity"] is None and result["auc"] is None
     assert result["sensitivity"] == result["accuracy"]
     assert result["interval"] == [0.0, 1.0] and "one patient" in result["notes"][-1]

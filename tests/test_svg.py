@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from pathlib import Path
 
 import matplotlib
@@ -23,7 +22,6 @@ from kdoct_utils.show.explorers import (
     scaled_lesions,
     seen_of_tested,
     split_svg,
-    walk_svg,
 )
 from kdoct_utils.show.style import CLASS_LOOKS
 from kdoct_utils.show.svg import bars_svg, curves_svg, framed_svg, scan_html, svg_prose
@@ -46,7 +44,7 @@ def bar_lengths(drawing):
 # --- bars, curves, scans ---------------------------------------------------------------------------------------------
 
 
-def test_bars_are_as_long_as_their_values_and_read_out():
+def test_bars_are_as_long_as_their_values_and_read_out_and_curves_run_between_the_corners():
     svg = bars_svg(["normal", "cnv", "x<y"], [0.5, 0.25, 0], title="T = 4 & more", maximum=1)
     np.testing.assert_allclose(bar_lengths(svg), [180, 90, 0], atol=0.1)
     root = tree(svg)
@@ -57,16 +55,13 @@ def test_bars_are_as_long_as_their_values_and_read_out():
     svg = bars_svg(["a", "b"], [1, 2], title="t", reference=[2, 4], reference_label="T = 1")
     assert svg.count('stroke="black"') == 2 and "ticks: T = 1" in texts(svg)
     assert bar_lengths(svg) == [90, 180] and bar_lengths(bars_svg(["a"], [0], title="t")) == [0]
+    curves = curves_svg([0, 1, 2], {"rising": [0, 5, 10]}, title="t", xlabel="x", ylabel="y", ylim=(0, 10), mark=1)
+    assert tree(curves).polyline["points"] == "56.0,256.0 243.0,146.0 430.0,36.0"  # between the corners
+    with pytest.raises(ValueError, match="'rising' needs 2 finite"):
+        curves_svg([0, 1], {"rising": [0, np.nan]}, title="t", xlabel="x", ylabel="y", ylim=(0, 1))
     for values in ([-1, 1], [float("nan"), 1], [1], [float("inf"), 1]):
         with pytest.raises(ValueError):
             bars_svg(["a", "b"], values, title="t")
-
-
-def test_curves_run_between_the_corners():
-    svg = curves_svg([0, 1, 2], {"rising": [0, 5, 10]}, title="t", xlabel="x", ylabel="y", ylim=(0, 10), mark=1)
-    assert tree(svg).polyline["points"] == "56.0,256.0 243.0,146.0 430.0,36.0"
-    with pytest.raises(ValueError, match="'rising' needs 2 finite"):
-        curves_svg([0, 1], {"rising": [0, np.nan]}, title="t", xlabel="x", ylabel="y", ylim=(0, 1))
 
 
 def test_a_scan_is_shown_pixel_by_pixel_with_its_words():
@@ -122,31 +117,15 @@ def test_lesions_grow_the_label_follows_and_the_eye_stays():
     for patient_class, seed in (("drusen", 10), ("cnv", 3), ("dme", 7)):
         plan = plan_of(scaled_lesions(draw_patient(patient_class, seed), 0.0), 0.0)
         assert plan["label"] == "normal" and plan["lift"] == plan["subretinal"] == plan["swelling"] == 0
-
-
-def test_a_plan_says_what_it_draws_and_its_names_do_not_touch():
     svg = plan_svg(draw_patient("cnv", 3), 0.0, title="a plan")
-    assert "Label CNV" in tree(svg)["aria-label"] and "lifted by" in tree(svg)["aria-label"]
-    assert {"url(#above)", "url(#below)"} <= {path.get("fill") for path in tree(svg).find_all("path")}
-    assert {"RNFL", "RPE", "choroid"} <= set(texts(svg)) and not re.search("nan|inf", svg)
+    assert "Label CNV" in tree(svg)["aria-label"] and "url(#below)" in svg
     quiet = plan_svg(draw_patient("normal", 4), 0.0, title="a plan")
     assert "url(#below)" not in quiet
     places = [float(text["y"]) for text in tree(quiet).find_all("text") if text.get("font-size") == "12"]
-    assert (np.diff(places) >= 12).all()
+    assert (np.diff(places) >= 12).all()  # names do not touch
 
 
 # --- notebooks 03 and 05 ---------------------------------------------------------------------------------------------
-
-
-def test_a_walk_fills_the_first_snapshots():
-    path = np.array([(0, 0), (1, 0), (1, 1)])
-    x = y = np.linspace(-1, 2, 4)
-    svg = walk_svg(x, y, np.add.outer(y, x), path, (0.5, 0), 2, title="A < B", description="mean of 2")
-    assert tree(svg)["aria-label"] == "A < B: mean of 2" and len(svg) < 3000
-    circles = tree(svg).find_all("circle")
-    assert [circle["fill"] for circle in circles] == ["black", "black", "white"]
-    assert float(circles[0]["cx"]) == pytest.approx(112.5) and float(circles[0]["cy"]) == pytest.approx(217.5)
-    walk_svg(x, y, np.ones((4, 4)), path, (0, 0), 3, title="flat", description="a flat loss is one shade")
 
 
 def test_pushes_are_drawn_to_both_sides():
