@@ -13,10 +13,11 @@ from test_course import write_notebook
 
 from kdoct_utils.course import cli, notebooks, workshop
 from kdoct_utils.course.check import Check
-from kdoct_utils.course.workshop import Step, make_copies, make_plan, next_lines, prepare
+from kdoct_utils.course.workshop import Step, clean_notebook, make_copies, make_plan, next_lines, prepare
 from kdoct_utils.runs import RunError, open_run
 
 NOTEBOOKS = notebooks.NOTEBOOKS[:2]
+
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
@@ -131,6 +132,16 @@ def test_a_changed_copy_is_kept_and_named(with_copies):
     (with_copies.copies / "runs" / "smoke" / "config.json").write_text((other / "config.json").read_text())
     with pytest.raises(RunError, match="another run"):
         make_copies(with_copies)
+
+
+def test_only_the_parameters_that_are_there_get_other_values(tmp_path):
+    given = {"profile": "smoke", "dataset": "csv", "data_root": "C:\\my scans", "run_dir": "../runs/x", "seed": 7}
+    cell = 'profile: str = "quick"  # one of "a"\ndata_root = ""\nseed: int = 0\nseeds: int = 3\nrun_dir: str = "q"\n'
+    nbformat.write(new_notebook(cells=[new_code_cell(cell, metadata={"tags": ["parameters"]})]), tmp_path / "a.ipynb")
+    assert "".join(json.loads(clean_notebook(tmp_path / "a.ipynb", given))["cells"][0]["source"]) == (
+        'profile: str = "smoke"  # one of "a"\ndata_root = "C:\\\\my scans"\nseed: int = 7\nseeds: int = 3\n'
+        'run_dir: str = "../runs/x"\n'
+    )
 
 
 def test_what_stops_a_step_is_said_and_what_follows_waits(plan, monkeypatch):
