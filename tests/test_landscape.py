@@ -26,17 +26,13 @@ def test_a_plane_gives_back_the_weights_that_span_it():
             torch.testing.assert_close(found[name], each[name], rtol=1e-4, atol=1e-5)
 
 
-def test_lengths_in_the_plane_are_lengths_between_weights_and_means_stay_means():
+def test_lengths_are_kept_means_stay_means_and_the_square_of_places_holds_every_point():
     weights = snapshots([(0, 0), (1, 0), (0, 2)])
     plane = plane_through(weights)
     apart = torch.cat([(weights[0][name] - weights[1][name]).flatten() for name in ("layer", "norm")]).norm()
     assert np.linalg.norm(plane.points[0] - plane.points[1]) == pytest.approx(float(apart), rel=1e-5)
     half = plane.at(*plane.points[:2].mean(axis=0))["norm"]
     torch.testing.assert_close(half, (weights[0]["norm"] + weights[1]["norm"]) / 2, rtol=1e-4, atol=1e-5)
-
-
-def test_the_square_of_places_holds_every_point():
-    plane = plane_through(snapshots([(0, 0), (1, 0), (0, 2)]))
     x, y = plane.around(5)
     assert len(x) == len(y) == 5 and np.ptp(x) == pytest.approx(np.ptp(y))
     for axis, places in enumerate((x, y)):
@@ -44,7 +40,6 @@ def test_the_square_of_places_holds_every_point():
 
 
 def test_what_has_no_plane_is_refused():
-    with pytest.raises(ValueError, match="at least three"):
-        plane_through(snapshots([(0, 0), (1, 1)]))
-    with pytest.raises(ValueError, match="all the same"):
-        plane_through(snapshots([(1, 1)] * 3))
+    for places, message in (([(0, 0), (1, 1)], "at least three"), ([(1, 1)] * 3, "all the same")):
+        with pytest.raises(ValueError, match=message):
+            plane_through(snapshots(places))

@@ -69,11 +69,10 @@ def soften(logits: Tensor, temperature: float) -> Tensor:
 def distillation_terms(
     student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float, reduction: str = "mean"
 ) -> tuple[Tensor, Tensor]:
-    """The two parts of the distillation loss before alpha weighs them: (soft, hard).
+    """The two parts of `distillation_loss` before alpha weighs them: (soft, hard).
 
     soft = T^2 KL(teacher_T || student_T), summed over classes; T^2 keeps the size of its gradient about the same
     at every temperature. hard = cross-entropy with the labels, at temperature 1.
-    Shapes, errors and reduction as in `distillation_loss`.
     """
     student, teacher = _pair(student_logits, teacher_logits, target, temperature)
     divergence = _divergence(*(torch.log_softmax(logits / temperature, dim=1) for logits in (student, teacher)))

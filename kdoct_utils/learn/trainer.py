@@ -53,10 +53,9 @@ class Trainer:
     """Train ``model`` for ``objective`` and leave it holding the weights that did best on ``validation_set``.
 
     image_size: pixels, what the network sees. seed: order, augmentation and dropout follow from it.
-    name: what is trained, for the bar and `runs.report_status`.
+    name: what is trained, for the bar and `runs.report_status`. progress: show one bar with the loss and the time left.
     checkpoint: file to go on from and to write after every epoch; None for neither. A run that was killed continues
     from its last whole epoch to the same numbers.
-    progress: show one bar with the loss and the time left.
     Under ``torchrun`` or ``accelerate launch`` each process takes its share of every batch: ``config.batch_size`` is
     per process. torch's global random generator is seeded anew at every epoch.
 
@@ -204,9 +203,8 @@ class Trainer:
 
     def _end_epoch(self, train_loss: float, seconds: float) -> None:
         epoch = self.state.epoch
-        if self.processes > 1:
-            for buffer in self.model.buffers():
-                broadcast(buffer)
+        for buffer in self.model.buffers() if self.processes > 1 else ():
+            broadcast(buffer)
         score = self._validate(epoch)
         if self.state.best is None or self._beats(score, self.state.best):
             self.state.best, self.state.stale, self.best_weights = score, 0, state_copy(self.model)
