@@ -36,7 +36,9 @@ RunDir = Annotated[Path | None, typer.Option(help="The folder to make or go on w
 Seed = Annotated[int, typer.Option(help="Decides phantoms, splits, start weights and draws; of a sweep, the first.")]
 Parameters = Annotated[
     list[str] | None,
-    typer.Option("-p", metavar="NAME=VALUE", help="A parameter of a notebook; repeat for more. In a sweep NAME=V1,V2."),
+    typer.Option(
+        "-p", metavar="NAME=VALUE", help="A notebook's parameter; repeat for more. In a sweep NAME=V1,V2; also fold=0,1,2."
+    ),
 ]
 Timeout = Annotated[
     float | None,  # in seconds, once it is read
