@@ -37,7 +37,9 @@ Seed = Annotated[int, typer.Option(help="Decides phantoms, splits, start weights
 Parameters = Annotated[
     list[str] | None,
     typer.Option(
-        "-p", metavar="NAME=VALUE", help="A notebook's parameter; repeat for more. In a sweep NAME=V1,V2; also fold=0,1,2."
+        "-p",
+        metavar="NAME=VALUE",
+        help="A notebook's parameter; repeat for more. In a sweep NAME=V1,V2, also fold=0,1.",
     ),
 ]
 Timeout = Annotated[
