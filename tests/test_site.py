@@ -17,8 +17,6 @@ from browsing import CHROMIUM, open_page
 from bs4 import BeautifulSoup
 
 from kdoct_utils.show.output import WIDGET_VIEW
-from kdoct_utils.show.sliders import Slider, sliders
-from kdoct_utils.show.svg import bars_svg
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "book" / "build.py"
@@ -108,16 +106,13 @@ def test_a_slider_moves_on_a_dark_page_and_stays_white_and_the_search_finds_a_te
 
 
 def a_course(root, text="See [02](02_b.ipynb#What-is-a-T²?)."):
-    """A repository with two notebooks; the first has a slider, a figure and a progress bar."""
+    """A repository with two notebooks; the first has a figure and a progress bar."""
     for folder in ("docs", "notebooks/exercises", "notebooks/solutions"):
         (root / folder).mkdir(parents=True)
     new = nbformat.v4
-    panel = sliders(lambda t: bars_svg(["a", "b"], [t, 10 - t], title=f"T = {t:g}", maximum=10), name="shares",
-                    t=Slider(1.0, 9.0, 3.0, 1.0, label="T"))  # fmt: skip
     dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
     cell = new.new_code_cell("slide()", execution_count=1)
     cell.outputs = [
-        new.new_output("display_data", {"text/html": panel.html, "text/plain": "note"}),
         new.new_output("display_data", {"image/png": dot}, metadata={"image/png": {"alt": 'A <dot> "here"'}}),
         new.new_output("display_data", {WIDGET_VIEW: {}, "text/plain": "half done"}),
         new.new_output("stream", name="stderr", text="noise"),

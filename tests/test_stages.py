@@ -18,7 +18,6 @@ from kdoct_utils.data.splits import SplitError, audit_leakage
 from kdoct_utils.lab import stages
 from kdoct_utils.learn.models import load_backbone, save_weights
 from kdoct_utils.learn.pretraining import LayerSegmenter, pretrain_teacher, segmentation_batches, tissue_weights
-from kdoct_utils.phantom.miniature import write_ucsd_folder
 from kdoct_utils.profiles import CLASS_NAMES, get_profile
 from kdoct_utils.runs import open_run
 
@@ -208,18 +207,6 @@ def test_pictures_of_files_come_from_the_cache_and_never_from_other_files(tmp_pa
     Image.open(frame).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(frame)
     with pytest.raises(ScanError, match="no longer those of this run"):
         stages.course_data(run, progress=False)
-
-
-def test_a_run_on_the_official_test_part(tmp_path):
-    planted = write_ucsd_folder(tmp_path / "ucsd", 0)
-    run = open_run(
-        tmp_path / "run", profile=TINY, dataset="ucsd", data_root=tmp_path / "ucsd", options={"split": "official"}
-    )
-    data = stages.course_data(run, progress=False)
-    part = data.table["part"].to_numpy()
-    assert set(data.rows("test")) == set(np.flatnonzero(part == "test"))
-    assert len(data.rows("unused")) > 0 and planted
-    assert audit_leakage(data.table, data.split, 0, data.hashes).empty
 
 
 # --- scores over seeds -----------------------------------------------------------------------------------------------
