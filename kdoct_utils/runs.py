@@ -21,6 +21,7 @@ from kdoct_utils.datasets import DataOptions
 from kdoct_utils.profiles import Profile, get_profile
 
 CONFIG_NAME = "config.json"
+CGROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 STATUS_VARIABLE = "KDOCT_STATUS"
 RECORDED_PACKAGES = ("kdoct_utils", "torch", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "onnxruntime")
 
@@ -103,6 +104,18 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(value, dict):
         raise RunError(f"{path} holds a {type(value).__name__}, not a JSON object")
     return value
+
+
+def memory_limit() -> int:
+    """Bytes that this process may use: the machine's memory, or its container's limit where that is less."""
+    import psutil
+
+    total = psutil.virtual_memory().total
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups, version 2 or 1
+        if (CGROUP / name).is_file():
+            limit = (CGROUP / name).read_text(encoding="utf-8").strip()
+            return total if limit == "max" else min(total, int(limit))
+    return total
 
 
 def installed_versions(packages: tuple[str, ...] = RECORDED_PACKAGES) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ import pytest
 from on_disk import write_neh_folder
 from PIL import Image
 
+from kdoct_utils import runs
 from kdoct_utils.course import check as checks
 from kdoct_utils.course import cli
 from kdoct_utils.course.check import Check, check_disk, check_memory, check_packages, run_checks
@@ -196,7 +197,7 @@ def test_checks_of_this_machine(monkeypatch):
 
 
 def test_memory_is_the_containers_or_the_gpus_and_disk_that_of_a_folder_yet_to_be_made(monkeypatch, tmp_path):
-    monkeypatch.setattr(checks, "CGROUP", tmp_path)
+    monkeypatch.setattr(runs, "CGROUP", tmp_path)
     machine = checks.memory_limit()
     for text, limit in (("2147483648\n", 2**31), ("max\n", machine)):
         (tmp_path / "memory.max").write_text(text)

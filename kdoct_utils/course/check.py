@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import joblib
-import psutil
 
 from kdoct_utils.profiles import Profile, get_profile
-from kdoct_utils.runs import installed_versions
+from kdoct_utils.runs import installed_versions, memory_limit
 
 GB = 1e9
 PYTHON_NEEDED = (3, 11)
 DISK_PER_MEMORY = 2.0  # rule of thumb: the run folder takes less than twice the memory that a profile needs
-CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -33,16 +31,6 @@ class Check:
     def __str__(self) -> str:
         line = f"[{'OK' if self.ok else 'FAIL'}] {self.name}: {self.found}"
         return line if self.ok else f"{line}. {self.remedy}"
-
-
-def memory_limit() -> int:
-    """Bytes that this process may use: the machine's memory, or its container's limit where that is less."""
-    total = psutil.virtual_memory().total
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups, version 2 or 1
-        if (CGROUP / name).is_file():
-            limit = (CGROUP / name).read_text(encoding="utf-8").strip()
-            return total if limit == "max" else min(total, int(limit))
-    return total
 
 
 def gpu_memory() -> tuple[str, int] | None:

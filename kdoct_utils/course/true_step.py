@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import torch
 
-from kdoct_utils.course.check import GB, Check, gpu_memory, memory_limit
+from kdoct_utils.course.check import GB, Check, gpu_memory
 from kdoct_utils.learn.inference import ScanImages
 from kdoct_utils.learn.models import build_model, count_parameters
 from kdoct_utils.learn.objectives import DistillationObjective, FocalObjective
@@ -28,6 +28,7 @@ from kdoct_utils.learn.pipelines import STUDENT, TEACHER, weakened
 from kdoct_utils.learn.trainer import Trainer
 from kdoct_utils.phantom.render import phantom_cohort
 from kdoct_utils.profiles import CLASS_NAMES, Profile
+from kdoct_utils.runs import memory_limit
 
 CLASSES = CLASS_NAMES[:3]
 DRAWN_PATIENTS, DRAWN_SLICES = 2, 5  # phantoms of each class; more steps repeat them with new augmentations

@@ -23,7 +23,7 @@ from kdoct_utils.lab import stages
 from kdoct_utils.lab.arms import ARMS, Arm, find_arm
 from kdoct_utils.lab.stages import CourseData
 from kdoct_utils.lab.training import NOISY_TEACHER, Trained, plan, pretrained_student, train
-from kdoct_utils.runs import RunError, RunFolder
+from kdoct_utils.runs import RunError, RunFolder, memory_limit
 
 T = TypeVar("T")
 PROCESS_BYTES = 1e9  # that a process with torch and a small training takes
@@ -117,7 +117,7 @@ def workers(run: RunFolder, trainings: int, jobs: int | None = None) -> int:
         return 1
     if jobs is None:
         jobs = 1 if run.profile.name == "smoke" else cpu_count()
-    return max(1, min(jobs, trainings, int(psutil.virtual_memory().available / PROCESS_BYTES)))
+    return max(1, min(jobs, trainings, int(min(psutil.virtual_memory().available, memory_limit()) / PROCESS_BYTES)))
 
 
 def side_by_side(
