@@ -103,15 +103,6 @@ def test_one_step_in_the_words_of_other_students(capsys):
         assert words in hint(distillation.check_step, step(**wrong))
 
 
-def test_roles_say_which_condition_fails():
-    def deal(patients, seed):  # a test part that is too small
-        shuffled = np.random.default_rng(seed).permutation(sorted(set(patients)))
-        roles = ["train"] * 70 + ["validation"] * 15 + ["test"] * 14
-        return dict(zip(shuffled.tolist(), roles, strict=True))
-
-    assert hint(distillation.check_roles, deal) == "This does not hold: 20% test."
-
-
 def test_a_number_of_patients_may_be_rounded_up():
     for answer in (702.28, 702, 703):
         claims.check_patients_needed(answer)
@@ -129,7 +120,6 @@ def test_what_counts_as_the_same():
         ("1", 1.0, False),
         ({"x": 1, "y": [1, 2]}, {"x": 1, "y": (1, 2)}, True),
         ({"x": 1}, {"y": 1}, False),
-        ({1, 2}, {2, 1}, True),
         (None, 0.0, False),
         (None, float("nan"), False),
         ([1, 2], [1, 2, 3], False),

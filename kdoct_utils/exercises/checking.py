@@ -7,6 +7,7 @@ a description of it, and a test can hand in every mistake and see that it gets i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -72,10 +73,9 @@ class Check:
         return seen
 
     def _looks_like(self, seen: Any, mistake: Any) -> bool:
-        try:
+        with suppress(Exception):  # a mistake that stops looks like no answer that ran
             return same(seen, self._seen(mistake))
-        except Exception:  # a mistake that stops looks like no answer that ran
-            return False
+        return False
 
 
 def same(a: Any, b: Any) -> bool:
@@ -120,10 +120,7 @@ def _is_blank(value: Any) -> bool:
 
 
 def _refusing_blanks(function: Callable) -> Callable:
-    """For observers that call the answer themselves: a function still to be written stops them.
-
-    None is let through: an exercise may ask for a function that returns nothing.
-    """
+    """Stops observers that call an answer still to be written. None passes: an answer may return nothing."""
 
     def call(*arguments: Any) -> Any:
         result = function(*arguments)

@@ -25,7 +25,6 @@ check_patients_needed = Check(
     (_needed(correlation=0.0),
      "So many would do if the scans of a patient had nothing to do with one another. What do you know of them?"),
     (_needed(scans=1), "So many would be needed with one scan each. You take twelve."),
-    (12 * _needed(), "That is the number of scans. Asked are patients."),
     observe=lambda answer: _PATIENTS if answer in (_PATIENTS, _PATIENTS + 1) else round(float(answer)),
     passed="Halve the scans of each patient and try again: the number of patients does not double.",
     otherwise="You have {got}. Two points are 0.02: the package counts in fractions of 1.",
@@ -42,18 +41,12 @@ def _of_those_not_called(counts: np.ndarray) -> list[float]:
     return [*_scores(counts)[:2], ((n - true - said + hits) / (n - said)).mean()]
 
 
-def _pooled(counts: np.ndarray) -> list[float]:
-    accuracy = _scores(counts)[0]  # of n scans (1 - accuracy) n are called another class that they are not
-    return [accuracy, accuracy, 1 - (1 - accuracy) / (len(counts) - 1)]
-
-
 check_three_scores = Check(
     _scores,
     (lambda counts: _scores(counts.T),
      "The accuracy is right, the others are of the transposed matrix. Rows are what is true."),
     (_of_those_not_called,
      "You divided by the scans not called the class. Specificity is of those that are not the class."),
-    (_pooled, "You added up the classes first and divided once. “Macro” means: one number a class, then their mean."),
     cases=[(np.array([[800, 150, 50], [40, 300, 60], [5, 15, 80]]),),
            (np.array([[90, 5, 3, 2], [10, 180, 5, 5], [0, 1, 20, 9], [2, 2, 2, 44]]),)],
     passed="Three scores of one matrix, as the paper has them.",
@@ -106,7 +99,6 @@ check_fair_winner = Check(
      "You report the highest test score: the test patients chose the network. Who is left to judge it?"),
     (lambda validation, test: validation.max(),
      "Chosen rightly. But luck has raised the winner's validation score. Who has not chosen yet?"),
-    (lambda validation, test: validation.argmax(), "That is the place of the winner in the list. Report its score."),
     cases=[tuple(np.round(0.8 + 0.03 * _random.normal(size=(2, n)), 4)) for n in (8, 20)],
     passed="Chosen by some patients, judged by others.",
     otherwise="You have {got}. Return one number: the score that you may publish.",
@@ -149,8 +141,6 @@ check_share_seen = Check(
     _share,
     (lambda teacher, student: _share(teacher, student, ("train",)),
      "You count the patients that the teacher trained on. Are those new on whom its weights were chosen?"),
-    (lambda teacher, student: _share(teacher, student, ("test",)),
-     "You count those who are new to the teacher. Asked are the others."),
     (lambda teacher, student: teacher["role"][student["role"] == "test"].isin(SEEN_ROLES).mean(),
      "You compared the two tables row by row. They list the patients in two orders: that was the bug."),
     cases=[_two_orders(200, 3), _two_orders(441, 4)],

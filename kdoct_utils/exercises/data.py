@@ -5,7 +5,7 @@ Folds can be dealt in many right ways. They are therefore compared by what must 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -93,27 +93,26 @@ _MIXED = _LISTED.sample(frac=1, random_state=1).reset_index(drop=True)  # the sa
 
 
 def _what_fails(deal: Callable) -> str | None:
-    """The first condition on five folds that does not hold, "" where all do."""
+    """The first condition on five folds that does not hold, "" where all do; it asks for those before it."""
     first = deal(_LISTED.copy(), 0, 5)
     if first is None:
         return None
-    return next((condition for condition, holds in _fold_conditions(deal, np.asarray(first)) if not holds), "")
-
-
-def _fold_conditions(deal: Callable, first: np.ndarray) -> Iterator[tuple[str, bool]]:
-    """Each condition asks for those before it. first: the fold of each row, for seed 0."""
-    yield "one fold a row", first.shape == (len(_LISTED),)
-    yield "folds 0, 1, 2, 3 and 4", set(first) == set(range(5))
+    first = np.asarray(first)
+    if first.shape != (len(_LISTED),) or set(first) != set(range(5)):
+        return "one of the folds 0, 1, 2, 3 and 4 a row"
     torn = (pd.Series(first).groupby(_LISTED["group"]).nunique() > 1).sum()
-    yield "most patients whole", torn < 5
-    yield "all patients whole", torn == 0
     groups = _LISTED.assign(fold=first).drop_duplicates("group")
     counts = pd.crosstab(groups["patient_class"], groups["fold"])  # (classes, folds)
-    yield "each class evenly dealt", (counts.max(axis=1) - counts.min(axis=1)).max() <= 1
-    yield "the same folds for the same seed", (np.asarray(deal(_LISTED.copy(), 0, 5)) == first).all()
-    yield "other folds for another seed", (np.asarray(deal(_LISTED.copy(), 1, 5)) != first).any()
     mixed = dict(zip(_MIXED["group"], deal(_MIXED.copy(), 0, 5), strict=True))
-    yield "the same folds whatever the order of rows", (_LISTED["group"].map(mixed) == first).all()
+    conditions = {
+        "most patients whole": torn < 5,
+        "all patients whole": torn == 0,
+        "each class evenly dealt": (counts.max(axis=1) - counts.min(axis=1)).max() <= 1,
+        "the same folds for the same seed": (np.asarray(deal(_LISTED.copy(), 0, 5)) == first).all(),
+        "other folds for another seed": (np.asarray(deal(_LISTED.copy(), 1, 5)) != first).any(),
+        "the same folds whatever the order of rows": (_LISTED["group"].map(mixed) == first).all(),
+    }
+    return next((condition for condition, holds in conditions.items() if not holds), "")
 
 
 def _package_folds(table: pd.DataFrame, seed: int, folds: int) -> np.ndarray:
@@ -137,8 +136,6 @@ check_folds = Check(
      "Nearly every patient lies in several folds: you deal scans. Deal patients, and let scans follow."),
     (lambda table, seed, folds: table["group"].map(_like_cards(sorted(set(table["group"])), seed, folds)),
      "No patient is torn. But some fold tests far more patients of one class than another does."),
-    (lambda table, seed, folds: _package_folds(table, 0, folds),
-     "No patient is torn, but every seed gives the same folds. Where does your function use the seed?"),
     (_as_listed, "The same rows in another order get other folds, as in the public code. What order do you shuffle?"),
     observe=_what_fails,
     passed="Whole patients, each class evenly dealt, and the same folds whatever the order of rows.",
@@ -165,8 +162,6 @@ check_audit = Check(
      "You ask patient by patient. p5 and p6 share an image: one group, in train and in test."),
     (lambda table, roles: _leaking(table, roles, counted=("train", "test")),
      "You compare train with test. Is there another role whose scans a network has seen?"),
-    (lambda table, roles: _leaking(table, roles, counted=(*ROLES, "unused")),
-     "You name a group whose other scans are `unused`. What is in no part cannot leak."),
     cases=[(_AUDITED, pd.Series(roles.split())) for roles in (
         "train test train validation test test unused test train test",
         "train train test test validation test train unused test test")],
@@ -181,10 +176,10 @@ _PATIENT, _SLICE = np.repeat(np.arange(4), 6), np.tile(np.arange(6), 4)
 _ALIKE = np.corrcoef(_random.standard_normal((24, 8)) + 3 * _random.standard_normal((4, 8))[_PATIENT])
 
 
-def _nearest(close: Callable, masked: float = -np.inf) -> Callable:
+def _nearest(close: Callable) -> Callable:
     """Row of the most similar scan that is not close. close: of same patient, slices apart (n, n) and the width."""
     return lambda alike, group, number, width: np.where(
-        close(group[:, None] == group, number[:, None] - number, width), masked, alike).argmax(axis=1)
+        close(group[:, None] == group, number[:, None] - number, width), -np.inf, alike).argmax(axis=1)
 
 
 check_buffer = Check(
@@ -193,9 +188,6 @@ check_buffer = Check(
      "You also remove slices of other patients whose number is near. Only the same patient's leak."),
     (_nearest(lambda same, apart, width: same & (abs(apart) < width)),
      "A buffer of 0 should remove the tested scan itself, one of 1 the very next slices too. Yours begins later."),
-    (_nearest(lambda same, apart, width: same & (abs(apart) <= width), masked=0.0),
-     "Right on some inputs. What if all similarities are below zero: which value can never be the largest?"),
-    # With all similarities below 0, whoever masks with 0 keeps what he wanted to mask.
     cases=[(alike, _PATIENT, _SLICE, width) for alike in (_ALIKE, _ALIKE - 1) for width in (0, 1, 3)],
     passed="Its own neighbors are out of reach, everybody else's stay.",
     otherwise="Your nearest rows are {got}. Take one scan: which slices of its patient are out, and which stay?",

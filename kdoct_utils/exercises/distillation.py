@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_cdt, distance_transform_edt
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from kdoct_utils.exercises.checking import Check
@@ -61,7 +60,7 @@ check_ask_teacher = Check(
 
 def _step(
     teacher_sees: Callable = lambda view, scans, augment: view, ready: Callable = nn.Module.eval,
-    recorded: bool = False, swapped: bool = False, calls: tuple[str, ...] = ("zero_grad", "backward", "step"),
+    recorded: bool = False, calls: tuple[str, ...] = ("zero_grad", "backward", "step"),
 ) -> Callable:  # fmt: skip
     """One step of real-time distillation, or that of a student who goes wrong in one place."""
 
@@ -70,66 +69,24 @@ def _step(
         ready(teacher)
         with torch.set_grad_enabled(recorded):
             told = teacher(teacher_sees(view, scans, augment))
-        said = student(view)
-        loss = distillation_loss(*((told, said) if swapped else (said, told)), target, TEMPERATURE, ALPHA)
+        loss = distillation_loss(student(view), told, target, TEMPERATURE, ALPHA)
         for call in calls:
             getattr(loss if call == "backward" else optimizer, call)()
 
     return step
 
 
-def _three_steps(answer: Callable) -> Tensor | str:
-    """What the student says after three steps; or the first thing that went wrong, whatever the code looks like."""
-    student, teacher, scans = small_network(3, dropout=0.0), small_network(4), _scans(5)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.5)
-    asked, calls, weight = {"student": [], "teacher": []}, [], student[-1].weight
-    noise = torch.Generator().manual_seed(6)
-
-    def note(who: str, network: nn.Module, inputs: tuple, logits: Tensor) -> None:
-        modes = {module.training for module in network.modules()}
-        asked[who].append((inputs[0].detach().clone(), modes, logits.requires_grad))
-
-    def note_step(*_: object) -> None:
-        calls.append("step" if weight.grad is not None and weight.grad.any() else "step without a gradient")
-
-    student.register_forward_hook(partial(note, "student"))
-    teacher.register_forward_hook(partial(note, "teacher"))
-    weight.register_hook(lambda gradient: calls.append("backward"))
-    optimizer.register_step_pre_hook(note_step)
+def _three_steps(answer: Callable) -> list:
+    """What the student says after three steps, and whether the teacher's answers carried a gradient."""
+    student, teacher, scans, recorded = small_network(3, dropout=0.0), small_network(4), _scans(5), []
+    optimizer, noise = torch.optim.SGD(student.parameters(), lr=0.5), torch.Generator().manual_seed(6)
+    teacher.register_forward_hook(lambda module, inputs, logits: recorded.append(logits.requires_grad))
     with torch.random.fork_rng():
         torch.manual_seed(0)  # of dropout, so that the same answer gives the same numbers
         for _ in range(3):
-            teacher.train()  # as it was left
-            try:
-                answer(student, teacher, optimizer, scans.clone(), torch.arange(8) % CLASSES,
-                       lambda images: images + torch.randn(images.shape, generator=noise))  # fmt: skip
-            except RuntimeError as error:
-                if "does not require grad" not in str(error):
-                    raise
-                calls.append("backward of a loss without a gradient")
-            if wrong := _what_was_asked_wrongly(asked["student"], asked["teacher"], scans):
-                return wrong
-            if calls != ["backward", "step"]:
-                return f"the calls are {', '.join(calls) or 'missing'}"
-            for notes in (*asked.values(), calls):
-                notes.clear()
-    return student.eval()(scans)
-
-
-def _what_was_asked_wrongly(said: list, told: list, scans: Tensor) -> str:
-    """said, told: what the student and the teacher saw, in which modes, and whether the answer had a gradient."""
-    if not told or not said:
-        return "the student was not asked" if told else "the teacher was not asked"
-    conditions = {
-        "the teacher sees the stored scans": not any(torch.equal(seen, scans) for seen, *_ in told),
-        "the student sees the stored scans": not any(torch.equal(seen, scans) for seen, *_ in said),
-        "they see different views": all(torch.equal(seen, said[0][0]) for seen, *_ in told + said),
-        "the teacher is in training mode": not any(True in modes for _, modes, _ in told),
-        "the student is in evaluation mode": not any(False in modes for _, modes, _ in said),
-        "the student's answer has no gradient": any(recorded for *_, recorded in said),
-        "the teacher's answer has a gradient": not any(recorded for *_, recorded in told),
-    }
-    return next((wrong for wrong, holds in conditions.items() if not holds), "")
+            answer(student, teacher.train(), optimizer, scans.clone(), torch.arange(8) % CLASSES,
+                   lambda images: images + torch.randn(images.shape, generator=noise))  # fmt: skip
+    return [student.eval()(scans), any(recorded)]
 
 
 check_step = Check(
@@ -142,14 +99,12 @@ check_step = Check(
      "The teacher answers in training mode, as it was left. Exercise 1 looked after that."),
     (_step(recorded=True),
      "The teacher's pass is recorded: every step keeps it in memory. To cut it off afterwards is too late."),
-    (_step(swapped=True),
-     "Your loss carries no gradient: it cuts off its second argument, the teacher. Whom did you put there?"),
     (_step(calls=("zero_grad", "backward")), "The gradients are there, and the weights stay. Who uses the gradients?"),
     (_step(calls=("backward", "step")),
      "The first step is right, the later ones are not. What is still in `.grad` from the step before?"),
     observe=_three_steps,
     passed="Three steps end where the package's steps end.",
-    otherwise="Something is wrong in a step, or else in the numbers after three: {got}.",
+    otherwise="After three steps the student says {got}. Compare mode, view, gradient and calls, one by one.",
 )  # fmt: skip
 
 
@@ -165,8 +120,6 @@ check_kept_answer = Check(
      "Right in epoch 0 alone. Later the student sees another view: what does the answer's key lack?"),
     (lambda kept, numbers, asked, epoch: kept[epoch % len(kept), asked],
      "You took the scan's number for its column. `numbers` says which scan each column holds."),
-    (lambda kept, numbers, asked, epoch: _kept_answer(kept, numbers, asked, min(epoch, len(kept) - 1)),
-     "Right while the views last. After the last one they are shown again from the first on."),
     cases=[(*_KEPT, torch.tensor(asked), epoch)
            for asked, epoch in (([3, 0], 0), ([2, 4, 1], 1), ([0, 3], 3), ([1, 2], 6))],
     passed="Every scan gets the answer to the view that the student sees.",
@@ -189,7 +142,6 @@ def _what_fails(answer: Callable) -> str | None:
     first = answer(list(_SCANS), 1)
     if first is None:
         return None
-    others = [answer(list(_SCANS), seed) for seed in (2, 3, 4)]
     counts = Counter(first.values())
     conditions = {
         "each patient once": sorted(map(str, first)) == sorted(_PATIENTS),
@@ -197,8 +149,7 @@ def _what_fails(answer: Callable) -> str | None:
         "the same roles when called again": first == answer(list(_SCANS), 1),
         "the same roles in another order of the scans": first == answer(_SCANS[::-1], 1),
         "the same roles with one scan of each patient": first == answer(list(_PATIENTS), 1),
-        "other roles with another seed": first != others[0],
-        "as many patients in each role with every seed": all(Counter(roles.values()) == counts for roles in others),
+        "other roles with another seed": first != answer(list(_SCANS), 2),
     } | {f"{share:.0%} {role}": abs(counts[role] / len(first) - share) < 0.03 for role, share in _SHARES.items()}
     return next((name for name, holds in conditions.items() if not holds), "")
 
@@ -239,8 +190,6 @@ check_points = Check(
      "Right at tolerance 0. A pixel next to the lesion should count once the tolerance allows it."),
     (_pointing_by(lambda mask: distance_transform_edt(~mask).T),
      "A map whose largest pixel mirrors the lesion counts as a hit. Which of the two numbers is the row?"),
-    (_pointing_by(lambda mask: distance_transform_cdt(~mask, "chessboard")),
-     "You take the larger of steps down and across. One down and one across is farther than 1."),
     cases=[(*_hand_made(), tolerance) for tolerance in (0.0, 1.0, 1.5, 2.0)],
     passed="Hits, near misses and misses are told apart.",
     otherwise="You have {got}. Draw a 12 × 12 grid and measure from its largest pixel to the lesion.",

@@ -29,8 +29,6 @@ check_decays = Check(
     lambda name, parameter: parameter.ndim > 1,
     (lambda name, parameter: True,
      "Now everything decays, the gains of the norms too. Which parameters should be left alone?"),
-    (lambda name, parameter: "bias" not in name,
-     "The biases are spared. But a norm has a gain as well, and its name ends in weight."),
     (lambda name, parameter: "bias" not in name and "norm" not in name,
      "Names mislead: grn.weight is a gain, stem.1.weight too. What do all gains and biases have in common?"),
     observe=_decided,
@@ -44,13 +42,12 @@ def _timm_grn(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     return torch.func.functional_call(layer, {"weight": gain, "bias": offset}, x)
 
 
-def _grn(places: tuple[int, int], maps: int | None, gain_along: tuple[int, ...]) -> Callable:
-    """GRN with lengths over these axes, their mean over that one (None: all), the gain laid out like this."""
+def _grn(places: tuple[int, int], maps: int) -> Callable:
+    """GRN with lengths over these axes, their mean over that one, and the gain along the last axis."""
 
     def answer(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
         length = x.norm(dim=places, keepdim=True)
-        share = length / ((length.mean() if maps is None else length.mean(dim=maps, keepdim=True)) + 1e-6)
-        return x + gain.view(gain_along) * share * x + offset.view(gain_along)
+        return x + gain * length / (length.mean(dim=maps, keepdim=True) + 1e-6) * x + offset
 
     return answer
 
@@ -61,12 +58,10 @@ _gain, _offset = torch.randn(2, 5, generator=_numbers)
 
 check_grn = Check(
     _timm_grn,
-    (_grn((1, 2), 3, (1, 1, 1, -1)),
+    (_grn((1, 2), 3),
      "Right for (batch, height, width, maps). Here the maps stand on axis 1. Which axes are places?"),
-    (_grn((2, 3), 1, (1, 1, 1, -1)),
+    (_grn((2, 3), 1),
      "Lengths and shares are right. But a gain (maps,) is stretched along the last axis: which one is that?"),
-    (_grn((2, 3), None, (1, -1, 1, 1)),
-     "Your mean mixes the scans of a batch: a scan's answer would depend on its neighbors."),
     cases=[(_maps, _gain, _offset), (10 * _maps, _gain, _offset)],
     passed="Equal to timm's, with the maps on axis 1.",
     otherwise="The first numbers are {got}, not timm's. Check length, share, gain and offset one by one.",
@@ -77,22 +72,15 @@ def _right_factor(epoch: int, step: int, steps: int, epochs: int, warmup_epochs:
     return learning_rate_factor(epoch * steps + step, epochs * steps, warmup_epochs * steps, 0.0)
 
 
-def _with_warm_up(warm_up: Callable[[int, int], float]) -> Callable:
-    """The schedule with another warm-up, from step and number of warm-up steps."""
-
-    def factor(epoch: int, step: int, steps: int, epochs: int, warmup_epochs: int) -> float:
-        now, warm = epoch * steps + step, warmup_epochs * steps
-        return warm_up(now, warm) if now < warm else _right_factor(epoch, step, steps, epochs, warmup_epochs)
-
-    return factor
+def _from_zero(epoch: int, step: int, steps: int, epochs: int, warmup_epochs: int) -> float:
+    now, warm = epoch * steps + step, warmup_epochs * steps
+    return now / warm if now < warm else _right_factor(epoch, step, steps, epochs, warmup_epochs)
 
 
 check_factor = Check(
     _right_factor,
-    (_with_warm_up(lambda now, warm: now / warm),
+    (_from_zero,
      "Your first step has a learning rate of zero: a batch is spent and nothing is learned."),
-    (_with_warm_up(lambda now, warm: (now + 1) / warm),
-     "Your last warm-up step already has the full rate. Which step should be the first to have it?"),
     (lambda epoch, step, steps, epochs, warmup: _right_factor(epoch, 0, 1, epochs, warmup),
      "Your rate stands still for an epoch and then jumps. Count steps, not epochs, throughout."),
     cases=[(epoch, step, steps, epochs, warmup)  # two short trainings; the second has no warm-up
@@ -112,10 +100,10 @@ def _averaged(answer: Callable[[list[_Weights]], _Weights]) -> object:
     return mean and {"mean": mean, "snapshots afterwards": given}
 
 
-def _mean_of(snapshots: list[_Weights], counters: bool = False) -> _Weights:
-    """Mean of state_dicts, counters from the last. counters: theirs too."""
-    return {name: torch.stack([1.0 * snapshot[name] for snapshot in snapshots]).mean(dim=0)
-            if value.is_floating_point() or counters else value for name, value in snapshots[-1].items()}  # fmt: skip
+def _mean_of(snapshots: list[_Weights]) -> _Weights:
+    """Mean of state_dicts, counters from the last."""
+    return {name: torch.stack([snapshot[name] for snapshot in snapshots]).mean(dim=0)
+            if value.is_floating_point() else value for name, value in snapshots[-1].items()}  # fmt: skip
 
 
 def _moving_average(snapshots: list[_Weights]) -> _Weights:
@@ -137,8 +125,6 @@ check_mean_of = Check(
      "A moving average: the newest snapshot counts half. All should count the same: how far to move?"),
     (_written_over,
      "The mean is right, but the first snapshot has changed: you added to it in place. Copy first."),
-    (lambda snapshots: _mean_of(snapshots, counters=True),
-     "The weights are right. But num_batches_tracked counts batches, and must stay a whole number."),
     observe=_averaged,
     passed="Every snapshot counts the same, counters stay counters, and no snapshot was changed.",
     otherwise="The first part that differs is {where}: {got}. Try it with two snapshots, one of zeros and one of ones.",
@@ -163,19 +149,11 @@ def _refreshed(model: nn.Module, batches: list[Tensor]) -> nn.Module:
     return model
 
 
-def _passed_through(model: nn.Module, batches: list[Tensor]) -> nn.Module:
-    """Statistics by ordinary passes in train mode, BatchNorm's momentum as it is."""
-    for batch in batches:
-        model(batch)
-    return model.eval()
-
-
 check_ready_to_test = Check(
     lambda model, batches: _refreshed(model, batches).eval(),
     (lambda model, batches: model.eval(),
      "The statistics are still the old ones. BatchNorm gathers them only in train mode."),
     (_refreshed, "The statistics are right. But at the test each batch's own would be used: in which mode is it?"),
-    (_passed_through, "A share of the old statistics is left: at momentum 0.1 they fade slowly. Forget them first."),
     observe=_tested,
     passed="The statistics are those of the averaged weights, and the network is in eval mode.",
     otherwise="BatchNorm's statistics or the mode differ. {where}: {got}.",

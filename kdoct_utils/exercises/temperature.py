@@ -51,8 +51,6 @@ check_entropy = Check(
      "Right between 0 and 1. For a probability of exactly 0 you get nan: 0 times minus infinity."),
     (lambda p: entropy(p, axis=0),
      "You have one number a class. Entropy is one number a scan: over which axis do you add?"),
-    (lambda p: torch.special.entr(p).mean(dim=1),
-     "Your values are too small by the number of classes. Entropy adds over classes; it does not average."),
     cases=[(torch.softmax(_TEACHER, dim=1),), (torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]),)],
     passed="0 for a certain answer, log 2 for a choice between two.",
     otherwise="You have {got}. A certain answer has 0; two equal ones have log 2.",
@@ -67,10 +65,6 @@ def _log_of_softmax(s: Tensor, z: Tensor, t: float) -> Tensor:
     return t**2 * kl_div(torch.softmax(s / t, dim=1).log(), torch.softmax(z / t, dim=1), reduction="batchmean")
 
 
-def _logarithm_as_target(s: Tensor, z: Tensor, t: float) -> Tensor:
-    return t**2 * kl_div((s / t).log_softmax(dim=1), (z / t).log_softmax(dim=1), reduction="batchmean")
-
-
 check_soft_loss = Check(
     _soft_loss,
     (lambda s, z, t: _soft_loss(s, z, t) / t**2,
@@ -81,7 +75,6 @@ check_soft_loss = Check(
      "This is KL(student || teacher). The order of the arguments of kl_div is not that of the formula."),
     (_log_of_softmax,
      "Right for small logits. For logits 300 apart softmax gives 0, and its logarithm minus infinity."),
-    (_logarithm_as_target, "You get nan: unless told otherwise, kl_div takes its second argument as probabilities."),
     cases=[(_STUDENT, _TEACHER, 4.0), (_STUDENT, _TEACHER, 1.0), (*_OPPOSED, 1.0)],
     observe=lambda loss: loss if torch.as_tensor(loss).isfinite().all() else math.nan,  # inf and nan are the same
     passed="Teacher first, summed over classes, averaged over scans, with T², and finite for sure networks.",
@@ -90,28 +83,22 @@ check_soft_loss = Check(
 
 
 def _loss_and_gradients(loss: Callable) -> dict | None:
-    """For two trials the loss, the student's gradient, and whether a gradient reaches the teacher."""
-    values, gradients, reached = {}, {}, {}
+    """The loss, the student's gradient, and whether a gradient reaches the teacher, for two trials."""
+    seen = {"the loss": [], "the gradient of the student's logits": [], "the gradient": []}
     for temperature, alpha in ((4.0, 0.7), (2.0, 0.1)):
-        name = f"at T = {temperature:g} and alpha = {alpha:g}"
         student, teacher = _STUDENT.clone().requires_grad_(), _TEACHER.clone().requires_grad_()
         value = loss(student, teacher, _TARGET.clone(), temperature, alpha)
         if value is None:
             return None
         value.backward()
-        values[name], gradients[name] = value, student.grad
-        reached[name] = "stops at the teacher" if teacher.grad is None else "reaches the teacher"
-    # losses first: as long as one of them is wrong, no gradient is talked about
-    return {"the loss": values, "the gradient of the student's logits": gradients, "the gradient": reached}
+        reached = "stops at the teacher" if teacher.grad is None else "reaches the teacher"
+        for kept, one in zip(seen.values(), (value, student.grad, reached), strict=True):
+            kept.append(one)
+    return seen
 
 
 def _with_gradient_for_both(s: Tensor, z: Tensor, t: float) -> Tensor:
     return t**2 * kl_div((s / t).log_softmax(dim=1), (z / t).softmax(dim=1), reduction="batchmean")
-
-
-def _sum_of(soft: Callable, hard: Callable = cross_entropy) -> Callable:
-    """α times the soft part (of student, teacher, T) and 1 - α times the hard one (of student, labels)."""
-    return lambda s, z, y, t, a: a * soft(s, z, t) + (1 - a) * hard(s, y)
 
 
 check_distillation_loss = Check(
@@ -120,9 +107,7 @@ check_distillation_loss = Check(
      "Your alpha weighs the labels. In this course, as in the paper, it weighs the teacher."),
     (lambda s, z, y, t, a: a * _soft_loss(s, z, t) + (1 - a) * cross_entropy(s / t, y),
      "The labels are compared with a softened student. T belongs to the teacher's part alone."),
-    (_sum_of(_soft_loss, lambda s, y: cross_entropy(s.softmax(dim=1), y)),
-     "The labels' part: cross_entropy takes logits. It applies log_softmax itself."),
-    (_sum_of(_with_gradient_for_both),
+    (lambda s, z, y, t, a: a * _with_gradient_for_both(s, z, t) + (1 - a) * cross_entropy(s, y),
      "The value is right. But a gradient reaches the teacher's logits: it would be trained to please."),
     observe=_loss_and_gradients,
     passed="The two parts, their weights, and a teacher that only teaches.",
