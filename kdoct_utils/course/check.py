@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
@@ -20,13 +20,12 @@ DISK_PER_MEMORY = 2.0  # rule of thumb: the run folder takes less than twice the
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the environment check. remedy is empty where ok. numbers: what was measured, for a program."""
+    """One line of the environment check, with what to do where it fails."""
 
     name: str
     ok: bool
     found: str
     remedy: str = ""
-    numbers: dict = field(default_factory=dict)
 
     def __str__(self) -> str:
         line = f"[{'OK' if self.ok else 'FAIL'}] {self.name}: {self.found}"

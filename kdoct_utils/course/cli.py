@@ -156,9 +156,6 @@ def sweep(
 def check(
     profile: ProfileName = "quick",
     run_dir: Annotated[Path, typer.Option(help="Where the run folder will be, for free disk space.")] = Path("."),
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=200, help="True optimizer steps to take with teacher and student.")
-    ] = None,
     no_step: Annotated[bool, typer.Option("--no-step", help="Only count: take no optimizer step.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -169,10 +166,10 @@ def check(
     from kdoct_utils.course.check import run_checks
 
     found = shown(run_checks(profile, run_dir), as_json)
-    if steps or get_profile(profile).needs_gpu:
+    if get_profile(profile).needs_gpu:
         from kdoct_utils.course.true_step import true_step_checks
 
-        found += shown(true_step_checks(get_profile(profile), 0 if no_step else steps), as_json)
+        found += shown(true_step_checks(get_profile(profile), not no_step), as_json)
     if as_json:
         print_json([asdict(item) for item in found])
     if not all(item.ok for item in found):

@@ -31,44 +31,25 @@ from kdoct_utils.profiles import CLASS_NAMES, Profile
 from kdoct_utils.runs import memory_limit
 
 CLASSES = CLASS_NAMES[:3]
-DRAWN_PATIENTS, DRAWN_SLICES = 2, 5  # phantoms of each class; more steps repeat them with new augmentations
 STEPS_ON_CPU, STEPS_ON_GPU = 1, 20  # a step of the paper's teacher is minutes on a CPU; a GPU has to warm up first
 BYTES_A_PARAMETER = 20  # in float32: the weight, its gradient, AdamW's two averages, the best weight so far
-# With a head of three classes, as published: millions and the digits that are printed. KD-OCT, arXiv 2512.09069.
-PUBLISHED_PARAMETERS = {"convnextv2_large": (196.42, 2), "efficientnet_b2": (7.705, 3)}
 
 
-def true_step_checks(profile: Profile, steps: int | None = None) -> Iterator[Check]:
-    """Count "teacher" and "student" and take true optimizer steps of each, line by line as it becomes known.
-
-    steps: 0 for none; None: one on a CPU, twenty on a GPU.
-    """
-    if steps is None:
-        steps = STEPS_ON_CPU if gpu_memory() is None else STEPS_ON_GPU
+def true_step_checks(profile: Profile, steps: bool = True) -> Iterator[Check]:
+    """Count "teacher" and "student" and, with steps, take true optimizer steps of each; yielded as it becomes known."""
     parameters = {}
-    with torch.device("meta"):  # built without their numbers
-        for role in ("teacher", "student"):
-            network = build_model(getattr(profile, role), len(CLASSES), profile.channels)
-            parameters[role] = count_parameters(network)
-    yield from (check_parameters(profile, role, number) for role, number in parameters.items())
+    for role in ("teacher", "student"):
+        config = getattr(profile, role)
+        with torch.device("meta"):  # built without its numbers
+            parameters[role] = count_parameters(build_model(config, len(CLASSES), profile.channels))
+        found = f"{config.architecture}, {parameters[role] / 1e6:.2f} M parameters with {len(CLASSES)} classes"
+        yield Check(role, True, found)
     for role in parameters if steps else ():
         held = parameters[role] * BYTES_A_PARAMETER + (4 * parameters["teacher"] if role == "student" else 0)
-        yield check_steps(profile, role, steps, held)
+        yield check_steps(profile, role, held)
 
 
-def check_parameters(profile: Profile, role: str, parameters: int) -> Check:
-    """The network has as many parameters as published, to the printed digits; just their number where none are."""
-    architecture = getattr(profile, role).architecture
-    published, digits = PUBLISHED_PARAMETERS.get(architecture, (None, 2))
-    told = f"{architecture}, {parameters / 1e6:.{digits}f} M parameters with 3 classes"
-    same = published in (None, round(parameters / 1e6, digits))
-    if published:
-        told += ", as published" if same else f", where {published} M are published"
-    remedy = "" if same else "This is another network: install timm as environment.yml asks"
-    return Check(role, same, told, remedy, {"architecture": architecture, "parameters": parameters})
-
-
-def check_steps(profile: Profile, role: str, steps: int, least_bytes: float) -> Check:
+def check_steps(profile: Profile, role: str, least_bytes: float) -> Check:
     """Take true optimizer steps of one network with the profile's batch. least_bytes: what its weights alone take."""
     name, remedy = f"{role} steps", "Free some memory, use a machine with more, or pass --no-step"
     gpu = gpu_memory()
@@ -76,38 +57,20 @@ def check_steps(profile: Profile, role: str, steps: int, least_bytes: float) -> 
     if free < least_bytes:
         found = f"{free / GB:.1f} GB free, the weights alone need {least_bytes / GB:.1f} GB in training"
         return Check(name, False, found, remedy)
+    steps = STEPS_ON_GPU if gpu else STEPS_ON_CPU
     print(f"training the {role} for {steps} optimizer step(s): minutes on a CPU", file=sys.stderr, flush=True)
+    spawn = multiprocessing.get_context("spawn")
     try:
-        taken = take_steps_apart(profile, role, steps)
-    except MemoryError as error:
-        return Check(name, False, str(error), remedy)
-    kind = "focal loss" if role == "teacher" else "distillation from the live teacher"
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:  # so that its peak memory, and its end, are its own
+            taken = pool.submit(take_steps, profile, role, steps).result()
+    except (BrokenProcessPool, torch.OutOfMemoryError):
+        return Check(name, False, "its process was stopped, most likely for want of memory", remedy)
     told = (
-        f"{steps} of {taken['accumulation']} x {taken['batch_size']} scans at {profile.image_size} px ({kind}; "
-        f"{taken['precision']} on {taken['device']}; random start weights): {taken['seconds']:.3g} s a step, "
+        f"{steps} of {taken['accumulation']} x {taken['batch_size']} scans at {profile.image_size} px "
+        f"({taken['precision']} on {taken['device']}; random start weights): {taken['seconds']:.3g} s a step, "
         f"{taken['images_per_second']:.3g} images/s, peak {taken['peak_bytes'] / GB:.1f} GB"
     )
-    return Check(name, True, told, "", {"steps": taken})
-
-
-def take_steps_apart(profile: Profile, role: str, steps: int) -> dict:
-    """`take_steps` in a process of its own: its peak memory is its own, and so is its end for want of it.
-
-    Raises MemoryError where that process was killed, or the GPU's memory ran out.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_offer_to_the_killer) as pool:
-        try:
-            return pool.submit(take_steps, profile, role, steps).result()
-        except (BrokenProcessPool, torch.OutOfMemoryError) as error:
-            raise MemoryError("its process was stopped, most likely for want of memory") from error
-
-
-def _offer_to_the_killer() -> None:
-    """Where memory runs out after all, Linux shall end this process before any other."""
-    score = Path("/proc/self/oom_score_adj")
-    if score.exists():
-        score.write_text("1000", encoding="utf-8")
+    return Check(name, True, told)
 
 
 def take_steps(profile: Profile, role: str, steps: int) -> dict:
@@ -121,7 +84,7 @@ def take_steps(profile: Profile, role: str, steps: int) -> dict:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     marks = clock_steps(trainer)
-    history = trainer.fit().history
+    trainer.fit()
     seconds = float(np.mean(np.diff(marks)[1 if steps > 1 else 0 :]))
     config, precision = trainer.config, trainer.accelerator.mixed_precision
     return {
@@ -129,11 +92,9 @@ def take_steps(profile: Profile, role: str, steps: int) -> dict:
         "precision": "float32" if precision == "no" else precision,
         "batch_size": config.batch_size,
         "accumulation": config.accumulation,
-        "steps": steps,
         "seconds": seconds,
         "images_per_second": config.batch_size * config.accumulation / seconds,
         "peak_bytes": torch.cuda.max_memory_reserved() if on_gpu else peak_memory(),
-        "loss": float(history["train_loss"].iloc[-1]),
     }
 
 
@@ -160,7 +121,7 @@ def step_trainer(profile: Profile, role: str, steps: int, train: ScanImages | No
 
 def phantom_scans(profile: Profile, number: int) -> ScanImages:
     """Phantoms at the profile's size that show their class, repeated as often as needed: each with its own index."""
-    images, table = phantom_cohort(DRAWN_PATIENTS, DRAWN_SLICES, profile.resize_size, 0)
+    images, table = phantom_cohort(2, 5, profile.resize_size, 0)
     shown = np.flatnonzero(table["label"] == table["patient_class"])
     chosen = np.resize(np.random.default_rng(0).permutation(shown), number)  # classes mixed
     return ScanImages(images[chosen], table["label"].map(CLASSES.index).to_numpy()[chosen])

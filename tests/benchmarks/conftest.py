@@ -10,7 +10,7 @@ from pathlib import Path
 import joblib
 import pytest
 import torch
-from clock import verdict
+from measuring import verdict
 
 from kdoct_utils.runs import atomic_path
 from tools.publish import fill_block

@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,43 +57,35 @@ def rate(seconds: list[float], batch: int = BATCH) -> float:
 
 
 def reference(steps: int) -> float:
-    """The public code's way: files opened in every epoch, PIL image by image in four workers as there, float32, the
-    loss read off in every batch."""
+    """The public code's way: files opened in every epoch, PIL image by image in four workers as there."""
     profile = bench_profile()
     with tempfile.TemporaryDirectory() as folder:
-        files = write_frames(Path(folder))
-        paths, target = np.resize(files, steps * BATCH), np.arange(steps * BATCH) % 3
-        return train_reference(profile, "student", paths, target, device="cpu", precision="no", workers=4)[0]
+        paths = []
+        for number, content in enumerate(jpeg_frames(patients=8, slices=5)):  # few: all are in the system's file cache
+            paths.append(f"{folder}/{number:03d}.jpg")
+            Path(paths[-1]).write_bytes(content)
+        paths, target = np.resize(paths, steps * BATCH), np.arange(steps * BATCH) % 3
+        return train_reference(profile, paths, target, device="cpu", precision="no", workers=4)[0]
 
 
 def reference_in_memory(steps: int, profile: Profile | None = None) -> float:
     """The same spared of its files: it starts from our stored images."""
     profile = profile or bench_profile()
-    return train_reference(profile, "student", *scans(profile, steps), device="cpu", precision="no", workers=2)[0]
+    return train_reference(profile, *scans(profile, steps), device="cpu", precision="no", workers=2)[0]
 
 
-def write_frames(folder: Path) -> list[str]:
-    """Few files, so that all are in the system's file cache."""
-    paths = []
-    for number, content in enumerate(jpeg_frames(patients=8, slices=5)):
-        paths.append(str(folder / f"{number:03d}.jpg"))
-        Path(paths[-1]).write_bytes(content)
-    return paths
-
-
-def timm_task(steps: int, workers: int = 2) -> float:
+def timm_task(steps: int) -> float:
     """timm's LogitDistillationTask in a loop without needless waits: channels last, fused AdamW, no loss read off."""
     from timm.task import LogitDistillationTask
 
     profile = bench_profile()
-    built = networks(profile, timm_network)
-    teacher, student = (network.to(memory_format=torch.channels_last) for network in built)
+    teacher, student = (network.to(memory_format=torch.channels_last) for network in networks(profile, timm_network))
     task = LogitDistillationTask(
         student_model=student, teacher_model=teacher, criterion=torch.nn.CrossEntropyLoss(),
         task_loss_weight=1 - profile.alpha, temperature=profile.temperature, verbose=False,
     ).train()  # fmt: skip
     optimizer = torch.optim.AdamW(parameter_groups(student, profile.student_training), fused=True)
-    loader = DataLoader(PilScans(*scans(profile, steps), profile, "student"), BATCH, shuffle=True, num_workers=workers)
+    loader = DataLoader(PilScans(*scans(profile, steps), profile), BATCH, shuffle=True, num_workers=2)
     seconds, before = [], time.perf_counter()
     for images, target in loader:
         task(images.contiguous(memory_format=torch.channels_last), target)["loss"].backward()
@@ -128,23 +120,16 @@ def floor(steps: int) -> float:
     objective.use_fast_teacher(compiled=False)
     optimizer = torch.optim.AdamW(parameter_groups(student, training), fused=True)
     seconds, before = [], time.perf_counter()
-    for images, target, indices in ready_batches(profile, steps):
-        objective(student, images, target, indices, 0)[0].mean().backward()
+    images, target = map(torch.from_numpy, scans(profile, 1))
+    rows = np.arange(BATCH)
+    inputs = augment(images, rows, STUDENT, 0, 0, profile.image_size, profile.channels)
+    for _ in range(steps):
+        objective(student, inputs, target, torch.from_numpy(rows), 0)[0].mean().backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), training.gradient_clip)
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(-before + (before := time.perf_counter()))
     return rate(seconds)
-
-
-def ready_batches(profile: Profile, steps: int, different: int = 4) -> Iterator[tuple[torch.Tensor, ...]]:
-    images, target = scans(profile, different)
-    batches = []
-    for start in range(0, len(images), BATCH):
-        rows = np.arange(start, start + BATCH)
-        inputs = augment(torch.from_numpy(images[rows]), rows, STUDENT, 0, 0, profile.image_size, profile.channels)
-        batches.append((inputs, torch.as_tensor(target[rows]), torch.as_tensor(rows)))
-    return (batches[step % different] for step in range(steps))
 
 
 LOOPS: dict[str, Callable[[int], float]] = {

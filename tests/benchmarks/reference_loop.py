@@ -1,4 +1,4 @@
-"""Training with the loop settings of KD-OCT's public code, written anew to be measured beside the package.
+"""Distillation with the loop settings of KD-OCT's public code, written anew to be measured beside the package.
 
 Its settings: timm's networks as they come; every file is opened in every epoch, and every image goes alone through
 PIL and torchvision, in the workers of a data loader; the teacher answers in float32, outside autocast; the loss is
@@ -14,45 +14,34 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from kdoct_utils.learn.augment import IMAGENET_MEAN, IMAGENET_STD
-from kdoct_utils.learn.losses import distillation_loss, focal_loss
+from kdoct_utils.learn.losses import distillation_loss
 from kdoct_utils.learn.models import parameter_groups
-from kdoct_utils.learn.pipelines import STUDENT, TEACHER
+from kdoct_utils.learn.pipelines import STUDENT
 from kdoct_utils.phantom.anatomy import draw_patient
 from kdoct_utils.phantom.render import render_frames
 from kdoct_utils.profiles import CLASS_NAMES
 
 
-def pil_pipeline(profile, role):
-    """The paper's augmentation as torchvision steps on one PIL image."""
-    config, size = (TEACHER if role == "teacher" else STUDENT), profile.image_size
-    steps = [
-        transforms.Resize((profile.resize_size, profile.resize_size)),
-        transforms.RandomCrop(size),
-        transforms.RandAugment(config.randaugment_operations, config.randaugment_magnitude),
-        transforms.RandomRotation(config.rotation),
-    ]
-    if config.shear:
-        steps.append(transforms.RandomAffine(0, shear=config.shear, scale=config.scale))
-    steps += [
-        transforms.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue),
-        transforms.RandomHorizontalFlip(config.horizontal_flip),
-        transforms.RandomVerticalFlip(config.vertical_flip),
-    ]
-    if config.blur:
-        steps.append(transforms.RandomApply([transforms.GaussianBlur(3, config.blur_sigma)], config.blur))
-    if config.posterize:
-        steps.append(transforms.RandomPosterize(config.posterize_bits, config.posterize))
-    steps += [
-        transforms.ToTensor(),
-        transforms.Normalize(IMAGENET_MEAN[: profile.channels], IMAGENET_STD[: profile.channels]),
-        transforms.RandomErasing(config.erasing, config.erasing_area, config.erasing_ratio),
-    ]
-    return transforms.Compose(steps)
+def pil_pipeline(profile):
+    """The paper's augmentation of the student as torchvision steps on one PIL image."""
+    config, mean, std = STUDENT, IMAGENET_MEAN[: profile.channels], IMAGENET_STD[: profile.channels]
+    return transforms.Compose(
+        [
+            transforms.Resize((profile.resize_size, profile.resize_size)),
+            transforms.RandomCrop(profile.image_size),
+            transforms.RandAugment(config.randaugment_operations, config.randaugment_magnitude),
+            transforms.RandomRotation(config.rotation),
+            transforms.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue),
+            transforms.RandomHorizontalFlip(config.horizontal_flip),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+            transforms.RandomErasing(config.erasing, config.erasing_area, config.erasing_ratio),
+        ]
+    )
 
 
 def timm_network(config, classes, channels):
@@ -75,10 +64,10 @@ def jpeg_frames(patients, slices):
 class PilScans(Dataset):
     """Stored images (n, R, R) uint8, or paths of image files, each opened and augmented alone."""
 
-    def __init__(self, images, target, profile, role):
+    def __init__(self, images, target, profile):
         self.images, self.target = images, target
         self.mode = "RGB" if profile.channels == 3 else "L"
-        self.pipeline = pil_pipeline(profile, role)
+        self.pipeline = pil_pipeline(profile)
 
     def __len__(self):
         return len(self.images)
@@ -89,40 +78,29 @@ class PilScans(Dataset):
         return self.pipeline(image.convert(self.mode)), int(self.target[index])
 
 
-def train_reference(profile, role, images, target, *, device, precision, workers=4, classes=3):
+def train_reference(profile, images, target, *, device, precision, workers):
     """Images a second of one pass, the first tenth of the batches left out, and the losses that were read.
 
-    images (n, R, R) uint8, or n paths, and target (n,): one pass over them. precision: "no", "bf16" or "fp16", for the
-    student and for a teacher in training.
+    images (n, R, R) uint8, or n paths, and target (n,). precision: of the student, "no", "bf16" or "fp16".
     """
-    training = getattr(profile, f"{role}_training")
-    model = timm_network(profile.teacher if role == "teacher" else profile.student, classes, profile.channels)
-    model = model.to(device).train()
-    teacher = None
-    if role == "student":
-        teacher = timm_network(profile.teacher, classes, profile.channels).to(device).eval().requires_grad_(False)
+    training = profile.student_training
+    model = timm_network(profile.student, 3, profile.channels).to(device).train()
+    teacher = timm_network(profile.teacher, 3, profile.channels).to(device).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(parameter_groups(model, training))
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
     half = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     loader = DataLoader(
-        PilScans(images, target, profile, role), batch_size=training.batch_size, shuffle=True, num_workers=workers,
+        PilScans(images, target, profile), batch_size=training.batch_size, shuffle=True, num_workers=workers,
         pin_memory=device == "cuda",
     )  # fmt: skip
     marks, losses = [], []
     for number, (batch, label) in enumerate(loader, start=1):
         batch, label = batch.to(device), label.to(device)
-        answer = None
-        if teacher is not None:
-            with torch.no_grad():
-                answer = teacher(batch)  # in float32
+        with torch.no_grad():
+            answer = teacher(batch)  # in float32
         with torch.autocast(device, dtype=half, enabled=half is not None):
             logits = model(batch)
-        logits = logits.float()
-        if answer is None:
-            loss = focal_loss(logits, label, gamma=profile.gamma)
-        else:
-            settings = {"temperature": profile.temperature, "alpha": profile.alpha}
-            loss = distillation_loss(logits, answer, label, **settings)
+        loss = distillation_loss(logits.float(), answer, label, temperature=profile.temperature, alpha=profile.alpha)
         scaler.scale(loss / training.accumulation).backward()
         if number % training.accumulation == 0:  # an incomplete last group is dropped
             scaler.unscale_(optimizer)
@@ -131,9 +109,6 @@ def train_reference(profile, role, images, target, *, device, precision, workers
             scaler.update()
             optimizer.zero_grad()
         losses.append(loss.item())  # the device must come to its end here, in every batch
-        marks.append((time.perf_counter(), len(label)))
-    assert torch.isfinite(functional.softmax(logits, dim=1)).all()
+        marks.append(time.perf_counter())
     warm = max(1, len(marks) // 10)
-    seconds = marks[-1][0] - marks[warm - 1][0]
-    seen = sum(count for _, count in marks[warm:])
-    return (seen / seconds if seen else float("nan")), np.array(losses)
+    return training.batch_size * (len(marks) - warm) / (marks[-1] - marks[warm - 1]), np.array(losses)

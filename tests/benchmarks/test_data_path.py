@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from clock import seconds
+from measuring import seconds
 from PIL import Image
 from reference_loop import jpeg_frames, pil_pipeline
 
@@ -15,14 +15,7 @@ from kdoct_utils.learn.pipelines import STUDENT
 from kdoct_utils.profiles import get_profile
 
 BATCH = 16
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def files():
-    return jpeg_frames(patients=4, slices=4)
 
 
 def per_image(work, repeats=9):
@@ -30,9 +23,10 @@ def per_image(work, repeats=9):
     return 1000 * float(np.median(seconds(work, repeats))) / BATCH
 
 
-def test_data_path(files, measured):
+def test_data_path(measured):
+    files = jpeg_frames(patients=4, slices=4)
     profile = get_profile("paper")
-    pipeline, side = pil_pipeline(profile, "student"), profile.resize_size
+    pipeline, side = pil_pipeline(profile), profile.resize_size
 
     def reference(_):
         return torch.stack([pipeline(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
@@ -49,10 +43,17 @@ def test_data_path(files, measured):
     once = per_image(lambda _: [make_picture(clean_frame(np.asarray(Image.open(io.BytesIO(file)).convert("L"))), side,
                                              profile.crop_to_band) for file in files], 3)  # fmt: skip
     epochs = profile.student_training.epochs
-    measured("data path at 384 px, from the cache, against the public code's",
-             f"{ours / theirs:.2f} ({ours:.2f} against {theirs:.2f} ms a scan)", "at most 0.15")
-    measured("the same from JPEG files, the first epoch, which fills the cache",
-             f"{(once + ours) / theirs:.2f} ({once:.1f} ms a scan more: decoded, cleaned, resized)", "at most 0.3")
-    measured(f"the same from JPEG files, mean of {epochs} epochs",
-             f"{(once / epochs + ours) / theirs:.2f}", "at most 0.3")
+    measured(
+        "data path at 384 px, from the cache, against the public code's",
+        f"{ours / theirs:.2f} ({ours:.2f} against {theirs:.2f} ms a scan)",
+        "at most 0.15",
+    )
+    measured(
+        "the same from JPEG files, the first epoch, which fills the cache",
+        f"{(once + ours) / theirs:.2f} ({once:.1f} ms a scan more: decoded, cleaned, resized)",
+        "at most 0.3",
+    )
+    measured(
+        f"the same from JPEG files, mean of {epochs} epochs", f"{(once / epochs + ours) / theirs:.2f}", "at most 0.3"
+    )
     assert ours < theirs

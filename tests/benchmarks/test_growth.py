@@ -10,24 +10,18 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from growth import PIXELS, SCANS
-from scripts import run_script
+from measuring import run_script
 
 from kdoct_utils.runs import atomic_path
 from kdoct_utils.show.output import figure_png
 from kdoct_utils.show.style import headline, use_style
 
-HERE = Path(__file__).resolve().parent
-PICTURE = HERE.parents[1] / "docs" / "growth.png"
-
-
-def one_epoch(scans: int, pixels: int) -> dict:
-    """Seconds of an epoch and peak memory."""
-    return run_script("growth.py", scans, pixels)
+PICTURE = Path(__file__).resolve().parents[2] / "docs" / "growth.png"
 
 
 def test_how_cost_grows(measured):
-    by_scans = {scans: one_epoch(scans, 64) for scans in SCANS}
-    by_pixels = {pixels: one_epoch(320, pixels) for pixels in PIXELS}
+    by_scans = {scans: run_script("growth.py", scans, 64) for scans in SCANS}
+    by_pixels = {pixels: run_script("growth.py", 320, pixels) for pixels in PIXELS}
     seconds = [by_scans[scans]["seconds"] for scans in SCANS]
     per_thousand, fixed = np.polyfit(np.array(SCANS) / 1000, seconds, 1)
     rates = [1000 * by_pixels[pixels]["seconds"] / 320 for pixels in PIXELS]  # ms a scan

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from loops import LOOPS
-from scripts import run_script
+from measuring import run_script
 
 STEPS = 60
 BUSY = "import torch; a = torch.randn(1000, 1000)\nwhile True: a @ a"  # on every core, as a second training would be

@@ -2,11 +2,9 @@
 
 import importlib.util
 
-import nbformat
 import numpy as np
 import pytest
 from browsing import CHROMIUM, open_page
-from nbconvert import HTMLExporter
 
 from kdoct_utils.show.sliders import Choice, Slider, sliders
 from kdoct_utils.show.svg import bars_svg, scan_html
@@ -33,27 +31,22 @@ MOVE = """async () => {
 }"""
 
 
-@pytest.mark.parametrize("pictures", [0, 2])
-def test_a_slider_answers_within_50_ms(tmp_path, pictures):
+def test_a_slider_with_pictures_answers_within_50_ms(tmp_path):
     random = np.random.default_rng(0)
     scans = [scan_html(random.integers(0, 256, (64, 64), dtype=np.uint8), f"scan {k}") for k in range(8)]
 
     def soft_label(temperature, first):
         powers = np.exp(np.array([4.0, 1.0, 0.5]) / temperature)
         bars = bars_svg(["normal", "drusen", "cnv"], powers / powers.sum(), title=f"T = {temperature}", maximum=1)
-        return "".join(scans[first : first + pictures]) + bars
+        return "".join(scans[first : first + 2]) + bars
 
     controls = {"temperature": Slider(1.0, 10.0, 4.0, 0.25), "first": Choice(tuple(range(7)))}
     panel = sliders(soft_label, height=360, **controls)
-    output = nbformat.v4.new_output("display_data", data=panel._repr_mimebundle_())
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])])
-    path = tmp_path / "page.html"
-    path.write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
+    (tmp_path / "page.html").write_text(f"<!doctype html>{panel.html}", encoding="utf-8")
     with open_page() as page:
-        page.goto(path.as_uri())
+        page.goto((tmp_path / "page.html").as_uri())
         page.get_by_role("slider").wait_for()
         found = page.evaluate(MOVE)
-    for what in ("changed", "painted"):
-        median, last = np.median(found[what]), np.quantile(found[what], 0.95)
-        print(f"\nslider with {pictures} pictures, {what}: {median:.1f} ms, 95 % within {last:.1f} ms", end="")
-    assert np.median(found["changed"]) < 50
+    medians = {what: float(np.median(found[what])) for what in found}
+    print(f"\nslider: changed in {medians['changed']:.1f} ms, painted in {medians['painted']:.1f} ms")
+    assert medians["changed"] < 50

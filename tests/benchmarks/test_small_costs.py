@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from clock import seconds, verdict
+from measuring import seconds, verdict
 
 from kdoct_utils.course.execute import child_environment
 from kdoct_utils.judge.metrics import evaluate, paired_difference, patient_bootstrap
