@@ -248,10 +248,9 @@ def workshop(
         profile, dataset, data_root, run_dir, seed, copies=copies, check_only=check_only, progress=not as_json
     )
     steps = shown(prepare(plan), as_json)
-    ready = all(step.ready for step in steps)
+    ready = all(step.ok for step in steps)
     if as_json:
-        spent = round(sum(step.seconds for step in steps), 1)
-        print_json({"ready": ready, "seconds": spent, "run_dir": str(plan.folder), "steps": [*map(asdict, steps)]})
+        print_json({"ready": ready, "run_dir": str(plan.folder), "steps": [*map(asdict, steps)]})
     else:
         typer.echo("\n".join(["", *next_lines(plan, ready)]))
     if not ready:

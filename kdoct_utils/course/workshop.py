@@ -13,14 +13,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from kdoct_utils.course import notebooks as course
-from kdoct_utils.course.check import run_checks
+from kdoct_utils.course.check import Check, run_checks
 from kdoct_utils.data.files import cache_root
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import CONFIG_NAME, RunError, RunFolder, atomic_path, open_run
@@ -29,24 +28,8 @@ from kdoct_utils.runs import CONFIG_NAME, RunError, RunFolder, atomic_path, open
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "sklearn", "pandas", "onnx", "onnxruntime", "papermill",
          "ipywidgets", "matplotlib.font_manager", "kdoct_utils.lab.stages", "kdoct_utils.edge.measure")  # fmt: skip
 EDITORS = ("jupyterlab", "notebook")
-LEFT_OUT = ("notebooks", "index.html")  # of a copied run folder: executed notebooks and the report give answers away
-OF_A_RUN = ("execution", "papermill", "widgets")  # what an execution leaves in a notebook's or a cell's metadata
-
-
-@dataclass(frozen=True)
-class Step:
-    """One line of the preparation. remedy is empty where ready. seconds: what it took here, now."""
-
-    name: str
-    ready: bool
-    found: str
-    remedy: str = ""
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        took = f" ({self.seconds:.0f} s)" if self.seconds >= 1 else ""
-        line = f"[{'READY' if self.ready else 'MISSING'}] {self.name}: {self.found}{took}"
-        return line if self.ready else f"{line.rstrip('.')}. {self.remedy}"
+LEFT_OUT = ("notebooks", "index.html", ".*")  # of a copied run: executed notebooks and the report give answers away
+REMEDY = "Run the same command without --check-only"
 
 
 @dataclass(frozen=True)
@@ -67,19 +50,9 @@ class Plan:
     check_only: bool = False
     progress: bool = True
 
-    @property
-    def command(self) -> str:
-        """What to type to prepare this very run."""
-        usual = (self.notebooks.parent / course.default_run_dir(self.profile, self.dataset, self.seed)).resolve()
-        options = {"profile": (self.profile, "quick"), "dataset": (self.dataset, "phantom"),
-                   "data-root": (self.data_root or "", ""), "run-dir": (self.folder, usual), "seed": (self.seed, 0),
-                   "copies": (self.copies, None)}  # fmt: skip
-        words = [(f"--{name}", str(value)) for name, (value, default) in options.items() if value != default]
-        return shlex.join(["kdoct", "workshop", *(word for pair in words for word in pair)])
-
-    def run(self, make: bool) -> RunFolder | None:
-        """The run folder; None where there is none and it shall not be made."""
-        if not make and not (self.folder / CONFIG_NAME).is_file():
+    def run(self) -> RunFolder | None:
+        """The run folder, made where it is missing; with check_only None in that case."""
+        if self.check_only and not (self.folder / CONFIG_NAME).is_file():
             return None
         kept = {"profile": self.profile, "dataset": self.dataset, "data_root": self.data_root, "seed": self.seed}
         return open_run(self.folder, **kept)
@@ -106,26 +79,28 @@ def make_plan(
     return Plan(profile, dataset, data_root, folder, seed, notebooks, apart, check_only, progress)
 
 
-def prepare(plan: Plan) -> Iterator[Step]:
+def prepare(plan: Plan) -> Iterator[Check]:
     """Do, or with check_only look at, one step after the other; each is yielded as it ends."""
     fits = True  # nothing heavy is begun where something before it is missing
     for check in run_checks(plan.profile, plan.folder):
         fits = fits and check.ok
-        yield Step(check.name, check.ok, check.found, "" if check.ok else check.remedy)
-    editors = [name for name in EDITORS if find_spec(name)]
-    remedy = "" if editors else 'Run: pip install -e ".[lab]"'
-    yield Step("editor", bool(editors), ", ".join(editors) or "no JupyterLab, no Notebook", remedy)
-    for name, work in STEPS.items():
-        if (plan.check_only and name in ("loading", "report")) or (name == "copies" and not plan.copies):
-            continue
-        started, found, remedy = time.perf_counter(), "not tried", "Mend the lines above first"
+        yield check
+    editors = ", ".join(name for name in EDITORS if find_spec(name))
+    yield Check("editor", bool(editors), editors or "no JupyterLab, no Notebook", 'Run: pip install -e ".[lab]"')
+    steps = {"scans": make_scans, "notebooks": run_notebooks}
+    if not plan.check_only:
+        steps = {"loading": load_packages, **steps, "report": write_report}
+    if plan.copies:
+        steps["copies"] = make_copies
+    for name, work in steps.items():
+        found, remedy = "not tried", "Mend the lines above first"
         if fits or plan.check_only:
             try:
                 found, remedy = work(plan)
             except (RunError, OSError) as error:
-                found, remedy = str(error), f"Mend that, then run again: {plan.command}"
+                found, remedy = str(error), "Mend that, then run the same command again"
         fits = fits and not remedy
-        yield Step(name, not remedy, found, remedy, round(time.perf_counter() - started, 1))
+        yield Check(name, not remedy, found, remedy)
 
 
 # --- the steps: each tells what it found and, where that is not what is needed, the remedy ---------------------------
@@ -136,16 +111,16 @@ def load_packages(plan: Plan) -> tuple[str, str]:
     code = f"import importlib\nfor name in {HEAVY!r}: importlib.import_module(name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
-        return (done.stderr.strip().splitlines() or ["no message"])[-1], "Install the course again: pip install -e ."
+        return done.stderr.strip().rpartition("\n")[2], "Install the course again: pip install -e ."
     return f"{len(HEAVY)} heavy packages load", ""
 
 
 def make_scans(plan: Plan) -> tuple[str, str]:
     """The scans, decoded once, and their split."""
-    run = plan.run(make=not plan.check_only)
+    run = plan.run()
     if run is None or not (run.images_file.exists() and run.splits_file.exists()):
         if plan.check_only:
-            return f"none in {plan.folder.name}", f"Run: {plan.command}"
+            return f"none in {plan.folder.name}", REMEDY
         from kdoct_utils.lab.stages import course_data
 
         course_data(run, progress=plan.progress)
@@ -156,55 +131,56 @@ def make_scans(plan: Plan) -> tuple[str, str]:
 def run_notebooks(plan: Plan) -> tuple[str, str]:
     """Every core notebook executed into the run folder, so that its networks are there."""
     paths = course.select_notebooks(None, plan.notebooks)
-    run = plan.run(make=False)
+    run = plan.run()
     missing = course.unfinished(run, paths) if run else [path.name for path in paths]
-    done = len(paths) - len(missing)
     if missing and plan.check_only:
         numbers = ", ".join(map(course.notebook_number, missing))
-        return f"{done} of {len(paths)} done, not {numbers}", f"Run: {plan.command}"
+        return f"{len(paths) - len(missing)} of {len(paths)} done, not {numbers}", REMEDY
     if missing:
         course.run_course(
             plan.profile, plan.dataset, plan.data_root, plan.folder, plan.seed, progress=plan.progress,
             notebooks_folder=plan.notebooks,
         )  # fmt: skip
-    return f"all {len(paths)} ({len(missing)} executed now, {done} were done) in {plan.folder.name}", ""
+    return f"all {len(paths)} in {plan.folder.name}, of which {len(missing)} were executed now", ""
 
 
 def write_report(plan: Plan) -> tuple[str, str]:
     """The run's index.html, to show what participants will get."""
     from kdoct_utils.course.report import report_run
 
-    return str(Path(plan.folder.name) / report_run(plan.run(make=True)).name), ""
+    return str(Path(plan.folder.name) / report_run(plan.run()).name), ""
 
 
 def make_copies(plan: Plan) -> tuple[str, str]:
     """Notebooks without outputs for participants, and beside them a copy of the run folder.
 
-    A copy that somebody has changed is kept as it is, and named.
+    A copy that somebody has changed is kept as it is, and named. Raises RunError where the run there is another one.
     """
-    texts = clean_notebooks(plan)
+    texts, run_copy = clean_notebooks(plan), plan.copies / "runs" / plan.folder.name
     there = [name for name in texts if (plan.copies / name).exists()]
     changed = [name for name in there if (plan.copies / name).read_text(encoding="utf-8") != texts[name]]
-    run_missing = missing_run_files(plan)
-    if plan.check_only and (len(there) < len(texts) or run_missing):
-        found = f"{len(there)} of {len(texts)} notebooks in {plan.copies.name}"
-        found += f", and {len(run_missing)} files of the run are not" if run_missing else ""
-        return found, f"Run: {plan.command}"
-    for name in texts.keys() - there:
-        with atomic_path(plan.copies / name) as temporary:
-            temporary.write_text(texts[name], encoding="utf-8")
-    for name in run_missing:
-        with atomic_path(plan.copies / "runs" / plan.folder.name / name) as temporary:
-            shutil.copyfile(plan.folder / name, temporary)
+    ours, theirs = plan.folder / CONFIG_NAME, run_copy / CONFIG_NAME
+    if theirs.exists() and ours.exists() and ours.read_bytes() != theirs.read_bytes():
+        raise RunError(f"{run_copy} belongs to another run; name another folder for the copies")
+    if plan.check_only and not (len(there) == len(texts) and theirs.exists()):
+        run = "the run" if theirs.exists() else "not the run"
+        return f"{len(there)} of {len(texts)} notebooks and {run} in {plan.copies.name}", REMEDY
+    if not plan.check_only:
+        for name in texts.keys() - there:
+            with atomic_path(plan.copies / name) as temporary:
+                temporary.write_text(texts[name], encoding="utf-8")
+        left_out = shutil.ignore_patterns(*LEFT_OUT)
+        shutil.copytree(plan.folder, run_copy, ignore=left_out, copy_function=copy_if_missing, dirs_exist_ok=True)
     if changed:
-        names = ", ".join(Path(name).relative_to("notebooks").as_posix() for name in changed)
-        found = f"{len(changed)} of {len(texts)} notebooks in {plan.copies.name} differ and are kept: {names}"
-        return found, "For blank ones delete these, or name another folder"
+        found = f"{len(changed)} of {len(texts)} notebooks in {plan.copies.name} differ and are kept: "
+        return found + ", ".join(changed), "For blank ones delete these, or name another folder"
     return f"{len(texts)} notebooks without outputs, and the run, in {plan.copies.name}", ""
 
 
-STEPS = {"loading": load_packages, "scans": make_scans, "notebooks": run_notebooks, "report": write_report,
-         "copies": make_copies}  # fmt: skip
+def copy_if_missing(source: str, target: str) -> None:
+    if not Path(target).exists():
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def clean_notebooks(plan: Plan) -> dict[str, str]:
@@ -222,8 +198,6 @@ def clean_notebooks(plan: Plan) -> dict[str, str]:
 def clean_notebook(path: Path, values: dict[str, object]) -> str:
     """The notebook's text without outputs, its parameters cell with these values; comments in that cell stay."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    for part in (notebook, *notebook["cells"]):
-        part["metadata"] = {key: value for key, value in part["metadata"].items() if key not in OF_A_RUN}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell.update(outputs=[], execution_count=None)
@@ -236,28 +210,14 @@ def clean_notebook(path: Path, values: dict[str, object]) -> str:
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
-def missing_run_files(plan: Plan) -> list[str]:
-    """Files of the run folder that its copy lacks, hidden ones and those that give answers away left out.
-
-    Raises RunError where the copy belongs to another run.
-    """
-    copy = plan.copies / "runs" / plan.folder.name
-    ours, theirs = plan.folder / CONFIG_NAME, copy / CONFIG_NAME
-    if ours.exists() and theirs.exists() and ours.read_bytes() != theirs.read_bytes():
-        raise RunError(f"{copy} belongs to another run; name another folder for the copies")
-    names = [path.relative_to(plan.folder) for path in plan.folder.rglob("*") if path.is_file()]
-    names = [name for name in names if name.parts[0] not in LEFT_OUT and not name.name.startswith(".")]
-    return sorted(name.as_posix() for name in names if not (copy / name).exists())
-
-
 def next_lines(plan: Plan, ready: bool) -> list[str]:
     """What to tell the teacher in the end."""
     if not ready:
-        return ["Not ready: mend the lines marked MISSING, then run the command again. What is done stays done."]
+        return ["Not ready: mend the lines marked FAIL, then run the command again. What is done stays done."]
     if plan.copies:
         copy = shlex.join(["cp", "-r", str(plan.copies), "FOLDER"])
         return [f"Ready. Each participant takes a copy, and opens notebooks/00_start_here.ipynb in it: {copy}"]
     lines = ["Ready. Participants open notebooks/00_start_here.ipynb."]
-    if plan.command != "kdoct workshop":  # not the run that the notebooks take when nothing is changed in them
+    if plan.folder != (plan.notebooks.parent / "runs" / "quick").resolve():  # the notebooks take that run by themselves
         lines.append(f'They set profile = "{plan.profile}" and run_dir = "{plan.folder}" in the parameters cell.')
     return lines
