@@ -19,7 +19,7 @@ from kdoct_utils.course.execute import execute_notebook
 from kdoct_utils.course.notebooks import TIMEOUTS, find_notebooks_folder, run_course, select_notebooks
 from kdoct_utils.course.parameters import cast, declared_parameters, parse_assignments
 from kdoct_utils.course.progress import CourseBar
-from kdoct_utils.course.report import figures_of, report_run
+from kdoct_utils.course.report import report_run
 from kdoct_utils.profiles import PARAMETERS, PROFILES
 from kdoct_utils.runs import RunError, open_run
 from tools.publish import badges, publish, repository_url
@@ -287,14 +287,6 @@ def test_assignments_and_names_of_notebooks(folder):
     for name in ("00_a.ipynb", "03_b.ipynb", "10_c.ipynb"):
         write_notebook(folder / name)
     assert [path.name for path in select_notebooks(["10_c.ipynb", "3", "03"], folder)] == ["03_b.ipynb", "10_c.ipynb"]
-
-
-def test_figures_are_found_by_their_alt_text(tmp_path):
-    picture = {"output_type": "display_data", "data": {"image/png": ""}}
-    outputs = [picture | {"metadata": {"image/png": {"alt": "A curve\nfalls"}}}, picture | {"metadata": {}}]
-    cells = [{"cell_type": "code", "id": "abc", "outputs": outputs}]
-    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
-    assert figures_of(tmp_path / "a.ipynb") == [("abc", "A curve falls"), ("abc", "Figure 2")]
 
 
 def test_badges_come_from_the_one_setting(tmp_path):

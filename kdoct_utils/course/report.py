@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -151,7 +149,6 @@ def report_run(run: RunFolder) -> Path:
             "number": int(notebook_number(path.name)),
             "title": notebook_title(path),
             "page": export_notebook(path).relative_to(run.path).as_posix(),
-            "figures": figures_of(path),
         }
         for path in paths
     ]
@@ -178,16 +175,3 @@ def export_notebook(notebook: Path) -> Path:
     with atomic_path(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
-
-
-def figures_of(notebook: Path) -> list[tuple[str, str]]:
-    """(cell id, alt text) of each picture in an executed notebook; where it has no alt text, "Figure" and a number."""
-    found: list[tuple[str, str]] = []
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        for output in cell.get("outputs", []):
-            kinds = [kind for kind in output.get("data", {}) if kind.startswith("image/")]
-            if kinds:
-                metadata = output.get("metadata", {})
-                alt = metadata.get(kinds[0], {}).get("alt") or metadata.get("alt") or f"Figure {len(found) + 1}"
-                found.append((cell.get("id", ""), re.sub(r"\s+", " ", alt)))
-    return found

@@ -8,19 +8,17 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
+import seaborn
 
 from kdoct_utils.course.report import NETWORKS, Tables, cell_text, read_interval, terminal_text, text_table, write_page
 from kdoct_utils.course.sweep import DONE, Sweep, SweepRun, read_results, value_text
 from kdoct_utils.data.splits import load_splits
 from kdoct_utils.datasets import PHANTOMS, DataOptions
 from kdoct_utils.judge import crossval
-from kdoct_utils.judge.metrics import patient_bootstrap, percentile_interval
 from kdoct_utils.runs import load_run
 from kdoct_utils.show.output import figure_png
-from kdoct_utils.show.style import ARM_LOOKS, LINE_COLORS, LINE_STYLES, Look, message, use_style
+from kdoct_utils.show.style import ARM_LOOKS, Look, headline, use_style
 
-MARKERS = ("o", "s", "^", "D", "v", "P")
 COMPARED = {"name": "accuracy difference", "estimate": "estimate", "interval": "95 % interval", "by_seed": "by seed",
             "pairs": "pairs", "reading": "so the difference is"}  # fmt: skip
 POOLED = {"name": "out-of-fold predictions", "folds_accuracy": "accuracy, mean ± SD over folds",
@@ -51,7 +49,7 @@ def sweep_tables(sweep: Sweep, predictions: Predictions) -> tuple[Tables, list[s
     failed = results[results["status"] != DONE]
     pooled, notes = cross_validation_table(sweep, predictions)
     found = {
-        "Arms": arms_table(sweep, results, predictions),
+        "Arms": arms_table(sweep, accuracies(results)),
         "Differences in pairs": differences_table(sweep, predictions),
         "Cross-validation": pooled,
         "Runs that failed": failed[["run", "error"]],
@@ -85,20 +83,20 @@ def spread_text(values: pd.Series) -> str:
     return f"{found['mean']:.3f} ± {found['sd']:.3f}" if found["n"] else "–"
 
 
-def arms_table(sweep: Sweep, results: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
-    """One row an arm: accuracy of every network over its seeds and folds, from predictions, else from metrics.json."""
+def accuracies(results: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of every network, a column each, in every finished run; the course's networks where there are any."""
     done = results[results["status"] == DONE].set_index("run")
-    accuracy = done.filter(regex="_accuracy$").rename(columns=lambda name: name.removesuffix("_accuracy"))
-    if set(NETWORKS) & set(accuracy):
-        accuracy = accuracy.filter(list(NETWORKS))
-    hits = {run: pd.Series(crossval.hits(table)).groupby(table["network"]).mean() for run, table in predictions.items()}
-    accuracy = pd.DataFrame.from_dict(hits, orient="index").reindex(done.index).combine_first(accuracy)
-    networks = sorted(accuracy, key=lambda key: [*NETWORKS, key].index(key))
+    found = done.filter(regex="_accuracy$").rename(columns=lambda name: name.removesuffix("_accuracy"))
+    return found.filter(list(NETWORKS)) if set(NETWORKS) & set(found) else found
+
+
+def arms_table(sweep: Sweep, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm: accuracy of every network over its seeds and folds."""
     rows = []
     for arm in dict.fromkeys(map(arm_of, sweep.runs)):
         chosen = accuracy[accuracy.index.isin([run.name for run in sweep.runs if arm_of(run) == arm])]
-        rows.append({"arm": arm, "runs": len(chosen)} | {key: spread_text(chosen[key]) for key in networks})
-    titles = {key: network_name(key) for key in networks}
+        rows.append({"arm": arm, "runs": len(chosen)} | {key: spread_text(chosen[key]) for key in accuracy})
+    titles = {key: network_name(key) for key in accuracy}
     return text_table(rows, {"arm": "accuracy, mean ± SD", **titles, "runs": "runs"})
 
 
@@ -169,69 +167,35 @@ def _pooled_row(name: str, by_fold: pd.DataFrame, pooled: pd.DataFrame) -> dict:
 
 def report_sweep(sweep: Sweep) -> Path:
     """Write ``index.html`` into the sweep's folder and return its path."""
-    predictions = read_predictions(sweep)
-    tables, notes = sweep_tables(sweep, predictions)
+    tables, notes = sweep_tables(sweep, read_predictions(sweep))
+    found = accuracies(read_results(sweep)).dropna(axis=1, how="all")
     pages = {run.name: f"{run.name}/notebooks/{run.notebook.name}" for run in sweep.runs}
     return write_page(
         sweep.folder / "index.html", "sweep.html", tables=tables, notes=notes, results=sweep.results_file.name,
         title=f"Sweep of notebook {sweep.notebook.stem}: profile {sweep.profile.name}, dataset {sweep.dataset}",
-        figures=sweep_figures(sweep, predictions),
+        figures=[sweep_figure(sweep, found, name) for name in sweep.swept if found.size],
         runs=[{"name": name, "page": page if (sweep.folder / page).exists() else ""} for name, page in pages.items()],
     )  # fmt: skip
 
 
-def sweep_figures(sweep: Sweep, predictions: Predictions) -> list[dict[str, str]]:
-    """For each swept parameter its name, a figure of the accuracies as PNG in base64, and its alternative text."""
-    figures = []
-    for name in sweep.swept:
-        points = value_points(sweep, predictions, name)
-        if points.empty:
-            continue
-        others = " and ".join(other for other in sweep.swept if other != name)
-        said = points["value"].map(value_text) + ": " + points["estimate"].map("{:.3f}".format)
-        lines = said.groupby(points["network"], sort=False).agg(", ".join)
-        spoken = "; ".join(f"{network_name(network)} {line}" for network, line in lines.items())
-        alt = f"Accuracy by {name}{others and f' over all values of {others}'}, with intervals. {spoken}."
-        figure = value_figure(points, name, sweep.grid[name])
-        png = base64.b64encode(figure_png(figure, description=alt)).decode()
-        plt.close(figure)
-        figures.append({"name": name, "alt": alt, "png": png})
-    return figures
-
-
-def value_points(sweep: Sweep, predictions: Predictions, name: str) -> pd.DataFrame:
-    """For each value of a parameter and network: accuracy over all runs with that value, resampling patients.
-
-    Columns: value, network, estimate, low, high.
-    """
-    rows = []
-    for value in sweep.grid[name]:
-        tables = [predictions[run.name] for run in sweep.runs if run.given[name] == value and run.name in predictions]
-        for network, part in pd.concat(tables).groupby("network", sort=False) if tables else []:
-            right = crossval.hits(part).astype(float)
-            low, high = percentile_interval(patient_bootstrap(right, part["group"].to_numpy(dtype=str)))
-            rows.append({"value": value, "network": network, "estimate": right.mean(), "low": low, "high": high})
-    return pd.DataFrame(rows)
-
-
-def value_figure(points: pd.DataFrame, name: str, values: tuple) -> Figure:
-    """Accuracy with its interval for each value of a parameter and each network. points: see `value_points`."""
+def sweep_figure(sweep: Sweep, accuracy: pd.DataFrame, name: str) -> dict[str, str]:
+    """Accuracy of every network by a swept parameter: its name, the figure as PNG in base64, its alternative text."""
+    looks = {network_name(key): ARM_LOOKS.get(key, Look(key, "#444444", "o", "")) for key in accuracy}
+    values = {run.name: value_text(run.given[name]) for run in sweep.runs}
+    points = accuracy.set_axis(list(looks), axis=1).assign(value=accuracy.index.map(values))
+    points = points.melt("value", var_name="network", value_name="accuracy").dropna()
+    means = points.groupby(["network", "value"], sort=False)["accuracy"].mean()
+    spoken = "; ".join(f"{network} at {value}: {mean:.3f}" for (network, value), mean in means.items())
+    alt = f"Mean accuracy of the runs by {name}, bars from the lowest to the highest. {spoken}."
     use_style()
     figure, axis = plt.subplots()
-    networks = points.groupby("network", sort=False)
-    for number, (network, line) in enumerate(networks):
-        shift = 0.08 * (number - (len(networks) - 1) / 2)  # intervals side by side, not on one another
-        drawn = ARM_LOOKS.get(network, Look(network, LINE_COLORS[number % 6], MARKERS[number % 6], ""))
-        error = [line["estimate"] - line["low"], line["high"] - line["estimate"]]
-        axis.errorbar(
-            line["value"].map(values.index) + shift, line["estimate"], yerr=error, color=drawn.color,
-            marker=drawn.marker, linestyle=LINE_STYLES[number % 6], capsize=4, label=network_name(network),
-        )  # fmt: skip
-    axis.set(xticks=range(len(values)), xticklabels=map(value_text, values), xlabel=name)
-    axis.set_ylabel("accuracy\n(95% interval over patients)")
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    low, high = networks["estimate"].min(), networks["estimate"].max()
-    widest = (high - low).idxmax()
-    changes = f"{network_name(widest)}: {low[widest]:.3f} to {high[widest]:.3f} by {name}"
-    message(axis, changes if low[widest] < high[widest] else f"No network changes with {name}")
-    return figure
+    seaborn.pointplot(
+        points, x="value", y="accuracy", hue="network", order=[value_text(value) for value in sweep.grid[name]],
+        palette={network: look.color for network, look in looks.items()}, hue_order=list(looks), dodge=len(looks) > 1,
+        markers=[look.marker for look in looks.values()], errorbar=("pi", 100), ax=axis,
+    )  # fmt: skip
+    axis.set(xlabel=name)
+    headline(figure, f"Accuracy by {name}")
+    png = base64.b64encode(figure_png(figure, description=alt)).decode()
+    plt.close(figure)
+    return {"name": name, "alt": alt, "png": png}
