@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from kdoct_utils.judge.diagnosis import LARGE_SPREAD, LOW_DIVERGENCE, TEACHER_GATE, WEAK_STUDENT, signs_of_trouble
 
@@ -39,25 +38,11 @@ def test_every_sign_gives_its_numbers_and_what_to_check_next():
         assert number in sign.finding
     for sign, word in zip(signs, ("audit_leakage", "teacher", "augmented", "distill"), strict=True):
         assert word in sign.check_next
-    accuracies = np.array([0.5, 0.9, 0.7])
-    sign = signs_of_trouble(**HEALTHY | {"students": accuracies})[2]
-    assert f"{100 * np.sqrt(((accuracies - 0.7) ** 2).mean()):.1f} points over 3 seeds" in sign.finding
-    sign = signs_of_trouble(**HEALTHY | {"students": [0.9]}, repeats="folds")[2]
-    assert sign.name == "large spread over folds" and not sign.fires and "nothing is known" in sign.finding
+    sign = signs_of_trouble(**HEALTHY | {"students": [0.5, 0.9, 0.7]})[2]
+    assert f"{100 * np.std([0.5, 0.9, 0.7]):.1f} points over 3 seeds" in sign.finding
+    sign = signs_of_trouble(**HEALTHY | {"students": [0.9]})[2]
+    assert not sign.fires and "nothing is known" in sign.finding
     # the interval tells chance from a lead, but does not hush the sign
     for interval, words in (([0.01, 0.05], "does not hold zero"), ([-0.02, 0.05], "chance may have done it")):
         sign = signs_of_trouble(**HEALTHY | {"teacher": 0.90}, difference=interval)[0]
         assert sign.fires and words in sign.finding
-
-
-def test_bad_input_is_refused():
-    for changes, words in (
-        ({"students": []}, "at least one"),
-        ({"students": [[0.9, 0.9]]}, r"\(1, 2\)"),
-        ({"teacher": 92.6}, "fractions of 1, not 92.6"),
-        ({"students": [0.9, float("nan")]}, "nan"),
-        ({"divergence": float("nan")}, "at least 0"),
-        ({"difference": [0.2, 0.1]}, "low, high"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            signs_of_trouble(**HEALTHY | changes)

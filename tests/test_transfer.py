@@ -7,7 +7,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from scipy.special import softmax
 
@@ -18,7 +17,7 @@ from kdoct_utils.judge.metrics import evaluate, paired_difference, unpaired_diff
 from kdoct_utils.lab import stages, transfer
 from kdoct_utils.phantom import render as phantom
 from kdoct_utils.phantom.anatomy import draw_patient
-from kdoct_utils.phantom.scanners import FIRST_SCANNER, SCANNERS, SECOND_SCANNER
+from kdoct_utils.phantom.scanners import SCANNERS, SECOND_SCANNER
 from kdoct_utils.profiles import CLASS_NAMES, get_profile
 from kdoct_utils.runs import RunError, open_run
 
@@ -113,12 +112,6 @@ def test_the_style_changes_shadows_edges_and_display_but_no_anatomy_and_no_label
     patient = draw_patient("normal", [12, 1])
     assert (SECOND_SCANNER.seen(patient).vessels[:, 3] < patient.vessels[:, 3]).all()
     assert (SECOND_SCANNER.seen(patient).vessels[:, :3] == patient.vessels[:, :3]).all()
-    step = np.zeros((1, 20, 3), np.float32)
-    step[:, 10:] = 1
-    blurred = SECOND_SCANNER.blurred(step, row_um=3.87)
-    assert 0 < blurred[0, 9, 0] < blurred[0, 10, 0] < 1 and FIRST_SCANNER.blurred(step, 3.87) is step
-    plain = phantom.render_frames(patient, 1, noise=False, style=SECOND_SCANNER).images[0]
-    assert (plain[:60] == 0).all()  # the vitreous sends nothing back
 
 
 def test_no_eye_of_one_dataset_is_in_the_other():
@@ -131,12 +124,9 @@ def test_no_eye_of_one_dataset_is_in_the_other():
     assert first and second and not first & second
     assert all(name.startswith("phantom_b/") for name in second)
     assert cohorts["phantom_b"].class_names == cohorts["phantom"].class_names
-    # The eyes differ too, of any seeds that differ by a little.
-    pits = {
-        name: {draw_patient("normal", [seed, k, *style.seed_stream]).pit_um for seed in range(25) for k in range(25)}
-        for name, style in SCANNERS.items()
-    }
-    assert len(pits["phantom"]) == len(pits["phantom_b"]) == 625 and not pits["phantom"] & pits["phantom_b"]
+    pits = [{draw_patient("normal", [seed, k, *style.seed_stream]).pit_um for seed in range(9) for k in range(9)}
+            for style in SCANNERS.values()]  # fmt: skip
+    assert len(pits[0] | pits[1]) == 2 * 81  # the eyes differ too, of any seeds that differ by a little
 
 
 # --- another dataset -------------------------------------------------------------------------------------------------
@@ -186,8 +176,6 @@ def test_the_other_phantoms_are_pictures_of_the_runs_size_and_not_too_many(run, 
     np.testing.assert_array_equal(other.target, whole.table["target"])
     assert list(other.groups) == list(whole.table["group"])
     assert other.left_out == {} and other.provenance["dataset"] == "phantom_b"
-    for scans in (other.target, other.rows):
-        assert scans.flags.writeable and torch.as_tensor(scans).dtype == torch.int64
     many = replace(run, path=tmp_path, profile=replace(TINY, phantom_patients=70, phantom_slices=1))
     found = transfer.other_data(many, data, "phantom_b", progress=False)
     assert found.provenance["found"]["patients"] <= 3 * transfer.PHANTOM_PATIENTS
@@ -216,22 +204,13 @@ def test_only_shared_classes_are_kept_and_the_rest_is_counted(run, data, tmp_pat
     assert len(set(found.groups)) == 6
 
 
-def test_four_classes_against_three(data, other):
-    """A run with four classes in another order of columns; by hand from its test rows."""
-    four = replace(
-        data,
-        class_names=CLASS_NAMES,
-        table=data.table.assign(target=np.where(data.target == 1, 3, data.target)),  # call drusen dme: none is left
-    )
+def test_the_own_test_scans_of_the_shared_classes_by_hand(data, other):
     two = replace(other, class_names=("normal", "cnv"), columns=np.array([0, 2]))
-    own = transfer.own_test(four, two)
-    by_hand = [row for row in four.rows("test") if four.target[row] in (0, 2)]
+    own = transfer.own_test(data, two)
+    by_hand = [row for row in data.rows("test") if data.target[row] in (0, 2)]
     assert own.rows.tolist() == by_hand
-    assert own.target.tolist() == [{0: 0, 2: 1}[four.target[row]] for row in by_hand]
-    assert list(own.groups) == [four.groups[row] for row in by_hand]
-    gone = replace(other, class_names=("drusen",), columns=np.array([1]))
-    with pytest.raises(ScanError, match="test patients show none of the shared classes: drusen"):
-        transfer.own_test(four, gone)
+    assert own.target.tolist() == [{0: 0, 2: 1}[data.target[row]] for row in by_hand]
+    assert list(own.groups) == [data.groups[row] for row in by_hand]
 
 
 def test_logits_and_scores_of_the_shared_classes(run, data, other, model):
@@ -298,15 +277,12 @@ def test_auto_is_the_other_phantom_and_a_wrong_request_is_refused_before_any_wor
         assert transfer.choose_other(replace(run, dataset=own, data_root=here), dataset, root) == found
     for own, dataset, root, message in (
         ("phantom", "phantom", "", "the run's own, phantom"),
-        ("ucsd", "ucsd", ".", "the run's own, ucsd"),
         ("csv", "csv", tmp_path, "the run's own, csv"),
-        ("ucsd", "octmnist", ".", "octmnist and ucsd hold scans of the same patients"),
         ("octmnist", "ucsd", ".", "scans of the same patients"),
         ("phantom", "nhe", "", "unknown other dataset 'nhe'; valid: auto, phantom, neh"),
         ("phantom", "ucsd", "", "other_data_root is needed; expected there: .*CLASS-patient-index"),
         ("phantom", "ucsd", "not_there", "there is no not_there"),
         ("phantom", "phantom_b", ".", "other_data_root must be empty"),
-        ("phantom", "", ".", "other_dataset is ''; say which"),
         ("phantom", "auto", ".", "other_dataset is 'auto'; say which"),
     ):
         with pytest.raises(RunError, match=message):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdoct_utils.course.notebooks import notebook_number, notebook_title
-from kdoct_utils.judge.diagnosis import diagnose
+from kdoct_utils.judge.diagnosis import signs_of_trouble
 from kdoct_utils.runs import RunError, RunFolder, atomic_path
 
 NETWORKS = {
@@ -69,18 +69,16 @@ def write_page(path: Path, template: str, **content: object) -> Path:
 
 
 def run_results(run: RunFolder) -> dict:
-    """``metrics.json`` and, where there is anything to judge, "signs_of_trouble".
+    """``metrics.json`` and, where notebook 05 measured what they need, "signs_of_trouble".
 
-    That section holds fired ([{name, finding, check_next}]), quiet ([names]) and undecided (name -> what is missing).
+    That section holds fired ([{name, finding, check_next}]) and quiet ([names]).
     """
     metrics = run.read_metrics()
-    kept = run.predictions_file.exists()
-    found = diagnose(metrics, pd.read_csv(run.predictions_file, dtype={"scan_id": str}) if kept else None)
-    if not found.signs:
+    if "diagnosis" not in metrics:
         return metrics
-    fired = [{"name": sign.name, "finding": sign.finding, "check_next": sign.check_next} for sign in found.fired]
-    quiet = [sign.name for sign in found.signs if not sign.fires]
-    return metrics | {"signs_of_trouble": {"fired": fired, "quiet": quiet, "undecided": found.undecided}}
+    found = signs_of_trouble(**metrics["diagnosis"])
+    fired = [{"name": one.name, "finding": one.finding, "check_next": one.check_next} for one in found if one.fires]
+    return metrics | {"signs_of_trouble": {"fired": fired, "quiet": [one.name for one in found if not one.fires]}}
 
 
 def run_tables(metrics: dict) -> Tables:
@@ -115,16 +113,13 @@ def run_tables(metrics: dict) -> Tables:
 
 
 def signs_lines(results: dict) -> list[str]:
-    """The signs of trouble in words: a line a sign that fired, one line where none did, one on those undecided."""
+    """The signs of trouble in words: a line a sign that fired, one line where none did."""
     if "signs_of_trouble" not in results:
         return []
     signs = results["signs_of_trouble"]
     lines = [f"{sign['name']}: {sign['finding']}. Check next: {sign['check_next']}" for sign in signs["fired"]]
     if not lines:
         lines = [f"none fired of {len(signs['quiet'])} looked at. That proves nothing: the next error is quiet too."]
-    if signs["undecided"]:
-        missing = "; ".join(f"{name} ({why})" for name, why in signs["undecided"].items())
-        lines.append(f"not decided: {missing}. Notebook 05 measures what is missing.")
     return lines
 
 

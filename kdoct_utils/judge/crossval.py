@@ -15,12 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdoct_utils.judge.metrics import (
-    confusion_scores,
-    many_confusion_scores,
-    paired_difference,
-    percentile_interval,
-)
+from kdoct_utils.judge.metrics import confusion_scores, many_confusion_scores, paired_difference, percentile_interval
 
 KEYS = ["network", "seed", "fold", "scan_id", "group", "label"]
 SEEN_ROLES = ("train", "validation")  # a network is chosen on its validation scans: they are not new to it
@@ -55,9 +50,8 @@ def hits(table: pd.DataFrame) -> np.ndarray:
 def mean_and_spread(values: Sequence[float]) -> dict:
     """mean, sd (population standard deviation, as the paper reports over folds) and n; None of no values."""
     known = np.asarray([value for value in values if value is not None and np.isfinite(value)], dtype=np.float64)
-    if not len(known):
-        return {"mean": None, "sd": None, "n": 0}
-    return {"mean": float(known.mean()), "sd": float(known.std()), "n": len(known)}
+    mean, sd = (float(known.mean()), float(known.std())) if len(known) else (None, None)
+    return {"mean": mean, "sd": sd, "n": len(known)}
 
 
 def mean_with_interval(values: Sequence[float], level: float = 0.95) -> dict:
@@ -100,27 +94,24 @@ def pool_out_of_fold(table: pd.DataFrame, split: pd.DataFrame | None = None) -> 
     test parts of two folds, and for a prediction on a scan that is not in the test part of its fold.
     """
     if split is not None:
-        wanted = set(split.loc[split["role"] != "unused", "scan_id"])
+        _refuse_seen(table, split)
     for (network, seed), part in table.groupby(KEYS[:2]):
         name, tested = f"{network}, seed {seed}", part["scan_id"]
         twice = tested[tested.duplicated()]
         if len(twice):
-            folds = ", ".join(map(str, sorted(part.loc[tested == twice.iloc[0], "fold"])))
             raise ValueError(
-                f"{name}: {len(twice)} scans are tested more than once, such as {twice.iloc[0]} in folds {folds}; "
+                f"{name}: {len(twice)} scans are tested more than once, such as {twice.iloc[0]}; "
                 "only folds with test parts of their own can be pooled"
             )
         folds = part.groupby("group")["fold"].nunique()
         if (folds > 1).any():
             raise ValueError(f"{name}: patient {folds.idxmax()} is in the test parts of two folds")
-        if split is not None:
-            _refuse_seen(part, split)
-            if absent := sorted(wanted - set(tested)):
-                folds = ", ".join(map(str, sorted(part["fold"].unique())))
-                raise ValueError(
-                    f"{name}: {len(absent)} of {len(wanted)} scans were never tested, such as {absent[0]}; "
-                    f"folds here: {folds}"
-                )
+        absent = set() if split is None else set(split.loc[split["role"] != "unused", "scan_id"]) - set(tested)
+        if absent:
+            folds = ", ".join(map(str, sorted(part["fold"].unique())))
+            raise ValueError(
+                f"{name}: {len(absent)} scans were never tested, such as {min(absent)}; folds here: {folds}"
+            )
     return table.reset_index(drop=True)
 
 
@@ -157,13 +148,11 @@ def _refuse_seen(table: pd.DataFrame, split: pd.DataFrame) -> None:
     seen = roles[roles["role"].isin(SEEN_ROLES)]
     if len(seen):
         scan = seen["scan_id"].iloc[0]
-        members = [
-            f"{row.network} seed {row.seed} of fold {row.fold} ({row.role})"
-            for row in seen[seen["scan_id"] == scan].itertuples()
-        ]
+        members = "; ".join(f"{row.network} seed {row.seed} of fold {row.fold} ({row.role})"
+                            for row in seen[seen["scan_id"] == scan].itertuples())  # fmt: skip
         raise ValueError(
-            f"{seen['scan_id'].nunique()} scans are not new to all that predict them: {scan} was seen by "
-            f"{'; '.join(members)}. Judge each network on the test scans of its own fold"
+            f"{seen['scan_id'].nunique()} scans are not new to all that predict them: {scan} was seen by {members}. "
+            "Judge each network on the test scans of its own fold"
         )
 
 
@@ -209,17 +198,16 @@ def paired_arms(
     Scans of all pairs are pooled. A patient who is in several pairs is resampled with all of his or her scans, so give
     patients that only share a name (phantoms of two seeds) names of their own.
 
-    Returns the keys of metrics.paired_difference (estimate, low, high, seeds: training seeds inside a run), and
-    by_pair: the difference in each pair, which shows what another split or teacher changes; the interval does not
-    know that. Raises ValueError where the two of a pair differ in test scans or seeds, or pairs in the number of seeds.
+    Returns the keys of metrics.paired_difference (seeds: training seeds inside a run), and by_pair: the difference in
+    each pair, which shows what another split or teacher changes; the interval does not know that.
+    Raises ValueError where the two of a pair differ in test scans or seeds, or pairs in the number of seeds.
     """
     blocks = [(_hits_by_seed(first, network), _hits_by_seed(second, network)) for first, second in pairs]
     for a, b in blocks:
         if not a.columns.equals(b.columns) or not a.index.equals(b.index) or a.isna().any(axis=None):
             raise ValueError(f"{network}: two runs with the same seed and fold differ in test scans or training seeds")
-    if len({len(a) for a, _ in blocks}) != 1:
-        found = sorted({len(a) for a, _ in blocks})
-        raise ValueError(f"{network}: runs have different numbers of training seeds: {', '.join(map(str, found))}")
+    if len({len(a) for a, _ in blocks}) > 1:
+        raise ValueError(f"{network}: runs have different numbers of training seeds")
     a, b = (np.hstack([block[side].to_numpy(dtype=np.float64) for block in blocks]) for side in (0, 1))
     patients = np.concatenate([block[0].columns.get_level_values("group").to_numpy(dtype=str) for block in blocks])
     by_pair = [float(block[0].to_numpy(float).mean() - block[1].to_numpy(float).mean()) for block in blocks]

@@ -13,13 +13,9 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 
 
 def evaluate(
-    probabilities: np.ndarray,
-    target: np.ndarray,
-    patients: Sequence[str] | np.ndarray,
-    class_names: Sequence[str],
-    resamples: int = 2000,
-    seed: int = 0,
-) -> dict:
+    probabilities: np.ndarray, target: np.ndarray, patients: Sequence[str] | np.ndarray, class_names: Sequence[str],
+    resamples: int = 2000, seed: int = 0,
+) -> dict:  # fmt: skip
     """Every score of one model on one set of scans.
 
     probabilities: (n, classes), rows sum to 1. target: (n,) class indices. patients: (n,) patient keys.
@@ -132,8 +128,6 @@ def expected_calibration_error(probabilities: np.ndarray, target: np.ndarray, bi
     Returns 0 (calibrated) .. 1. Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
     """
     probabilities, target = np.asarray(probabilities, dtype=np.float64), np.asarray(target)
-    if bins < 1 or len(target) == 0:
-        raise ValueError(f"calibration needs at least one bin and one scan, got {bins} and {len(target)}")
     confidence = probabilities.max(axis=1)  # (n,)
     gap = (probabilities.argmax(axis=1) == target) - confidence
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)  # a confidence of 1 is in the last bin
@@ -146,27 +140,20 @@ def patient_bootstrap(
     """Means of values over resampled patients: scans of one patient stay together, because they are alike.
 
     values: (n,), such as correct or not. patients: (n,) keys. Returns (resamples,) means over scans; the same
-    whatever the order of the scans. Raises ValueError when there is nothing to resample.
+    whatever the order of the scans. Raises ValueError when the shapes do not fit.
     """
     values, patients = np.asarray(values, dtype=np.float64), np.asarray(patients)
-    if values.ndim != 1 or values.shape != patients.shape or len(values) == 0 or resamples < 1:
-        raise ValueError(
-            f"expected values (n,), patients (n,) and resamples >= 1, "
-            f"got {values.shape}, {patients.shape} and {resamples}"
-        )
+    if values.ndim != 1 or values.shape != patients.shape or len(values) == 0:
+        raise ValueError(f"expected values (n,) and patients (n,), got {values.shape} and {patients.shape}")
     sums, sizes = _per_patient(values[None], patients)  # (1, patients), (patients,)
     drawn = _draws(len(sizes), resamples, np.random.default_rng(seed))  # (resamples, patients)
     return drawn @ sums[0] / (drawn @ sizes)
 
 
 def paired_difference(
-    correct_a: np.ndarray,
-    correct_b: np.ndarray,
-    patients: Sequence[str] | np.ndarray,
-    resamples: int = 2000,
-    seed: int = 0,
-    classes: np.ndarray | None = None,
-) -> dict:
+    correct_a: np.ndarray, correct_b: np.ndarray, patients: Sequence[str] | np.ndarray, resamples: int = 2000,
+    seed: int = 0, classes: np.ndarray | None = None,
+) -> dict:  # fmt: skip
     """Mean of a - b on the same scans, with a 95 % interval that resamples patients and training seeds.
 
     correct_a, correct_b: (seeds, n), or (n,) for a single seed; row s of both was trained with seed s.
@@ -180,24 +167,19 @@ def paired_difference(
     b = np.atleast_2d(np.asarray(correct_b, dtype=np.float64))
     patients = np.asarray(patients)
     classes = np.zeros(len(patients)) if classes is None else np.asarray(classes)
-    fits = a.shape == b.shape and a.shape[1:] == patients.shape == classes.shape
-    if not fits or a.size == 0 or resamples < 1:
-        raise ValueError(
-            f"expected two (seeds, n) arrays, patients (n,), classes (n,) and resamples >= 1, "
-            f"got {a.shape}, {b.shape}, {patients.shape}, {classes.shape} and {resamples}"
-        )
+    if a.shape != b.shape or not a.shape[1:] == patients.shape == classes.shape or a.size == 0:
+        shapes = f"{a.shape}, {b.shape}, {patients.shape} and {classes.shape}"
+        raise ValueError(f"expected two (seeds, n) arrays, patients (n,) and classes (n,), got {shapes}")
     generator = np.random.default_rng(seed)
     drawn_patients = _draws(len(np.unique(patients)), resamples, generator)  # (resamples, patients)
     drawn_seeds = _draws(len(a), resamples, generator)  # (resamples, seeds)
     estimate, samples = _means(a - b, patients, classes, drawn_patients, drawn_seeds)
-    return _difference(estimate, samples, len(a))
+    low, high = percentile_interval(samples)
+    return {"estimate": estimate, "low": low, "high": high, "seeds": len(a)}
 
 
 def unpaired_difference(
-    first: tuple[np.ndarray, np.ndarray, np.ndarray],
-    second: tuple[np.ndarray, np.ndarray, np.ndarray],
-    resamples: int = 2000,
-    seed: int = 0,
+    first: tuple[np.ndarray, ...], second: tuple[np.ndarray, ...], resamples: int = 2000, seed: int = 0
 ) -> dict:
     """The same networks on two sets of patients: mean over classes on the first minus that on the second.
 
@@ -209,11 +191,9 @@ def unpaired_difference(
     """
     sides = [(np.atleast_2d(np.asarray(side[0], np.float64)), *map(np.asarray, side[1:])) for side in (first, second)]
     for values, patients, classes in sides:
-        if values.size == 0 or not values.shape[1:] == patients.shape == classes.shape or resamples < 1:
-            raise ValueError(
-                f"expected correct (seeds, n), patients (n,), classes (n,) and resamples >= 1, "
-                f"got {values.shape}, {patients.shape}, {classes.shape} and {resamples}"
-            )
+        if values.size == 0 or not values.shape[1:] == patients.shape == classes.shape:
+            shapes = f"{values.shape}, {patients.shape} and {classes.shape}"
+            raise ValueError(f"expected correct (seeds, n), patients (n,) and classes (n,), got {shapes}")
     seeds = {len(values) for values, _, _ in sides}
     occurring = [np.unique(classes).tolist() for _, _, classes in sides]
     if len(seeds) > 1 or occurring[0] != occurring[1]:
@@ -223,20 +203,14 @@ def unpaired_difference(
     (a, samples_a), (b, samples_b) = (
         _means(*side, _draws(len(np.unique(side[1])), resamples, generator), drawn_seeds) for side in sides
     )
-    return _difference(a - b, samples_a - samples_b, len(sides[0][0]))
+    low, high = percentile_interval(samples_a - samples_b)
+    return {"estimate": a - b, "low": low, "high": high, "seeds": len(drawn_seeds[0])}
 
 
 def percentile_interval(samples: np.ndarray, level: float = 0.95) -> list[float]:
     """[low, high]: the middle `level` (0..1) of bootstrap samples (resamples,)."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
     tail = (1 - level) / 2
     return [float(value) for value in np.quantile(samples, [tail, 1 - tail])]
-
-
-def _difference(estimate: float, samples: np.ndarray, seeds: int) -> dict:
-    low, high = percentile_interval(samples)
-    return {"estimate": estimate, "low": low, "high": high, "seeds": seeds}
 
 
 def _draws(items: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
@@ -279,14 +253,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _one_vs_rest_auc(score: np.ndarray, is_class: np.ndarray) -> float | None:
-    if is_class.all() or not is_class.any():
-        return None
-    return float(roc_auc_score(is_class, score))
+    return None if is_class.all() or not is_class.any() else float(roc_auc_score(is_class, score))
 
 
-def _check(
-    probabilities: np.ndarray, target: np.ndarray, patients: np.ndarray, class_names: Sequence[str]
-) -> None:
+def _check(probabilities: np.ndarray, target: np.ndarray, patients: np.ndarray, class_names: Sequence[str]) -> None:
     if probabilities.ndim != 2 or probabilities.shape[1] != len(class_names):
         raise ValueError(f"expected probabilities (n, {len(class_names)}), got {probabilities.shape}")
     n = len(probabilities)

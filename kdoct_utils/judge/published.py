@@ -138,60 +138,34 @@ def fold_sizes(dataset: str) -> pd.DataFrame:
     return table.set_index(pd.Index(range(1, len(table) + 1), name="fold"))
 
 
-def same_test_scans(dataset: str) -> bool:
-    """Whether teacher and student may have been tested on the same scans in every fold: the counts of their classes
-    are equal. Where they are not, the folds hold other patients, and a student's test patients taught its teacher."""
-    table = fold_sizes(dataset)
-    return bool((table["teacher"] == table["student"]).all(axis=None))
+def student_minus_teacher(dataset: str) -> dict:
+    """The mean difference in accuracy of the five folds, student minus teacher, and what it allows to say.
 
-
-def student_minus_teacher(dataset: str, score: str = "accuracy", level: float = 0.95) -> dict:
-    """The five differences of the folds, student minus teacher, as a comparison, with what it allows to say.
-
-    Differences are fractions of 1. Returns differences (list), estimate, spread (sample standard deviation),
-    t_interval ([low, high]) and t_p of the paired t-test, sign_flip_p (exact: all 32 signs), smallest_p (what that
-    test can reach with so few folds), welch_interval and welch_p (folds not paired), same_test_scans, conclusion.
-    Folds share most of their training scans, so that even the wider interval is too narrow (Bengio and Grandvalet
-    2004). Raises ValueError for another dataset or score.
+    Fractions of 1. Returns estimate, t_interval ([low, high], 95 %, folds as pairs), welch_interval (folds not
+    paired) and conclusion. Folds share most of their training scans, so that even the wider interval is too narrow
+    (Bengio and Grandvalet 2004). Raises ValueError for another dataset.
     """
-    if score not in SCORES:
-        raise ValueError(f"unknown score {score!r}; valid: {', '.join(SCORES)}")
     _check(dataset)
     scores = fold_scores()
-    teacher, student = (_of_folds(scores, dataset, model, score) for model in MODELS)
-    difference = student - teacher
-    paired = stats.ttest_rel(student, teacher)
-    welch = stats.ttest_ind(student, teacher, equal_var=False)
-    found = {
-        "differences": difference.tolist(),
-        "estimate": float(difference.mean()),
-        "spread": float(difference.std(ddof=1)),
-        "t_interval": [float(bound) for bound in paired.confidence_interval(level)],
-        "t_p": float(paired.pvalue),
-        "sign_flip_p": float(stats.permutation_test((difference,), np.mean, permutation_type="samples").pvalue),
-        "smallest_p": 2.0 ** (1 - len(student)),
-        "welch_interval": [float(bound) for bound in welch.confidence_interval(level)],
-        "welch_p": float(welch.pvalue),
-        "same_test_scans": same_test_scans(dataset),
-    }
-    return found | {"conclusion": _conclusion(found)}
-
-
-def _conclusion(found: dict) -> str:
-    (low, high), (lowest, highest) = ([100 * bound for bound in found[f"{way}_interval"]] for way in ("t", "welch"))
+    teacher, student = (_of_folds(scores, dataset, model, "accuracy") for model in MODELS)
+    estimate = float((student - teacher).mean())
+    paired = stats.ttest_rel(student, teacher).confidence_interval()
+    welch = stats.ttest_ind(student, teacher, equal_var=False).confidence_interval()
     said = (
-        f"Student minus teacher: {100 * found['estimate']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f} as "
-        f"pairs, {lowest:+.2f} to {highest:+.2f} as two samples."
+        f"Student minus teacher: {100 * estimate:+.2f} points, 95 % interval {100 * paired.low:+.2f} to "
+        f"{100 * paired.high:+.2f} as pairs, {100 * welch.low:+.2f} to {100 * welch.high:+.2f} as two samples."
     )
-    if not found["same_test_scans"]:
+    sizes = fold_sizes(dataset)
+    if not (sizes["teacher"] == sizes["student"]).all(axis=None):
         said += " Teacher and student were tested on other scans in the folds of one number, so these are no pairs."
-    if low <= 0 <= high and lowest <= 0 <= highest:
-        loss = max(0.0, -min(low, lowest))
+    if paired.low <= 0 <= paired.high and welch.low <= 0 <= welch.high:
+        loss = max(0.0, -100 * min(paired.low, welch.low))
         said += f" Neither a loss nor a gain is shown, and a loss of up to {loss:.1f} points is not ruled out."
     else:
         said += " At least one interval leaves zero out."
-    folds = len(found["differences"])
-    return f"{said} With {folds} folds the exact test cannot give a p under {found['smallest_p']:.4f}."
+    said += f" With {len(student)} folds the exact test cannot give a p under {2.0 ** (1 - len(student)):.4f}."
+    intervals = {"t_interval": [*map(float, paired)], "welch_interval": [*map(float, welch)]}
+    return {"estimate": estimate} | intervals | {"conclusion": said}
 
 
 def _check(dataset: str, model: str = "teacher") -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
 from scipy.stats import dirichlet_multinomial, multinomial, norm, t
 
 NEH_PATIENTS, NEH_SCANS_A_PATIENT = 441, 29  # 12,649 scans of 441 patients
@@ -38,28 +39,14 @@ class Agreement:
     correlation: float = 0.2
     scans: tuple[int, ...] = (NEH_SCANS_A_PATIENT,)
 
-    def __post_init__(self):
-        if not 0 < self.disagreement <= 1 or not 0 <= self.correlation < 1:
-            raise ValueError(
-                f"disagreement must be above 0 and at most 1, correlation from 0 to under 1, "
-                f"got {self.disagreement} and {self.correlation}"
-            )
-        if not self.scans or min(self.scans) < 1:
-            raise ValueError("every patient has at least one scan")
 
-
-def measure_agreement(
-    correct_a: np.ndarray, correct_b: np.ndarray, patients: Sequence[str] | np.ndarray
-) -> Agreement:
+def measure_agreement(correct_a: np.ndarray, correct_b: np.ndarray, patients: Sequence[str] | np.ndarray) -> Agreement:
     """The agreement of two classifiers in data. correct_a, correct_b: (n,) right or not; patients: (n,) keys.
 
-    The correlation is the analysis of variance estimate (Donner 1986), at least 0. Raises ValueError for unequal
-    lengths, a single patient, one scan for every patient, or classifiers that never differ.
+    The correlation is the analysis of variance estimate (Donner 1986), at least 0. Raises ValueError for a single
+    patient, one scan for every patient, or classifiers that never differ.
     """
-    a, b, patients = np.asarray(correct_a, np.float64), np.asarray(correct_b, np.float64), np.asarray(patients)
-    if a.ndim != 1 or not a.shape == b.shape == patients.shape:
-        raise ValueError(f"expected three (n,) arrays, got {a.shape}, {b.shape} and {patients.shape}")
-    difference = a - b
+    difference = np.asarray(correct_a, np.float64) - np.asarray(correct_b, np.float64)
     _, patient_of, sizes = np.unique(patients, return_inverse=True, return_counts=True)
     n, k = len(difference), len(sizes)
     if k < 2 or n == k or not difference.any():
@@ -93,11 +80,9 @@ def simulate_power(
     between patients, lies above zero.
 
     A study is drawn as how many of its patients have each possible outcome, so that 100,000 patients cost no more
-    than 100. Raises ValueError for a difference that the disagreement does not allow, or under 2 patients.
+    than 100. Raises ValueError for a difference that the disagreement does not allow.
     """
     _check(difference, agreement)
-    if min(patients) < 2:
-        raise ValueError(f"a study needs at least 2 patients, got {min(patients)}")
     sums, sizes, chance = _outcomes(difference, agreement)
     random, powers = np.random.default_rng(seed), []
     for count in patients:
@@ -129,13 +114,11 @@ def patients_needed(
 def smallest_difference(
     patients: int = NEH_PATIENTS, agreement: Agreement = Agreement(), power: float = 0.8, alpha: float = 0.05
 ) -> float:  # fmt: skip
-    """The smallest difference (a fraction of 1) that so many patients show with that power, by the closed form."""
-    from scipy.optimize import brentq
+    """The smallest difference (a fraction of 1) that so many patients show with that power, by the closed form.
 
-    top = agreement.disagreement
-    if closed_form(top, agreement, power, alpha) > patients:
-        raise ValueError(f"{patients} patients show no difference that a disagreement of {top:g} allows")
-    return float(brentq(lambda d: closed_form(d, agreement, power, alpha) - patients, 1e-7, top))
+    Raises ValueError where so few patients show none that the disagreement allows.
+    """
+    return float(brentq(lambda d: closed_form(d, agreement, power, alpha) - patients, 1e-7, agreement.disagreement))
 
 
 def power_curves(
@@ -144,14 +127,10 @@ def power_curves(
 ) -> pd.DataFrame:  # fmt: skip
     """Power by number of patients. A row for each number, a column for each difference.
 
-    patients: None takes 17 numbers from 10 to 1,000,000. A difference that the disagreement does not allow is None.
+    patients: None takes 17 numbers from 10 to 1,000,000.
     """
     patients = np.unique(np.geomspace(10, 1e6, 17).round().astype(int)) if patients is None else np.asarray(patients)
-    columns = {
-        difference: simulate_power(difference, patients, agreement, repeats=repeats, seed=seed)
-        if difference <= agreement.disagreement else None
-        for difference in differences
-    }  # fmt: skip
+    columns = {one: simulate_power(one, patients, agreement, repeats=repeats, seed=seed) for one in differences}
     return pd.DataFrame(columns, index=pd.Index(patients, name="patients")).rename_axis("difference", axis="columns")
 
 
@@ -171,10 +150,8 @@ def sensitivity_table(
 
 def _check(difference: float, agreement: Agreement) -> None:
     if not 0 < difference <= agreement.disagreement:
-        raise ValueError(
-            f"a difference of {difference:g} needs a disagreement of at least that, not {agreement.disagreement:g}; "
-            "both are fractions of 1"
-        )
+        limit = f"above 0 and at most the disagreement, {agreement.disagreement:g}"
+        raise ValueError(f"the difference must be {limit}, not {difference:g}; both are fractions of 1")
 
 
 def _outcomes(difference: float, agreement: Agreement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -196,12 +173,7 @@ def _outcomes(difference: float, agreement: Agreement) -> tuple[np.ndarray, np.n
 
 def _chances(counts: np.ndarray, shares: np.ndarray, correlation: float) -> np.ndarray:
     """(n,) chance of each row of counts (n, 3) among the scans of a patient."""
-    size, present = int(counts[0].sum()), shares > 0  # a share of zero never happens
-    possible = ~counts[:, ~present].any(axis=1)
-    chance = np.zeros(len(counts))
-    kept = counts[possible][:, present]
+    size = int(counts[0].sum())
     if correlation == 0 or size == 1:
-        chance[possible] = multinomial.pmf(kept, size, shares[present])
-    else:
-        chance[possible] = dirichlet_multinomial.pmf(kept, shares[present] * (1 / correlation - 1), size)
-    return chance
+        return multinomial.pmf(counts, size, shares)
+    return dirichlet_multinomial.pmf(counts, shares * (1 / correlation - 1), size)
