@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_disk import slab
-from PIL import Image, ImageFile
+from PIL import Image
 
 from kdoct_utils.data.frames import (
     BAND_HEIGHT,
@@ -150,20 +150,14 @@ def test_every_mode_reads_as_it_looks(tmp_path):
         np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.asarray(image.convert("L")))
 
 
-def test_sixteen_bits_are_scaled_and_negatives_are_turned():
+def test_sixteen_bits_are_scaled():
     deep = grain().astype(np.uint16) * 257
     for format in ("TIFF", "PNG"):
         np.testing.assert_array_equal(decoded(deep, format), grain())
-    for pixels in (grain(), deep):
-        content, black_is_zero = encoded(pixels, "TIFF"), struct.pack("<HHII", 262, 3, 1, 1)
-        assert content.count(black_is_zero) == 1
-        content = content.replace(black_is_zero, struct.pack("<HHII", 262, 3, 1, 0))
-        np.testing.assert_array_equal(decode_image(content, "x").pixels, 255 - grain())
 
 
 def test_what_cannot_be_a_scan_is_refused():
-    pages, veiled = [Image.fromarray(grain(seed)) for seed in range(3)], Image.fromarray(grain())
-    veiled.putalpha(Image.fromarray(np.where(grain() > 50, 255, 128).astype(np.uint8)))
+    pages = [Image.fromarray(grain(seed)) for seed in range(3)]
     deep = grain().astype(np.uint16) * 16
     huge = encoded(Image.new("L", (64, 64)), "BMP")  # a few bytes that say they are 60,000 x 60,000 pixels
     for content, message in (
@@ -175,9 +169,6 @@ def test_what_cannot_be_a_scan_is_refused():
         (encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]), "it holds 3 pictures"),
         (encoded(deep, "TIFF"), "its 16 bits reach no more than .* of 65535"),
         (encoded(deep, "PNG"), "its 16 bits reach no more than .* of 65535"),
-        (encoded(veiled, "PNG"), "it is partly transparent"),
-        (encoded(veiled.convert("RGBA"), "PNG"), "it is partly transparent"),
-        (encoded(pages[0].convert("P"), "PNG", transparency=int(grain()[0, 0])), "it is partly transparent"),
         (huge[:18] + struct.pack("<ii", 60000, 60000) + huge[26:], ""),
     ):
         with pytest.raises(ScanError, match=f"x.tif: .*{message}"):
@@ -193,16 +184,13 @@ def test_an_image_is_turned_upright_as_its_tag_says():
         assert abs(turned.astype(int) - np.rot90(grain(), -1)).mean() < 12  # JPEG changes noise a little
 
 
-def test_what_is_no_image_is_an_error_that_names_it(tmp_path, monkeypatch):
+def test_what_is_no_image_is_an_error_that_names_it(tmp_path):
     gif, postscript = b"GIF89a" + b"\0" * 900, b"%!PS-Adobe-3.0 EPSF-3.0\n"
     for content in (b"", b"\0" * 5000, b"no image at all", gif, postscript, b"\xff\xd8\xff\xe0"):
         with pytest.raises(ScanError, match="scan.jpeg: cannot be read as an image"):
             decode_image(content, "scan.jpeg")
     with pytest.raises(ScanError, match="lost.png: no such file"):
         read_image(tmp_path / "lost.png")
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    with pytest.raises(ScanError, match="x: not read, since PIL.ImageFile.LOAD_TRUNCATED_IMAGES"):
-        decoded(grain(), "PNG")
 
 
 WHOLE = {

@@ -136,17 +136,6 @@ def test_another_md5_is_refused_and_told_how_to_go_on(tmp_path, monkeypatch):
     assert not any("MD5" in note for note in read(renamed, verify=True).provenance["notes"])
 
 
-def test_an_unpacked_array_that_was_changed_is_unpacked_again(tmp_path, cache):
-    arrays = octmnist_arrays()
-    path = write(tmp_path / "octmnist.npz", arrays)
-    read(path)
-    unpacked = max(cache.rglob("*.npy"), key=lambda file: file.stat().st_size)
-    content = bytearray(unpacked.read_bytes())
-    content[-10:] = b"0" * 10
-    unpacked.write_bytes(content)
-    np.testing.assert_array_equal(read(path).source.pixels("train/23"), arrays["train_images"][23])
-
-
 # --- which file ---
 
 
@@ -170,17 +159,13 @@ def test_faults_in_the_arrays_are_errors_that_name_them(tmp_path):
         ("test_labels", None, "no array test_labels; arrays found: test_images, train_images, train_labels, val_im"),
         ("train_images", None, "no array train_images"),
         ("val_images", np.zeros((8, 28, 30), np.uint8), r"val_images.npy: uint8 of shape \(8, 28, 30\); exp"),
-        ("val_images", np.zeros((8, 28, 28, 3), np.uint8), r"of shape \(8, 28, 28, 3\); expected square"),
-        ("val_images", np.zeros((8, 28, 28), np.float32), "float32 of shape .* expected square pictures: ui"),
-        ("val_images", np.zeros((8, 12, 12), np.uint8), "side 16 or more"),
-        ("val_images", np.zeros((0, 28, 28), np.uint8), "at least one"),
-        ("val_images", np.zeros((8, 32, 32), np.uint8), "pictures of different sizes, 28, 32 px"),
+        ("val_images", np.zeros((8, 28, 28, 3), np.uint8), r"of shape \(8, 28, 28, 3\); expected uint8"),
+        ("val_images", np.zeros((8, 28, 28), np.float32), "float32 of shape .* expected uint8"),
         ("val_images", np.array([{}], object), "val_images.npy: cannot be read as an array .*Python objects"),
         ("val_labels", np.array([{}] * 8, object), "val_labels.npy: cannot be read as an array .*objects"),
         ("val_labels", np.zeros((8, 1)), r"val_labels.npy: float64 of shape \(8, 1\); expected whole numbers"),
         ("val_labels", np.zeros((8, 2), np.uint8), r"uint8 of shape \(8, 2\); expected whole numbers"),
-        ("val_labels", np.uint8(1), r"uint8 of shape \(\); expected whole numbers"),
-        ("val_labels", np.zeros((7, 1), np.uint8), "7 labels for 8 pictures"),
+        ("val_labels", np.zeros((7, 1), np.uint8), r"shape \(7, 1\); expected whole numbers, one for each of 8"),
         ("val_labels", label_at(4), "label 4 of picture 5; valid: 0 cnv, 1 dme, 2 drusen, 3 normal"),
         ("val_labels", label_at(-1), "label -1 of picture 5"),
         ("val_labels", label_at(255, np.uint8), "label 255 of picture 5"),

@@ -208,7 +208,7 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Print where a dataset is to be had, its license, citation and layout; with --data-root, what was found there."""
-    from kdoct_utils.data.data_report import facts_text, read_data
+    from kdoct_utils.data.data_report import facts_text, read_data, report_text
     from kdoct_utils.datasets import DATASETS, DataOptions
 
     if name is not None and name not in DATASETS:
@@ -217,8 +217,9 @@ def data(
         raise ValueError(f"--data-root needs the name of a dataset: {', '.join(DATASETS)}")
     if data_root:
         options = DataOptions(worst_case=not all_labels, split=split, verify=not no_verify)
-        report = read_data(name, data_root, options, audits=not no_audit)
-        print_json({name: report.as_dict()}) if as_json else typer.echo(str(report))
+        record, found = read_data(name, data_root, options, audits=not no_audit)
+        audits = {"audits": found.as_dict() if found else None}
+        print_json({name: record | audits}) if as_json else typer.echo(report_text(record, found))
         return
     chosen = [DATASETS[name]] if name else list(DATASETS.values())
     if as_json:

@@ -20,7 +20,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from kdoct_utils.data.duplicates import identical_images, near_identical
 from kdoct_utils.data.scans import ScanSet
-from kdoct_utils.data.splits import PART, ROLES, audit_leakage
+from kdoct_utils.data.splits import PART, audit_leakage
 from kdoct_utils.judge.metrics import paired_difference
 from kdoct_utils.profiles import CLASS_NAMES
 from kdoct_utils.runs import plain
@@ -53,34 +53,28 @@ class AuditReport:
     """What ``audit`` found; the functions of this module say what each table holds.
 
     patients: of same_patient. identical, near: of identical_images and near_identical. shortcuts: of shortcuts.
-    values: of values_by_class. findings: every result as a sentence with its counts, also that nothing was found.
+    findings: every result as a sentence with its counts, also that nothing was found.
     """
 
     patients: pd.DataFrame
     identical: pd.DataFrame
     near: pd.DataFrame
     shortcuts: pd.DataFrame
-    values: pd.DataFrame
     findings: list[str]
 
     def __str__(self) -> str:
-        return "\n".join([*(f"- {finding}" for finding in self.findings), "", *self.shortcut_lines()])
-
-    def shortcut_lines(self) -> list[str]:
-        """The table of shortcuts as aligned text, a header first."""
-        lines = [f"{'property':<16} balanced accuracy      guessing  verdict"]
+        lines = [*(f"- {finding}" for finding in self.findings), ""]
+        lines.append(f"{'property':<16} balanced accuracy      guessing  verdict")
         for row in self.shortcuts.itertuples():
             score = "-" if np.isnan(row.low) else f"{row.balanced_accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]"
-            why = ": the same in all scans" if row.low == row.high == row.chance else ""
-            lines.append(f"{row.property:<16} {score:<22} {row.chance:<9.2f} {row.verdict}{why}")
-        return lines
+            lines.append(f"{row.property:<16} {score:<22} {row.chance:<9.2f} {row.verdict}")
+        return "\n".join(lines)
 
     def as_dict(self) -> dict:
         """Plain JSON types. Scans are named by scan_id."""
         tables = {"same_patient": self.patients, "identical_images": self.identical, "near_identical": self.near,
                   "shortcuts": self.shortcuts}  # fmt: skip
-        rows = {name: table.to_dict("records") for name, table in tables.items()}
-        return plain({"findings": self.findings, **rows, "values_by_class": self.values.to_dict("index")})
+        return plain({"findings": self.findings} | {name: of.to_dict("records") for name, of in tables.items()})
 
 
 def audit(scans: ScanSet, split: pd.DataFrame | None = None, fold: int = 0, progress: bool = True) -> AuditReport:
@@ -95,15 +89,13 @@ def audit(scans: ScanSet, split: pd.DataFrame | None = None, fold: int = 0, prog
     identical = identical_images(table, scans.hashes, split, fold)
     near = near_identical(table, scans.thumbnails(progress=progress), scans.hashes, split, fold, progress)
     scores = shortcuts(table, measured)
-    values = values_by_class(table, measured)
-    known = bool((table["patient"] != "").any())
     findings = [
         *_patient_findings(patients, table, split, fold),
-        _copy_finding("byte-identical", identical, "set", known),
-        _copy_finding("near-identical", near, "pair", known),
-        *_shortcut_findings(scores, values, table["group"].nunique()),
+        _copy_finding("byte-identical", identical),
+        _copy_finding("near-identical", near),
+        *_shortcut_findings(scores),
     ]
-    return AuditReport(patients, identical, near, scores, values, findings)
+    return AuditReport(patients, identical, near, scores, findings)
 
 
 def same_patient(table: pd.DataFrame, split: pd.DataFrame | None = None, fold: int = 0) -> pd.DataFrame:
@@ -134,23 +126,16 @@ def shortcuts(
     PROPERTIES names (ScanSet.measured).
 
     A decision tree (depth TREE_DEPTH, classes weighted to count the same) learns on the scans of some patients and
-    predicts those of the others, in ``folds`` folds over groups of patients. The score is the balanced accuracy: the
-    mean over classes of the share of scans that are predicted right; where the tree is undecided between classes,
-    each counts in equal parts, so that a property that is the same in all scans gets exactly what guessing gets,
-    1 / classes. Few patients whose values are evenly dealt over the classes can score below it: what is frequent in
-    some patients of a class is then rare in the others. The interval (95 %) resamples groups of patients.
+    predicts those of the others, in ``folds`` folds over groups of patients. The score is the balanced accuracy; where
+    the tree is undecided between classes, each counts in equal parts, so that a property that is the same in all scans
+    gets exactly what guessing gets, 1 / classes. The interval (95 %) resamples groups of patients.
 
     Returns a DataFrame of SHORTCUT_COLUMNS, one row a property. verdict: PREDICTS if the whole interval is above
-    chance; NO_SIGN if it reaches no more than MATTERS above it; else TOO_FEW. Where a class has fewer than
-    FEWEST_PATIENTS groups the verdict on a property that varies is TOO_FEW, and without patient numbers, so that no
-    rule can be tried on other patients, NO_PATIENTS; both without a score (NaN). The same for a seed, whatever the
-    order of rows.
-    Raises ValueError if a scan was not measured or there are fewer than two classes.
+    chance; NO_SIGN if it reaches no more than MATTERS above it; else, and where a class has fewer than FEWEST_PATIENTS
+    groups, TOO_FEW; without patient numbers NO_PATIENTS. The same for a seed, whatever the order of rows.
+    Raises KeyError if a scan was not measured, ValueError if there are fewer than two classes.
     """
     table = table.sort_values("scan_id", ignore_index=True)
-    missing = set(table["scan_id"]) - set(measured.index)
-    if missing:
-        raise ValueError(f"{len(missing)} scans were not measured, such as {min(missing)}")
     measured = measured.loc[table["scan_id"]].reset_index(drop=True)
     classes = [name for name in CLASS_NAMES if (table["label"] == name).any()]
     if len(classes) < 2:
@@ -193,41 +178,6 @@ def _right_out_of_fold(values: pd.DataFrame, label: pd.Series, group: pd.Series,
     return own.any(axis=1) / first.sum(axis=1)
 
 
-def values_by_class(table: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """What each of PROPERTIES is in each class, as short text: rows are properties, columns the classes.
-
-    Categories and yes or no as shares of the scans, the most frequent first; numbers as median and range of the
-    middle 90 %.
-    """
-    label = table.set_index("scan_id")["label"].reindex(measured.index)
-    of_class = {name: measured[label == name] for name in CLASS_NAMES if (label == name).any()}
-    return pd.DataFrame({name: _described(values) for name, values in of_class.items()}, index=list(PROPERTIES))
-
-
-def _described(values: pd.DataFrame) -> list[str]:
-    """Each of PROPERTIES in some scans, in words."""
-    low, middle, high = values["brightness"].quantile([0.05, 0.5, 0.95])
-    return [
-        _shares(values["format"] + np.where(values["color"], " in color", "")),
-        _shares(values["width"].astype(str) + " x " + values["height"].astype(str)),
-        f"{(values['border'] > 0).mean():.0%} of scans, {values['border'].mean():.1%} of the area",
-        f"{values['scale_bar'].mean():.0%}",
-        f"{values['canvas'].mean():.0%}",
-        f"{middle:.0f} ({low:.0f} to {high:.0f})",
-    ]
-
-
-def _shares(kinds: pd.Series) -> str:
-    shares = kinds.value_counts(normalize=True)
-    if len(shares) == 1:
-        return str(shares.index[0])
-    shown = [f"{share:.0%} {kind}" for kind, share in shares.head(3).items()]
-    return ", ".join(shown + ([f"{len(shares) - 3} more"] if len(shares) > 3 else []))
-
-
-# --- sentences -------------------------------------------------------------------------------------------------------
-
-
 def _patient_findings(patients: pd.DataFrame, table: pd.DataFrame, split: pd.DataFrame | None, fold: int) -> list[str]:
     checked = {"part": "of the publishers' parts"} if PART in table else {}
     if split is not None:
@@ -236,57 +186,37 @@ def _patient_findings(patients: pd.DataFrame, table: pd.DataFrame, split: pd.Dat
         return ["whether a patient lies in two parts cannot be told: the dataset has no patient numbers"]
     sentences = []
     for where, name in checked.items():
-        if not (patients["where"] == where).any():
+        rows = patients[patients["where"] == where]
+        if rows.empty:
             sentences.append(f"no patient lies in two {name}")
-        for kind, one, many in (
-            ("patient", "patient lies", "patients lie"),
-            ("group", "group of linked patients lies", "groups of linked patients lie"),
-        ):
-            rows = patients[(patients["where"] == where) & (patients["kind"] == kind)]
-            if len(rows):
-                places = [" and ".join(role for role in ROLES if role in places) for places in rows["lies_in"]]
-                counts = ", ".join(f"{place}: {count:,}" for place, count in pd.Series(places).value_counts().items())
-                sentences.append(
-                    f"{_count(len(rows), one, many)} in several {name} ({counts}), with {rows['n'].sum():,} scans; "
-                    f"such as {rows['key'].iloc[0]}"
-                )
+        for kind, found in rows.groupby("kind"):
+            of = f"{len(found):,} {kind}s in several {name}, with {found['n'].sum():,} scans"
+            sentences.append(f"{of}; such as {found['key'].iloc[0]}")
     return sentences
 
 
-def _copy_finding(what: str, sets: pd.DataFrame, unit: str, patients_known: bool) -> str:
-    """A sentence on the sets of identical_images or near_identical. unit: what their ``harmless`` counts."""
-    harmless, end = sets.attrs["harmless"], ""
-    if harmless:
-        no_harm = f"within one patient {'does' if harmless == 1 else 'do'} no harm"
-        end = f"; {_count(harmless, unit, unit + 's')} {no_harm if patients_known else 'with one label in one part'}"
+def _copy_finding(what: str, sets: pd.DataFrame) -> str:
+    """A sentence on the sets of identical_images or near_identical."""
+    harmless = sets.attrs["harmless"]
+    end = f"; {harmless:,} within one patient, or with one label in one part, do no harm" if harmless else ""
     if sets.empty:
         return f"no {what} images in two patients, labels, official parts or roles{end}"
-    places = {"patient": "patients", "label": "labels", "part": "official parts", "role": "roles"}
-    crossed = {name: sum(name in crosses for crosses in sets["crosses"]) for name in places}
-    across = ", ".join(f"different {places[name]}: {count:,}" for name, count in crossed.items() if count)
-    lie = f"{_count(len(sets), 'set', 'sets')} of {what} images ({sets['n'].sum():,} scans) "
-    lie += "lies" if len(sets) == 1 else "lie"
-    leaks = " (a leak)" if crossed["role"] else ""
-    return f"{lie} in {across}{leaks}; such as {' and '.join(sets['scan_ids'].iloc[0][:2])}{end}"
+    crossed = sets["crosses"].explode().value_counts(sort=False)
+    across = ", ".join(f"different {name}s: {count:,}" for name, count in crossed.items())
+    leaks = " (a leak)" if "role" in crossed else ""
+    of = f"sets of {what} images: {len(sets):,}, of {sets['n'].sum():,} scans; {across}{leaks}"
+    return f"{of}; such as {' and '.join(sets['scan_ids'].iloc[0][:2])}{end}"
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
-
-
-def _shortcut_findings(scores: pd.DataFrame, values: pd.DataFrame, patients: int) -> list[str]:
-    sentences = []
-    for row in scores[scores["verdict"] == PREDICTS].itertuples():
-        text = (
-            f"{row.property} {'predict' if row.property == TOGETHER else 'alone predicts'} the class of unseen "
-            f"patients: balanced accuracy {row.balanced_accuracy:.2f} [{row.low:.2f}, {row.high:.2f}], guessing gives "
-            f"{row.chance:.2f}"
-        )
-        if row.property != TOGETHER:
-            text += f" ({'; '.join(f'{name}: {value}' for name, value in values.loc[row.property].items())})"
-        sentences.append(text + ("; the disease itself may change it" if row.property in MAY_BE_DISEASE else ""))
-    for verdict, why in ((TOO_FEW, f"too few patients ({patients})"), (NO_PATIENTS, "no patient numbers")):
-        untold = scores.loc[scores["verdict"] == verdict, "property"].tolist()
-        if untold:
-            sentences.append(f"whether {', '.join(untold)} predict the class cannot be told: {why}")
+def _shortcut_findings(scores: pd.DataFrame) -> list[str]:
+    sentences = [
+        f"{row.property} predicts the class of unseen patients: balanced accuracy {row.balanced_accuracy:.2f} "
+        f"[{row.low:.2f}, {row.high:.2f}], guessing gives {row.chance:.2f}"
+        + ("; the disease itself may change it" if row.property in MAY_BE_DISEASE else "")
+        for row in scores[scores["verdict"] == PREDICTS].itertuples()
+    ]
+    for verdict in (TOO_FEW, NO_PATIENTS):
+        untold = scores.loc[scores["verdict"] == verdict, "property"]
+        if len(untold):
+            sentences.append(f"whether {', '.join(untold)} predict the class {verdict}")
     return sentences or ["neither file format, size, border, scale bar, canvas nor brightness predicts the class"]

@@ -7,7 +7,7 @@ one part and has one role, copies do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -40,12 +40,9 @@ def identical_images(
 
     Returns a DataFrame of COPY_COLUMNS, one row a set, in the order of the table: key (the hash), n (scans), crosses
     (of what it holds several: "patient", "label", "part", "role"), then what it holds, as sorted tuples.
-    ``attrs["harmless"]``: how many sets cross nothing. Raises ValueError for a scan without a hash or a role.
+    ``attrs["harmless"]``: how many sets cross nothing.
     """
-    keys = table["scan_id"].map(hashes)
-    if keys.isna().any():
-        raise ValueError(f"scan {table.loc[keys.isna(), 'scan_id'].iloc[0]} has no hash")
-    return _crossing_sets(_places(table, split, fold), keys)
+    return _crossing_sets(_places(table, split, fold), table["scan_id"].map(hashes))
 
 
 def near_identical(
@@ -63,23 +60,15 @@ def near_identical(
     thumbnails: uint8 (n, 32, 32), in the order of the table (ScanSet.thumbnails).
 
     Two images are near-identical if their perceptual hashes differ in at most HASH_DISTANCE of 255 bits and their
-    details correlate at NEAR or more (see perceptual_hash and similarity). What was measured when NEAR was chosen:
-
-    - copies of 17 real UCSD scans and 96 phantom frames that were recompressed at JPEG quality 50, resized to 80 %,
-      brightened by 15 %, cropped by 1 % at a corner or on all sides, or all of these: .977 and more, all are found
-    - different patients: at most .58 among the real scans, .961 among 98 million pairs of whole phantom frames, which
-      hold less detail than real ones, and .93 among 138 million pairs of phantom bands of 32, 64 and 96 px; none is
-      reported
-    - slices of one patient: .87 at most in seven real pairs, six of them below .20; but up to .997 in phantom frames,
-      240 um apart. Slices that alike cannot be told from copies, so within a patient such pairs are only counted.
+    details correlate at NEAR or more (see perceptual_hash and similarity). Measured when NEAR was chosen: copies that
+    were recompressed, resized to 80 %, brightened by 15 % or cropped by 1 %, .977 and more; different patients at most
+    .961 (98 million pairs of phantom frames; .58 among 17 real scans). Slices of one patient, 240 um apart, reach .997
+    in phantoms, so within a patient such pairs are only counted.
 
     Returns a DataFrame of COPY_COLUMNS and similarity (the least of the pairs that join the set), one row a set; key
     is its first scan_id. ``attrs["harmless"]``: how many near-identical pairs are within one patient, or of unknown
-    patients with the same label, part and role. Time grows with the square of n: half a minute for 108,000 images on
-    one core, in memory of a few kB an image. Raises ValueError for thumbnails of another shape.
+    patients with the same label, part and role. Time grows with the square of n: half a minute for 108,000 images.
     """
-    if thumbnails.ndim != 3 or len(thumbnails) != len(table):
-        raise ValueError(f"expected {len(table)} thumbnails (n, height, width), got shape {thumbnails.shape}")
     places = _places(table, split, fold)
     first, second, likeness = _near_pairs(thumbnails, pd.factorize(table["scan_id"].map(hashes))[0], progress)
 
@@ -106,31 +95,19 @@ def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
     """Booleans (n, 255) that change little when the image does: which low frequencies are above their median.
 
     thumbnails: (n, height, width), at least 16 x 16. The hash of Zauner, Implementation and benchmarking of
-    perceptual image hash functions (2010), of 16 x 16 cosine coefficients instead of 8 x 8: with those, one pair of
-    fifty phantom frames of different patients is within reach, with these one of 100,000.
+    perceptual image hash functions (2010), of 16 x 16 cosine coefficients instead of 8 x 8.
     """
 
-    def signs(images: np.ndarray) -> np.ndarray:
-        low = dctn(images, axes=(1, 2))[:, :HASH_SIDE, :HASH_SIDE].reshape(len(images), -1)[:, 1:]
-        return low > np.median(low, axis=1, keepdims=True)
-
-    return _by_blocks(signs, thumbnails)
+    low = dctn(thumbnails.astype(np.float32), axes=(1, 2))[:, :HASH_SIDE, :HASH_SIDE].reshape(len(thumbnails), -1)
+    return low[:, 1:] > np.median(low[:, 1:], axis=1, keepdims=True)
 
 
 def details(thumbnails: np.ndarray) -> np.ndarray:
     """What is finer than DETAIL_SIGMA, float16 (n, height, width): the thumbnail less itself blurred."""
 
-    def fine(images: np.ndarray) -> np.ndarray:
-        sharp = images - ndimage.gaussian_filter(images, (0, DETAIL_SIGMA, DETAIL_SIGMA))
-        return (sharp - sharp.mean(axis=(1, 2), keepdims=True)).astype(np.float16)
-
-    return _by_blocks(fine, thumbnails)
-
-
-def _by_blocks(work: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
-    """work(images) in float32, BLOCK images at a time."""
-    starts = range(0, len(images), BLOCK)
-    return np.concatenate([work(images[start : start + BLOCK].astype(np.float32)) for start in starts])
+    images = thumbnails.astype(np.float32)
+    sharp = images - ndimage.gaussian_filter(images, (0, DETAIL_SIGMA, DETAIL_SIGMA))
+    return (sharp - sharp.mean(axis=(1, 2), keepdims=True)).astype(np.float16)
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -192,8 +169,6 @@ def _places(table: pd.DataFrame, split: pd.DataFrame | None, fold: int) -> pd.Da
     """scan_id, patient, label, part and role of each scan; NaN where unknown or, for a role, where it has no use."""
     places = table.reindex(columns=["scan_id", "patient", "label", PART])
     role = pd.Series(np.nan, table.index) if split is None else roles_in(table, split, fold)
-    if split is not None and role.isna().any():
-        raise ValueError(f"scan {table.loc[role.isna(), 'scan_id'].iloc[0]} has no role in the split")
     places["role"] = role.where(role != UNUSED)
     return places.where(places != "")
 

@@ -7,13 +7,11 @@ from its beginning for every file that is not the next.
 from __future__ import annotations
 
 import hashlib
-import lzma
 import os
+import shutil
 import stat
-import struct
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,21 +19,13 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import platformdirs
-from tqdm.auto import tqdm
 
 from kdoct_utils.data.images import ScanError, StoredImage, decode_image
 from kdoct_utils.runs import atomic_path
 
 ARCHIVE_DEPTH = 2  # folders below data_root, or below the top of an archive, in which archives are looked for
 ARCHIVE_LEVELS = 3  # archives within one another that are opened
-CHUNK = 1 << 20  # bytes copied or checked at a time
-ENCRYPTED = 0x1  # bit of ZipInfo.flag_bits
 ZIP_LOCK = threading.Lock()  # a ZipFile is read by one thread at a time
-# What zipfile and its decompressors raise for archives that are damaged, or packed in a way they do not know.
-FAULTS = (
-    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error,
-    OSError, EOFError, RuntimeError, ValueError,
-)  # fmt: skip
 
 
 def cache_root() -> Path:
@@ -54,15 +44,6 @@ class File(NamedTuple):
     stamp: str
     read: Callable[[], bytes] | None = None
     unpack: Callable[[], Path] | None = None
-
-
-def crc_of(path: Path, start: int = 0, length: int | None = None) -> int:
-    """CRC-32 of the first ``length`` bytes of a file, or of all of it. start: the CRC of what comes before them."""
-    left = path.stat().st_size if length is None else length
-    with path.open("rb") as file:
-        while left > 0 and (chunk := file.read(min(CHUNK, left))):
-            start, left = zlib.crc32(chunk, start), left - len(chunk)
-    return start
 
 
 class Source:
@@ -97,7 +78,7 @@ class Source:
         file = self.file(name)
         try:
             return file.read() if file.read else Path(file.where).read_bytes()
-        except FAULTS as error:
+        except Exception as error:  # of damaged archives zipfile raises almost anything
             why = getattr(error, "strerror", None) or error
             raise ScanError(f"{self.where(name)}: cannot be read ({why})") from error
 
@@ -125,10 +106,8 @@ def open_source(root: Path, complete: Callable[[Collection[str]], bool]) -> Sour
     complete: whether these file names make up the dataset. Only as long as they do not, the archives among them (at
     most ARCHIVE_DEPTH folders down) are opened, and read as if they had been unpacked where they lie. Where two
     have a file of the same name, the first counts.
-    Raises ScanError for anything else, and for a damaged or encrypted archive.
+    Raises ScanError for anything else, and for a damaged archive.
     """
-    if not root.exists():
-        raise ScanError(f"data_root {root}: no such file or folder")
     if not root.is_dir() and not _is_archive(root.name) and not zipfile.is_zipfile(root):
         raise ScanError(f"data_root {root} is neither a folder nor a zip archive")
     source = Source.of_folder(root) if root.is_dir() else Source(root, packed_files(root, str(root)))
@@ -152,18 +131,16 @@ def open_source(root: Path, complete: Callable[[Collection[str]], bool]) -> Sour
 def packed_files(path: Path, where: str) -> dict[str, File]:
     """Name -> file of all in a zip archive. where: what messages call it.
 
-    Raises ScanError, naming archive and entry, for what is damaged or encrypted.
+    Raises ScanError, naming archive and entry, for what is damaged.
     """
     try:
         archive = zipfile.ZipFile(path)
-    except FAULTS as error:
+    except Exception as error:
         raise ScanError(f"{where}: cannot be read as a zip archive ({error}); was the download cut short?") from error
     found = {}
     for info in archive.infolist():  # of entries with one name the last counts, as in unpacking
         name = info.filename.replace("\\", "/")  # which some packers write
         entry = f"{where} > {name}"
-        if info.flag_bits & ENCRYPTED:
-            raise ScanError(f"{entry}: is encrypted; unpack {where} with its password first")
         if not name.endswith("/") and not any(map(_hidden, name.split("/"))):
             read, unpack = partial(_read_entry, archive, info), partial(_unpack, archive, info, entry)
             found[name] = File(entry, f"{info.file_size}-{info.CRC:08x}", read, unpack)
@@ -176,19 +153,16 @@ def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> Path:
-    """An entry as a file in the cache folder; what lies there counts only if size and CRC agree."""
+    """An entry as a file in the cache folder, copied there once."""
     name = PurePosixPath(info.filename)
     key = hashlib.sha256(f"{name} {info.file_size} {info.CRC}".encode()).hexdigest()[:20]
     path = cache_root() / "archives" / f"{key}{name.suffix}"
-    if path.is_file() and path.stat().st_size == info.file_size and crc_of(path) == info.CRC:
+    if path.is_file() and path.stat().st_size == info.file_size:
         return path
-    bar = tqdm(total=info.file_size, desc=f"unpacking {name.name}", unit="B", unit_scale=True, delay=1)
     try:
-        with bar, atomic_path(path) as temporary, temporary.open("wb") as file, archive.open(info) as packed:
-            while chunk := packed.read(CHUNK):  # the last read raises if the CRC is not the entry's
-                file.write(chunk)
-                bar.update(len(chunk))
-    except FAULTS as error:
+        with atomic_path(path) as temporary, temporary.open("wb") as file, archive.open(info) as packed:
+            shutil.copyfileobj(packed, file, 1 << 20)  # the last read raises if the CRC is not the entry's
+    except Exception as error:
         raise ScanError(f"{where}: cannot be unpacked to {path.parent} ({error})") from error
     return path
 
@@ -199,18 +173,14 @@ def _walk(root: str) -> Iterator[tuple[str, str]]:
     def stop(error: OSError) -> None:
         raise ScanError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
-    seen = set()
+    seen = set()  # links may run in circles
     for folder, folders, names in os.walk(root, followlinks=True, onerror=stop):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()  # links may run in circles
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        kept = [name for name in folders if not _hidden(name)]
-        # Links come last, so that a folder bears its own name where it has one.
-        folders[:] = sorted(kept, key=lambda name: os.path.islink(os.path.join(folder, name)))
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not _hidden(name))
         place = "" if folder == root else Path(folder).relative_to(root).as_posix() + "/"
-        yield from ((place + name, folder + os.sep + name) for name in names if not _hidden(name))
+        if real not in seen:
+            yield from ((place + name, os.path.join(folder, name)) for name in names if not _hidden(name))
+        seen.add(real)
 
 
 def _stamp(path: str) -> str | None:

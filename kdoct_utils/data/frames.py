@@ -93,8 +93,7 @@ def find_scale_bar(pixels: np.ndarray) -> Box | None:
     """The box that holds a colored scale bar, with the pixels that JPEG changed around it; None where there is none.
 
     The rule: pixels whose channels differ by more than COLOR, all within a box of at most BAR_EXTENT of the width and
-    of the height; that box, grown by JPEG_BLOCK. A frame that is colored more widely holds no bar: it is in false
-    colors, and its luminance is used. A frame stored in grey holds none that could be told from tissue.
+    of the height; that box, grown by JPEG_BLOCK. A frame that is colored more widely is in false colors.
     """
     if pixels.ndim == 2:
         return None
@@ -111,10 +110,8 @@ def find_canvas(image: np.ndarray) -> Box | None:
     """The rectangle of a small picture on a black canvas; None for an ordinary frame. image: grey (height, width).
 
     The rule: a pixel above BLACK is lit; the picture reaches from the first to the last row, and column, with at
-    least LIT times as many lit pixels as the fullest one. It lies on a canvas if the rows beside it are at least
-    CANVAS_MARGIN of the height, and the columns beside it as much of the width, and nothing but what JPEG leaves at
-    its edge is lit there. Both are asked, since some scanners leave black rows above a retina, but no black columns
-    beside it: a retina runs from side to side.
+    least LIT times as many lit pixels as the fullest one. It lies on a canvas if CANVAS_MARGIN of the height and of
+    the width or more lie beside it, and nothing but what JPEG leaves at its edge is lit there.
     """
     lit = image > BLACK
     rows, columns = lit.mean(axis=1), lit.mean(axis=0)
@@ -132,11 +129,9 @@ def find_canvas(image: np.ndarray) -> Box | None:
 def border_mask(image: np.ndarray) -> np.ndarray:
     """Find the white borders that registration leaves, as a boolean mask of the image's shape, (height, width).
 
-    Registration turns and shifts the frame, so what it leaves uncovered lies beyond a straight line; such a piece
-    always holds a corner of the frame, and its depth changes slowly along each side. So: from each of the four
-    sides, the run of white pixels inward; its running median, which ignores a bright retinal layer that touches
-    the side; only runs joined without a gap to an end of that side; grown by BORDER_GROWN pixels, in proportion to
-    the height where it is less than a Spectralis frame's, and by at least one.
+    What registration leaves uncovered lies beyond a straight line and holds a corner of the frame. So: from each of
+    the four sides, the run of white pixels inward; its running median, which ignores a bright retinal layer that
+    touches the side; only runs joined without a gap to an end of that side; grown by BORDER_GROWN pixels.
     """
     white = image >= WHITE
     mask = np.zeros_like(white)
@@ -167,8 +162,7 @@ def _border_depth(white: np.ndarray) -> np.ndarray:
 def fill_borders(image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """Replace white registration borders by the picture mirrored at their edge: a new uint8 (height, width).
 
-    A mirrored picture has the noise and the brightness of its neighborhood and no edge, so a border gives a network
-    nothing to learn the class from. mask: replace these pixels, boolean (height, width); None for border_mask's.
+    mask: replace these pixels, boolean (height, width); None for border_mask's.
     Raises ScanError if the whole image is white.
     """
     mask = border_mask(image) if mask is None else mask

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")  # what is decoded; Pillow's others may start programs or need plugins
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")  # of Pillow, beside the 16-bit ones
 SMALLEST_SIDE = 16  # pixels; anything smaller is no B-scan
 MOST_PIXELS = 2**24  # 34 times a Spectralis frame; anything larger is no B-scan, or is made to fill the memory
 FEWEST_DEEP_LEVELS = 2**14  # of a 16-bit image; darker ones hold 10, 12 or 14 bits, and their upper 8 are near black
-TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag, and its value in negatives
 JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"  # markers; neither occurs within compressed data
 
 
@@ -51,10 +50,8 @@ def decode_image(content: bytes, name: str) -> StoredImage:
 
     16-bit images keep their upper eight bits; a grey palette becomes grey; an image turned by its EXIF tag is turned
     upright, as viewers show it. Raises ScanError, with the name, for an image that is empty, cut off or damaged, holds
-    several pictures, is partly transparent, is stored with 32 bits or in CMYK, or has too few or too many pixels.
+    several pictures, is stored with 32 bits or in CMYK, or has too few or too many pixels.
     """
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise ScanError(f"{name}: not read, since PIL.ImageFile.LOAD_TRUNCATED_IMAGES lets cut-off files pass")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_header(image, content)
@@ -83,8 +80,7 @@ def _check_header(image: Image.Image, content: bytes) -> None:
     if pictures > 1:
         raise ScanError(f"it holds {pictures} pictures; a B-scan is one: save each as a file of its own")
     if image.mode not in MODES and not deep:
-        wanted = "save it as grey or RGB with 8 bits, or as grey with 16"
-        raise ScanError(f"it is stored as Pillow's {image.mode!r}; {wanted}")
+        raise ScanError(f"it is stored as Pillow's {image.mode!r}; save it as grey or RGB with 8 bits")
     # Decoders make something of a file whose end was lost and filled with zeros: only its last marker tells.
     if image.format == "JPEG" and content.rfind(JPEG_END) < content.rfind(JPEG_SCAN):
         raise ScanError("cannot be read as an image (the end of the JPEG is missing)")
@@ -92,15 +88,10 @@ def _check_header(image: Image.Image, content: bytes) -> None:
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
     """uint8 (height, width) or (height, width, 3). image: decoded, in one of MODES or with 16 bits."""
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-        raise ScanError("it is partly transparent, and what shows through is not told: save it without transparency")
     if image.mode.startswith("I"):
         deep = np.asarray(image)
-        if getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow turns it for 8 bits only
-            deep = 65535 - deep
         if deep.max() < FEWEST_DEEP_LEVELS:
-            reach = f"its 16 bits reach no more than {deep.max()} of 65535"
-            raise ScanError(f"{reach}; if they hold 10, 12 or 14 bits, save it with 8")
+            raise ScanError(f"its 16 bits reach no more than {deep.max()} of 65535; save it with 8")
         return (deep >> 8).astype(np.uint8)
     if image.mode in ("1", "L", "LA"):
         return np.array(image.convert("L"))

@@ -133,7 +133,12 @@ def read_scans(
         found, hashes, render = _draw_phantoms(dataset, data_root, profile, seed)
         drawn_size = profile.resize_size
     else:
-        found = READERS[dataset](_existing_root(dataset, data_root), options)
+        if data_root is None or str(data_root) == "":
+            raise ScanError(f"{dataset} needs data_root; expected there: {info.layout}")
+        root = Path(data_root).expanduser()
+        if not root.exists():
+            raise ScanError(f"data_root {data_root}: no such file or folder")
+        found = READERS[dataset](root, options)
         source = found.source
         if found.table.empty:
             raise ScanError(f"{data_root} holds no scans of {dataset}; expected: {info.layout}")
@@ -159,15 +164,6 @@ def read_scans(
     provenance = _provenance(info, table, found, class_names, options)
     further = [column for column in found.table if column not in SCAN_COLUMNS]
     return ScanSet(table[SCAN_COLUMNS + further], provenance, class_names, hashes, source, render, drawn_size)
-
-
-def _existing_root(dataset: str, data_root: str | Path | None) -> Path:
-    if data_root is None or str(data_root) == "":
-        raise ScanError(f"{dataset} needs data_root; expected there: {DATASETS[dataset].layout}")
-    root = Path(data_root).expanduser()
-    if not root.exists():
-        raise ScanError(f"data_root {data_root}: no such file or folder")
-    return root
 
 
 def _draw_phantoms(
@@ -255,20 +251,13 @@ def linked_pairs(table: pd.DataFrame, hashes: dict[str, str]) -> pd.DataFrame:
     pairs = pairs[pairs["patient"] < pairs["patient_twin"]]
     pairs = pairs.assign(contradictory=pairs["patient_class"] != pairs["patient_class_twin"])
 
-    def joined(classes: pd.Series) -> str:
-        return "/".join(sorted(set(classes)))
-
-    return (
-        pairs.groupby(["patient", "patient_twin"])
-        .agg(
-            scans=("image", "nunique"),
-            patient_class=("patient_class", joined),
-            twin_class=("patient_class_twin", joined),
-            contradictory=("contradictory", "any"),
-        )
-        .reset_index()
-        .rename(columns={"patient_twin": "twin"})
-    )
+    grouped = pairs.rename(columns={"patient_twin": "twin"}).groupby(["patient", "twin"])
+    return grouped.agg(
+        scans=("image", "nunique"),
+        patient_class=("patient_class", lambda classes: "/".join(sorted(set(classes)))),
+        twin_class=("patient_class_twin", lambda classes: "/".join(sorted(set(classes)))),
+        contradictory=("contradictory", "any"),
+    ).reset_index()
 
 
 def _note_links(table: pd.DataFrame, hashes: dict[str, str], found: Found) -> None:
@@ -293,17 +282,14 @@ def _note_links(table: pd.DataFrame, hashes: dict[str, str], found: Found) -> No
         ("patients share images", pairs[~pairs["contradictory"]]),
         ("patients share images and contradict each other in their class", contradictory),
     ):
-        if len(of):
-            names = [
-                f"{row.patient} ({row.patient_class}) = {row.twin} ({row.twin_class}), images shared: {row.scans}"
-                for row in of.head(PAIRS_NAMED).itertuples()
-            ]
-            more = f"; and {len(of) - PAIRS_NAMED} more pairs" if len(of) > PAIRS_NAMED else ""
-            found.notes.append(f"{sentence}: {'; '.join(names)}{more}")
+        names = [
+            f"{row.patient} ({row.patient_class}) = {row.twin} ({row.twin_class}), images shared: {row.scans}"
+            for row in of.head(PAIRS_NAMED).itertuples()
+        ]
+        found.notes += [f"{sentence}: {'; '.join(names)}" + (", ..." if len(of) > PAIRS_NAMED else "")] if names else []
     in_test = table[PART] == "test" if PART in table else pd.Series(False, table.index)
     for what, keys in (("patients", table["patient"]), ("images", image)):
         held_out = set(keys[in_test]) - {UNKNOWN_PATIENT}
-        shared = held_out & set(keys[~in_test])
-        if shared:
+        if shared := held_out & set(keys[~in_test]):
             share = f"{len(shared)} of {len(held_out)} {what} of the test part ({len(shared) / len(held_out):.1%})"
             found.notes.append(f"{share} are in train or validation too")

@@ -48,8 +48,8 @@ def make_splits(
     hold "folds" (the number made) and "warnings" (a list of sentences: fewer folds, a class absent from a role).
     The same for the same table and seed, whatever the order of rows.
 
-    Raises SplitError for missing columns, repeated scan_ids, an empty class, a class with one group, fewer than two
-    folds, and for scans whose patient is not known.
+    Raises SplitError for missing columns, repeated scan_ids, an empty class, a class with one group, and for scans
+    whose patient is not known.
     """
     _check_table(table, folds)
     unknown = int((table["patient"] == "").sum()) if "patient" in table else 0
@@ -128,8 +128,6 @@ def _check_table(table: pd.DataFrame, folds: int) -> None:
     missing = [column for column in required if column not in table.columns]
     if missing:
         raise SplitError(f"the scan table lacks {', '.join(missing)}; required: {', '.join(required)}")
-    if folds < 2:
-        raise SplitError(f"folds must be at least 2, not {folds}")
     if table.empty:
         raise SplitError("the scan table is empty")
     for column in ("patient_class", "label"):
@@ -139,8 +137,6 @@ def _check_table(table: pd.DataFrame, folds: int) -> None:
     repeated = table.loc[table["scan_id"].duplicated(), "scan_id"]
     if len(repeated):
         raise SplitError(f"{len(repeated)} repeated scan_ids, the first is {repeated.iloc[0]}")
-    if table["group"].isna().any():
-        raise SplitError(f"scan {table.loc[table['group'].isna(), 'scan_id'].iloc[0]} has no group")
 
 
 def _tiny_classes(held: pd.Series, class_names: Sequence[str] | None, allow_tiny: bool) -> list[str]:
@@ -216,10 +212,9 @@ def load_splits(path: str | Path, table: pd.DataFrame, expected_hash: str | None
     Raises SplitError if the file is missing or malformed, its hash differs, its scans or groups are not the table's,
     or a scan lacks a role in some fold.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise SplitError(f"{path}: no such split file; make_splits and save_splits write one")
-    content = path.read_bytes()
+    content = Path(path).read_bytes()
     found_hash = hashlib.sha256(content).hexdigest()
     if expected_hash is not None and found_hash != expected_hash:
         raise SplitError(f"{path} is not the expected split: SHA-256 {found_hash[:12]}..., not {expected_hash[:12]}...")
@@ -230,31 +225,17 @@ def load_splits(path: str | Path, table: pd.DataFrame, expected_hash: str | None
         raise SplitError(f"{path}: cannot be read as a split file ({error})") from error
     if list(split.columns) != SPLIT_COLUMNS:
         raise SplitError(f"{path}: columns {', '.join(split.columns)}; expected {', '.join(SPLIT_COLUMNS)}")
-    wrong = sorted(set(split["role"]) - {*ROLES, UNUSED})
-    if wrong:
-        raise SplitError(f"{path}: unknown role {wrong[0]!r}; valid roles: {', '.join([*ROLES, UNUSED])}")
-    _check_belongs(path, split, table)
-    folds = int(split["fold"].nunique())
-    split.attrs = {"folds": folds, "warnings": _missing_classes(table, split), "hash": found_hash}
-    return split
-
-
-def _check_belongs(path: Path, split: pd.DataFrame, table: pd.DataFrame) -> None:
     groups = table.set_index("scan_id")["group"]
-    for what, names in (
-        ("the scan table lacks", set(split["scan_id"]) - set(groups.index)),
-        ("the file lacks", set(groups.index) - set(split["scan_id"])),
-    ):
-        if names:
-            raise SplitError(f"{path} is the split of other scans: {what} {len(names)} of them, such as {min(names)}")
-    moved = set(split.loc[split["group"] != split["scan_id"].map(groups), "scan_id"])
-    if moved:
-        raise SplitError(f"{path}: {len(moved)} scans have another group than in the scan table, such as {min(moved)}")
+    known = split["scan_id"].map(groups)  # NaN for a scan that the table lacks
     folds = sorted(split["fold"].unique())
-    if len(split) != len(groups) * len(folds) or split.duplicated(["fold", "scan_id"]).any():
+    others = set(split.loc[split["group"] != known, "scan_id"]) | (set(groups.index) - set(split["scan_id"]))
+    if others:
+        raise SplitError(f"{path} is the split of other scans or groups: {len(others)} differ, such as {min(others)}")
+    wrong = not split["role"].isin([*ROLES, UNUSED]).all() or folds != list(range(len(folds)))
+    if wrong or len(split) != len(groups) * len(folds) or split.duplicated(["fold", "scan_id"]).any():
         raise SplitError(f"{path}: not every scan has exactly one role in every fold")
-    if folds != list(range(len(folds))):
-        raise SplitError(f"{path}: folds are {', '.join(map(str, folds))}; expected 0 to {len(folds) - 1}")
+    split.attrs = {"folds": len(folds), "warnings": _missing_classes(table, split), "hash": found_hash}
+    return split
 
 
 def roles_in(table: pd.DataFrame, split: pd.DataFrame, fold: int) -> pd.Series:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -23,7 +21,7 @@ UNKNOWN_PATIENT = ""  # a dataset that gives no patients cannot be split by pati
 FOUND_COLUMNS = ["scan_id", "path", "patient", "eye", "slice", "patient_class", "label"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 
-NAMES_SHOWN = 4  # folders or files that a message names before it counts the rest
+NAMES_SHOWN = 4  # files in a message
 _UCSD_FOLDERS = "(?:CNV|DME|DRUSEN|NORMAL)"
 # One file name that only this dataset has: how a layout is recognized wherever it lies, up to four folders deep.
 _SIGNS = {
@@ -72,38 +70,21 @@ def places(dataset: str, names: Iterable[str]) -> list[str]:
 
 def unexpected_layout(dataset: str, root: Path, names: Iterable[str], because: str = "") -> ScanError:
     """The error for a data_root that is not laid out as its dataset is: what is expected, what was found instead,
-    where it seems to lie, and where the dataset is to be had.
+    and where the dataset is to be had.
 
     names: of all files under root, relative, with forward slashes. because: a sentence on what lacks, if known.
     """
-    names, info = sorted(names), DATASETS[dataset]
-    lines = [f"{root} is not laid out as {dataset} is." + (f" {because}" if because else "")]
-    lines += [f"  expected: {info.layout}", f"  found: {_summary(names)}"]
+    names, info = sorted(names, key=lambda name: (name.count("/"), name)), DATASETS[dataset]
+    such = f", such as {', '.join(names[:NAMES_SHOWN])}" if names else ""
+    lines = [f"{root} is not laid out as {dataset} is. {because}".rstrip(), f"  expected: {info.layout}"]
+    lines.append(f"  found: {len(names)} files{such}")
     deeper = [place for place in places(dataset, names) if place]
-    others = [(name, place) for name in _SIGNS if name != dataset for place in places(name, names)[:1]]
     if deeper:
         lines.append(f"  {dataset} seems to lie deeper: data_root {root / deeper[0]}")
-    else:
-        lines += [f"  it looks like {name}: dataset {name}, data_root {root / place}" for name, place in others]
     if info.url:
         lines.append(f"  {info.title} is to be had at {info.url} (license: {info.license}; cite {info.citation})")
         lines += [f"  {info.download}"] if info.download else []
     return ScanError("\n".join(lines))
-
-
-def _summary(names: list[str]) -> str:
-    """What lies under a folder in one line: folders and files of its first level, images by suffix."""
-
-    def some(kind: str, of: list[str]) -> str:
-        shown = ", ".join(of[:NAMES_SHOWN]) + (", ..." if len(of) > NAMES_SHOWN else "")
-        return f"{len(of)} {kind}{'s' if len(of) > 1 else ''} ({shown})" if of else f"no {kind}s"
-
-    if not names:
-        return "no files"
-    folders = some("folder", sorted({name.split("/")[0] for name in names if "/" in name}))
-    suffixes = Counter(PurePosixPath(name).suffix.lower() for name in names)
-    images = ", ".join(f"{suffixes[suffix]} {suffix}" for suffix in IMAGE_SUFFIXES if suffixes[suffix]) or "none"
-    return f"{folders}, {some('file', [name for name in names if '/' not in name])}; images: {images}"
 
 
 def class_name(spelling: object, dataset: str, where: str) -> str:
@@ -137,69 +118,42 @@ def nearest_table(dataset: str, file_name: str, source: Source) -> str:
 def parse_table(content: bytes, where: str, required: list[str], filled: Iterable[str] = ()) -> pd.DataFrame:
     """A CSV file as stripped strings, with the further column ``line``: each row's line in the file.
 
-    where: what messages call the file. filled: columns that no row may leave empty.
-    Blank lines, and rows with nothing in the required columns, are no rows.
-    Raises ScanError, naming file and line, if it is not UTF-8 text separated by commas, a row has more or fewer
-    fields than the header, a field runs over several lines (a quote that is not closed), a column lacks or occurs
-    twice, or there are no rows.
+    where: what messages call the file. required: columns. filled: those that no row may leave empty. Blank lines are
+    no rows.
+    Raises ScanError, naming file and line, if it is no UTF-8 text separated by commas, a row has more or fewer fields
+    than the header, a field holds a line break (a quote that is not closed), a column lacks or occurs twice, or there
+    are no rows.
     """
-    columns, rows, lines = _parse_rows(_as_text(content, where), where)
+    lines, rows = [], []
+    try:
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                rows.append([field.strip() for field in fields])
+                lines.append(reader.line_num)
+    except (csv.Error, UnicodeDecodeError) as error:
+        line = content.count(b"\n", 0, error.start) + 1 if isinstance(error, UnicodeError) else reader.line_num
+        raise ScanError(f"{where}, line {line}: cannot be read as a CSV file in UTF-8 ({error})") from error
+    columns = rows[0] if rows else []
     missing = [column for column in required if column not in columns]
     if missing:
-        separator = {";": "semicolons", "\t": "tabs"}
-        wrong = [name for sign, name in separator.items() if len(columns) == 1 and sign in columns[0]]
         raise ScanError(
-            f"{where}: wrong columns, {', '.join(missing)} not found; required: {', '.join(required)}; "
-            f"found: {', '.join(columns)}"
-            + (f" (the fields are separated by {wrong[0]}; save the file with commas)" if wrong else "")
+            f"{where}: wrong columns, {', '.join(missing)} not found; required: {', '.join(required)}, separated by "
+            f"commas; found: {', '.join(columns) or 'none'}"
         )
-    twice = [column for column, times in Counter(columns).items() if times > 1]
-    if twice or "line" in columns:
-        problem = f"column {twice[0]!r} occurs twice" if twice else "a column may not be called line; rename it"
-        raise ScanError(f"{where}: {problem}")
-    table = pd.DataFrame(rows, columns=columns, dtype=object).assign(line=lines)
-    table = table[(table[required] != "").any(axis=1)]
-    if table.empty:
+    for line, fields in zip(lines, rows, strict=True):
+        if len(fields) != len(columns):
+            raise ScanError(f"{where}, line {line}: {len(fields)} fields, the header has {len(columns)}")
+        if any("\n" in field or "\r" in field or "\0" in field for field in fields):
+            raise ScanError(f"{where}, line {line}: a line break or a zero byte in a field; is a quote missing?")
+    if len({*columns, "line"}) <= len(columns):
+        raise ScanError(f"{where}: a column occurs twice, or is called line; found: {', '.join(columns)}")
+    if len(rows) < 2:
         raise ScanError(f"{where}: no rows")
+    table = pd.DataFrame(rows[1:], columns=columns, dtype=object).assign(line=lines[1:])
     for column in filled:
         check_rows(table, table[column] == "", where, f"{column} is empty")
-    return table.reset_index(drop=True)
-
-
-def _as_text(content: bytes, where: str) -> str:
-    def line(position: int) -> int:
-        return content.count(b"\n", 0, position) + 1
-
-    if b"\0" in content:
-        kind = "UTF-16 text?" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "a damaged file?"
-        raise ScanError(f"{where}, line {line(content.index(0))}: a zero byte ({kind} save it as UTF-8)")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ScanError(f"{where}, line {line(error.start)}: cannot be read as UTF-8 text ({error.reason})") from error
-
-
-def _parse_rows(text: str, where: str) -> tuple[list[str], list[list[str]], list[int]]:
-    """Header, rows and their lines of comma-separated text; every field stripped."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows, lines = [], []
-    try:
-        for fields in reader:
-            if any("\n" in field or "\r" in field for field in fields):
-                line = reader.line_num
-                raise ScanError(f"{where}, line {line}: a field runs over several lines; is a quote missing?")
-            fields = [field.strip() for field in fields]
-            if any(fields):
-                rows.append(fields)
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise ScanError(f"{where}, line {reader.line_num}: cannot be read as a CSV file ({error})") from error
-    if not rows:
-        raise ScanError(f"{where}: cannot be read as a CSV file (it is empty)")
-    for fields, line in zip(rows, lines, strict=True):
-        if len(fields) != len(rows[0]):
-            raise ScanError(f"{where}, line {line}: {len(fields)} fields, the header has {len(rows[0])}")
-    return rows[0], rows[1:], lines[1:]
+    return table
 
 
 def check_rows(table: pd.DataFrame, wrong: pd.Series, where: str, problem: str) -> None:

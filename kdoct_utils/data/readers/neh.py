@@ -48,7 +48,8 @@ def read_neh(root: Path, options: DataOptions) -> Found:
     distinct = common.without_copies(table, NEH_COLUMNS, "Directory", found, where)
     rows, table = table, _resolve_files(distinct, files, found, where)
     found.counts = _counts(rows, distinct["Directory"].isin(files), table)
-    _note_disagreements(table, files, found)
+    images = set(filter(_CASE_IMAGE.fullmatch, files))
+    found.refuse("image without a row in the table", images - set(table["file"]))
     found.table = table.assign(
         scan_id="neh/" + table["file"],
         path=place + table["file"],
@@ -93,9 +94,7 @@ def _resolve_files(table: pd.DataFrame, files: list[str], found: Found, where: s
 
 
 def _counts(rows: pd.DataFrame, with_file: pd.Series, scans: pd.DataFrame) -> dict[str, int]:
-    """Of all rows as published, how many pass the worst-case filter; of the distinct ones, how many have a file; of the
-    scans, how many there are, of how many patients and eyes, and of each class folder with each label.
-    """
+    """What DatasetInfo.published_counts has. rows: as published; with_file: of the distinct ones; scans: as read."""
     passed = Counter(rows.loc[rows["class"] == rows["label"], "label"])
     patients = scans["class"] + "/" + scans["Patient ID"]
     pairs = Counter(zip(scans["class"], scans["label"], strict=True))
@@ -111,19 +110,3 @@ def _counts(rows: pd.DataFrame, with_file: pd.Series, scans: pd.DataFrame) -> di
         "worst-case scans": sum(pairs[name, name] for name in NEH_CLASSES),
         **{f"{name.upper()} folder, {of} label": pairs[name, of] for name in NEH_CLASSES for of in NEH_CLASSES},
     }
-
-
-def _note_disagreements(table: pd.DataFrame, files: list[str], found: Found) -> None:
-    """Say where file names, folders and rows do not agree, and which images have no row."""
-    spelled = table["file"].str.extract(r"_([A-Za-z]+)\.[A-Za-z]+$")[0].str.lower()
-    case = table["file"].str.lower().str.extract(r"^([^/]+/[^/]+)/")[0]
-    row_case = table["class"] + "/" + table["Patient ID"].str.lower()
-    for sentence, differ in (
-        ("file names carry another label than their row", spelled.notna() & (spelled != table["label"])),
-        ("files lie under another class or patient than their row says", case != row_case),
-    ):
-        if differ.any():
-            first = table.loc[differ, "file"].min()
-            found.notes.append(f"{int(differ.sum())} {sentence}, such as {first}; the row counts")
-    images = set(filter(_CASE_IMAGE.fullmatch, files))
-    found.refuse("image without a row in the table", images - set(table["file"]))

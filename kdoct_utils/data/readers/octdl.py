@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kdoct_utils.data.files import Source, open_source
-from kdoct_utils.data.images import ScanError
+from kdoct_utils.data.files import open_source
 from kdoct_utils.data.readers import common
 from kdoct_utils.data.readers.common import Found
 from kdoct_utils.datasets import DataOptions
@@ -23,7 +22,6 @@ OCTDL_IMAGES = "OCTDL"
 OCTDL_COLUMNS = ["file_name", "disease", "condition", "patient_id", "eye", "sex", "year"]
 MISSING = "0"  # stands for a value that is not known
 LEFT_OUT = "left out"
-NAMED = 5  # patients in one note
 
 
 class Rule(NamedTuple):
@@ -80,8 +78,8 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
     string, "unknown" where it is 0). slice is the last number of the file name. The extension may be any of
     common.IMAGE_SUFFIXES, and letter case may differ; rows without an image are refused and counted.
 
-    Raises ScanError, naming the line, for a disease with a condition that RULES do not know, other values of eye,
-    sex or year, a missing patient_id, and one that is not the file name's.
+    Raises ScanError, naming the line, for a disease with a condition that RULES do not know, an empty field, and a
+    patient_id that is not the file name's.
     """
     source = open_source(root, _complete)
     table_name = common.nearest_table("octdl", OCTDL_TABLE, source)
@@ -90,14 +88,14 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
     found = Found(table, source)
     table = common.without_copies(table, OCTDL_COLUMNS, "file_name", found, where)
     table = _checked(table, where)
-    table["file"] = _image_names(table, source, PurePosixPath(table_name).parent)
+    files = {_key(name): name for name in source.files() if common.is_image(name)}
+    listed = table["disease"] + "/" + table["file_name"]
+    table["file"] = listed.str.lower().map(files)
     if table["file"].isna().all():
-        first = table["published"].iloc[0]
-        because = f"None of the {len(table)} images that {OCTDL_TABLE} lists is there, such as {first}."
+        because = f"None of the {len(table)} images that {OCTDL_TABLE} lists is there, such as {listed.iloc[0]}."
         raise common.unexpected_layout("octdl", root, source.files(), because)
-    found.refuse("no such file", table.loc[table["file"].isna(), "published"])
-    listed = {"", *(table["disease"] + "/" + table["file_name"]).str.lower()}
-    found.refuse("image without a row in the table", [name for name in source.files() if _key(name) not in listed])
+    found.refuse("no such file", listed[table["file"].isna()])
+    found.refuse("image without a row in the table", [files[key] for key in files.keys() - set(listed.str.lower())])
     table = table[table["file"].notna()]
     found.counts, found.notes = _counts(table), _notes(table)
     for reason, rows in table[table["label"] == ""].groupby("why"):
@@ -123,14 +121,6 @@ def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """Add the columns slice (the last number of the file name, <disease>_<patient_id>_<number>), label ("" where the
     scan is left out) and why (by RULES; letter case does not count).
     """
-    for column, pattern, valid in (
-        ("patient_id", r"0*[1-9]\d*", "a whole number above 0"),
-        ("eye", "OD|OS|0", "OD, OS, 0 (not known)"),
-        ("sex", "F|M|0", "F, M, 0 (not known)"),
-        ("year", r"0|\d{4}", "four digits, 0 (not known)"),
-    ):
-        wrong = ~table[column].str.fullmatch(pattern)
-        common.check_rows(table, wrong, where, f"{column} is {{{column}!r}}; valid: {valid}")
     parts = table["file_name"].str.extract(r"_(\d+)_(\d+)$")
     problem = "file_name {file_name} names another patient than patient_id {patient_id}"
     common.check_rows(table, parts[0].notna() & (parts[0] != table["patient_id"]), where, problem)
@@ -145,34 +135,14 @@ def _checked(table: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def _key(name: str) -> str:
-    """What a file is called in the table, <disease>/<file_name> in small letters; "" for what is no image."""
+    """What a file is called in the table, <disease>/<file_name> in small letters."""
     path = PurePosixPath(name.lower())
-    return f"{path.parent.name}/{path.stem}" if common.is_image(path.name) else ""
+    return f"{path.parent.name}/{path.stem}"
 
 
 def _complete(names: Collection[str]) -> bool:
     diseases = {rule.disease.lower() for rule in RULES}
     return bool(common.places("octdl", names)) and any(_key(name).split("/")[0] in diseases for name in names)
-
-
-def _image_names(table: pd.DataFrame, source: Source, place: PurePosixPath) -> list[str | None]:
-    """The source's name of each row's image, None where there is none.
-
-    place: the folder of the table. Adds the column ``published``: where the image lies as published.
-    Raises ScanError if that is not there, and several others may be it.
-    """
-    candidates: dict[str, list[str]] = {}
-    for name in source.files():
-        candidates.setdefault(_key(name), []).append(name)
-    inside = table["disease"] + "/" + table["file_name"]
-    table["published"] = [str(place / OCTDL_IMAGES / f"{name}.jpg") for name in inside]
-    names: list[str | None] = []
-    for key, published in zip(inside.str.lower(), table["published"], strict=True):
-        found = candidates.get(key, [None])
-        if published not in found and len(found) > 1:
-            raise ScanError(f"{source.root}: {published} is not there, and may be any of {', '.join(found)}")
-        names.append(published if published in found else found[0])
-    return names
 
 
 def _counts(table: pd.DataFrame) -> dict[str, int]:
@@ -187,21 +157,10 @@ def _counts(table: pd.DataFrame) -> dict[str, int]:
 
 
 def _notes(table: pd.DataFrame) -> list[str]:
-    outcome = table["label"].replace("", LEFT_OUT)
     notes = ["the class of the whole patient is not given: patient_class repeats the label"]
-    for sentence, values in (
-        ("in several diseases", table["disease"]),
-        ("with scans of several classes, or with some left out", outcome),
-        ("listed with several sexes", table["sex"]),
-        ("listed with several years", table["year"]),
-    ):
-        several = values[values != MISSING].groupby("octdl/" + table["patient_id"]).unique()
-        several = several[several.map(len) > 1]
-        if len(several):
-            named = "; ".join(f"{patient} ({', '.join(sorted(of))})" for patient, of in several.head(NAMED).items())
-            more = f" and {len(several) - NAMED} more" if len(several) > NAMED else ""
-            notes.append(f"patients {sentence}: {len(several)}, {named}{more}")
-    blank = (table["eye"] == MISSING) & (table["label"] != "")
-    if blank.any():
-        notes.append(f"{int(blank.sum())} scans of the course's classes give no eye")
+    for where, values in (("diseases", table["disease"]), ("classes", table["label"].replace("", LEFT_OUT))):
+        held = values.groupby("octdl/" + table["patient_id"]).unique()
+        several = [f"{patient} ({', '.join(sorted(of))})" for patient, of in held.items() if len(of) > 1]
+        if several:
+            notes.append(f"patients with scans in several {where}: {len(several)}, such as {'; '.join(several[:5])}")
     return notes

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdoct_utils.data.files import FAULTS, File, Source, packed_files
-from kdoct_utils.data.images import SMALLEST_SIDE, ScanError, StoredImage
+from kdoct_utils.data.files import File, Source, packed_files
+from kdoct_utils.data.images import ScanError, StoredImage
 from kdoct_utils.data.readers import common
 from kdoct_utils.data.readers.common import Found
 from kdoct_utils.data.splits import PART
@@ -37,29 +37,23 @@ def read_octmnist(root: Path, options: DataOptions) -> Found:
     notes say what that means for a result. No array is ever in memory whole: each is unpacked to the cache folder.
 
     Raises ScanError for several files in a folder, another MD5, missing arrays, pictures that are not square uint8,
-    labels that are no whole numbers from 0 to 3, and arrays of one part that differ in length.
+    and labels that are not a whole number from 0 to 3 for each picture.
     """
     path = _the_file(root)
     notes = _check_md5(path, options.verify)
     packed, status = packed_files(path, str(path)), path.stat()
     stamp = f"{status.st_size}-{status.st_mtime_ns}"
-    tables, pictures, sides = [], {}, set()
+    tables, pictures = [], {}
     for part, name in common.PARTS.items():
         where, images = _array(path, packed, f"{part}_images")
         shape = images.shape
-        if images.dtype != np.uint8 or len(shape) != 3 or not shape[0] or not SMALLEST_SIDE <= shape[1] == shape[2]:
-            raise ScanError(
-                f"{where}: {images.dtype} of shape {shape}; expected square pictures: uint8 of shape (n, side, side), "
-                f"at least one, side {SMALLEST_SIDE} or more"
-            )
-        sides.add(shape[1])
+        if images.dtype != np.uint8 or len(shape) != 3 or shape[1] != shape[2]:
+            raise ScanError(f"{where}: {images.dtype} of shape {shape}; expected uint8 of shape (n, side, side)")
         names = [f"{part}/{number}" for number in range(len(images))]
         for number, image in enumerate(images):
             pictures[names[number]] = File(f"{where}, picture {number}", stamp, image.tobytes)
         table = pd.DataFrame({"path": names, "label": _labels(*_array(path, packed, f"{part}_labels"), len(images))})
         tables.append(table.assign(**{PART: name}))
-    if len(sides) > 1:
-        raise ScanError(f"{path}: the parts have pictures of different sizes, {', '.join(map(str, sorted(sides)))} px")
     table = pd.concat(tables, ignore_index=True)
     table = table.assign(
         scan_id="octmnist/" + table["path"].str.replace(r"\d+", lambda number: number[0].zfill(6), regex=True),
@@ -67,7 +61,7 @@ def read_octmnist(root: Path, options: DataOptions) -> Found:
         patient_class=table["label"],
     )[[*common.FOUND_COLUMNS, PART]]  # fmt: skip
     counts = {f"{name} scans": int((table[PART] == name).sum()) for name in common.PARTS.values()}
-    return Found(table, Pictures(path, pictures), notes=notes + _notes(table, sides.pop()), counts=counts)
+    return Found(table, Pictures(path, pictures), notes=notes + _notes(table, shape[1]), counts=counts)
 
 
 def _the_file(root: Path) -> Path:
@@ -108,16 +102,15 @@ def _array(path: Path, packed: dict[str, File], name: str) -> tuple[str, np.ndar
     unpacked = file.unpack()
     try:
         return file.where, np.load(unpacked, mmap_mode="r").view(np.ndarray)
-    except FAULTS as error:
+    except Exception as error:  # an array file that is damaged raises almost anything
         raise ScanError(f"{file.where}: cannot be read as an array ({error})") from error
 
 
 def _labels(where: str, numbers: np.ndarray, count: int) -> np.ndarray:
     """Class names (count,) of one part, from their numbers (count,) or (count, 1)."""
-    if not np.issubdtype(numbers.dtype, np.integer) or numbers.shape not in ((numbers.size,), (numbers.size, 1)):
-        raise ScanError(f"{where}: {numbers.dtype} of shape {numbers.shape}; expected whole numbers of shape (n, 1)")
-    if len(numbers) != count:
-        raise ScanError(f"{where}: {len(numbers)} labels for {count} pictures")
+    if not np.issubdtype(numbers.dtype, np.integer) or numbers.size != count:
+        expected = f"whole numbers, one for each of {count} pictures"
+        raise ScanError(f"{where}: {numbers.dtype} of shape {numbers.shape}; expected {expected}")
     numbers = numbers.reshape(-1)
     wrong = np.flatnonzero((numbers < 0) | (numbers >= len(OCTMNIST_LABELS)))
     if len(wrong):

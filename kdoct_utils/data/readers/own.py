@@ -26,15 +26,16 @@ def read_own(root: Path, options: DataOptions) -> Found:
     Further columns are kept under their own names, as strings. Exact duplicate rows are dropped and counted; every
     other fault is an error that names the line.
     """
-    csv_path = _csv_file(root)
+    csv_path = root / CSV_NAME if root.is_dir() else root
+    if not csv_path.is_file():
+        because = f"There is no {CSV_NAME}; a table of another name is itself the data_root."
+        raise common.unexpected_layout("csv", root, [path.name for path in root.iterdir()], because)
     where = str(csv_path)
     content = Source.of_folder(csv_path.parent, [csv_path.name]).read(csv_path.name)
     table = common.parse_table(content, where, CSV_COLUMNS, filled=CSV_COLUMNS)
     further = [column for column in table.columns if column not in {"line", *CSV_COLUMNS, *CSV_OPTIONAL}]
-    for column in further:
-        if column in RESERVED or column == "":
-            what = f"column {column} is made by the course; rename it" if column else "a column has no name"
-            raise ScanError(f"{where}: {what}")
+    for column in set(further) & set(RESERVED):
+        raise ScanError(f"{where}: column {column} is made by the course; rename it")
     if PART in further:
         wrong = ~table[PART].isin(ROLES)
         common.check_rows(table, wrong, where, f"unknown part {{{PART}!r}}; valid: {', '.join(ROLES)}")
@@ -54,14 +55,3 @@ def read_own(root: Path, options: DataOptions) -> Found:
     table["scan_id"] = "csv/" + table["path"]
     found.table = table[common.FOUND_COLUMNS + further]
     return found
-
-
-def _csv_file(root: Path) -> Path:
-    if not root.is_dir() or (root / CSV_NAME).is_file():
-        return root / CSV_NAME if root.is_dir() else root
-    names = Source.of_folder(root).files()
-    tables = [name for name in names if name.lower().endswith(".csv") and "/" not in name]
-    because = f"There is no {CSV_NAME}."
-    if tables and not common.places("csv", names):
-        because += f" A table of another name is itself the data_root, such as {root / tables[0]}."
-    raise common.unexpected_layout("csv", root, names, because)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 
 from kdoct_utils.data.files import Source, open_source
-from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers import common
 from kdoct_utils.data.readers.common import Found
 from kdoct_utils.data.splits import PART
@@ -27,14 +26,15 @@ def read_ucsd(root: Path, options: DataOptions) -> Found:
     Files whose name breaks the pattern or contradicts the folder are refused and counted.
     """
     source = open_source(root, lambda names: bool(common.places("ucsd", names)))
-    place = _place(source)
+    starts = common.places("ucsd", source.files())
+    if not starts or (starts[0] and not source.zipped):  # the inside of an archive no data_root can name
+        raise common.unexpected_layout("ucsd", root, source.files())
+    place = starts[0]
     images, elsewhere = _class_images(source, place)
-    folders = sorted({(part, folder) for part, folder, _ in images})
-    labels = {pair: common.class_name(pair[1], "ucsd", str(root / place / pair[0] / pair[1])) for pair in folders}
-    found = Found(pd.DataFrame(), source)
-    rows = []
+    found, rows = Found(pd.DataFrame(), source), []
     for part, folder, file in images:
-        label, inside = labels[part, folder], "/".join(filter(None, (part, folder, file)))
+        inside = "/".join(filter(None, (part, folder, file)))
+        label = common.class_name(folder, "ucsd", source.where(place + inside))
         match = UCSD_NAME.fullmatch(file)
         if match is None:
             found.refuse("file name is not CLASS-patient-index.jpeg", [inside])
@@ -45,28 +45,12 @@ def read_ucsd(root: Path, options: DataOptions) -> Found:
             scan = (scan_id, place + inside, patient, common.UNKNOWN_EYE, number, label, label)
             rows.append((*scan, common.PARTS.get(part.lower(), "")))
     table = pd.DataFrame(rows, columns=[*common.FOUND_COLUMNS, PART])
-    empty = (set(labels.values()) | _empty_folders(source)) - set(table["label"])
-    if empty:
-        raise ScanError(f"{root}: no scans in the folders of class {', '.join(sorted(empty))}")
-    if place:
-        found.notes.append(f"read from {place.rstrip('/')} in it")
     if elsewhere:
         found.notes.append(f"{len(elsewhere)} images outside the class folders are not read, such as {elsewhere[0]}")
     found.notes.append("no eye and no class of the whole patient are given: patient_class repeats the label")
     _count(table, found)
     found.table = table if (table[PART] != "").any() else table[common.FOUND_COLUMNS]
     return found
-
-
-def _place(source: Source) -> str:
-    """Where the class folders, or train, test and val, begin: data_root itself, or in an archive, whose inside no
-    data_root can name, the one place that there is."""
-    found = common.places("ucsd", source.files())
-    if not found or (found[0] and not source.zipped):
-        raise common.unexpected_layout("ucsd", source.root, source.files())
-    if found[0] and len(found) > 1:
-        raise ScanError(f"{source.root} holds it {len(found)} times, in {', '.join(found)}; unpack the one to be read")
-    return found[0]
 
 
 def _class_images(source: Source, place: str) -> tuple[list[tuple[str, str, str]], list[str]]:
@@ -76,26 +60,12 @@ def _class_images(source: Source, place: str) -> tuple[list[tuple[str, str, str]
     nested = [path for path in split if len(path) == 3 and path[0].lower() in common.PARTS]
     flat = [("", *path) for path in split if len(path) == 2 and path[0].lower() not in common.PARTS]
     parts_used = any(folder.lower() in classes for _, folder, _ in nested)
-    if parts_used and any(folder.lower() in classes for _, folder, _ in flat):
-        because = "There are class folders both beside and in train, test or val."
-        raise common.unexpected_layout("ucsd", source.root, names, because)
-
     # A folder beside real class folders that holds images is an unknown class: class_name makes it an error.
     candidates = nested if parts_used else flat
     images = [path for path in candidates if path[1].lower() in classes or common.is_image(path[2])]
     read = {"/".join(filter(None, path)) for path in images}
     others = (name.removeprefix(place) for name in names)
     return images, [name for name in others if name not in read and common.is_image(name)]
-
-
-def _empty_folders(source: Source) -> set[str]:
-    """Classes whose folder is there without a file in it, as a broken download leaves it; archives have none."""
-    if source.zipped:
-        return set()
-    folders = [path for path in source.root.iterdir() if path.is_dir()]
-    parts = [path for path in folders if path.name.lower() in common.PARTS]
-    folders += [path for part in parts for path in part.iterdir() if path.is_dir()]
-    return {path.name.lower() for path in folders} & set(DATASETS["ucsd"].classes)
 
 
 def _count(table: pd.DataFrame, found: Found) -> None:
