@@ -9,73 +9,55 @@ from kdoct_utils.datasets import PHANTOMS
 
 
 def model_card(
-    *,
-    name: str,
-    class_names: Sequence[str],
-    image_size: int,
-    stored_size: int,
-    data: Mapping[str, Any],
-    student: Mapping[str, Any],
-    formats: Mapping[str, Mapping[str, float]],
-    training: str,
-) -> str:
+    *, name: str, class_names: Sequence[str], image_size: int, stored_size: int, data: Mapping[str, Any],
+    student: Mapping[str, Any], formats: Mapping[str, Mapping[str, float]], training: str,
+) -> str:  # fmt: skip
     """Markdown for whoever is handed the file.
 
     data: the provenance record; dataset, title, license, citation, url and what was refused are printed where present.
     student: a section of metrics.json (accuracy, sensitivity, specificity, interval, n_scans, n_patients, and ece,
       per_class where present). formats: by name, each with bytes, latency_ms (median) and accuracy (0..1).
     training: one sentence on the recipe.
-    Raises ValueError naming what is missing; nothing is filled in.
+    Raises KeyError naming what was not measured; nothing is filled in.
     """
-    needed = ("accuracy", "sensitivity", "specificity", "interval", "n_scans", "n_patients")
-    missing = [key for key in needed if student.get(key) is None]
-    if missing:
-        raise ValueError(f"the student's metrics lack {', '.join(missing)}; measure before writing the card")
-    if not formats:
-        raise ValueError("a model card needs at least one exported format, such as fp32")
-    sections = {
-        "Intended use": _use(data),
-        "Input and output": [
-            f"- Input `image`: uint8, (batch, 1, {stored_size}, {stored_size}), grey, cropped as in training. The file"
-            f" itself resizes to {image_size} x {image_size} and normalizes.",
-            f"- Output `logits`: float32, (batch, {len(class_names)}), in the order {', '.join(class_names)}.",
-        ],
-        "Training": [training],
-        "Data": _data(data),
-        "Results on test patients": _results(student),
-        "Formats": _formats(formats),
-        "Limits": _limits(data, student, class_names),
-    }
-    body = "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items())
-    return f"# Model card: {name}\n\n{body}\n"
-
-
-def _use(data: Mapping[str, Any]) -> list[str]:
-    lines = ["Teaching and research. It is not a medical device and must not inform care of a patient."]
-    if data.get("dataset") in PHANTOMS:
-        lines.append("It has seen synthetic scans only: what it scores on them says nothing about eyes.")
-    return lines
-
-
-def _data(data: Mapping[str, Any]) -> list[str]:
-    lines = [f"- {key}: {data[key]}" for key in ("title", "dataset", "version", "license", "citation", "url")
-             if data.get(key)]  # fmt: skip
-    if not lines:
-        raise ValueError("the provenance record names no dataset")
-    return lines
-
-
-def _results(student: Mapping[str, Any]) -> list[str]:
     low, high = student["interval"]
-    lines = [
+    use = ["Teaching and research. It is not a medical device and must not inform care of a patient."]
+    if data["dataset"] in PHANTOMS:
+        use.append("It has seen synthetic scans only: what it scores on them says nothing about eyes.")
+    results = [
         f"- accuracy {student['accuracy']:.3f}, 95% interval over patients {low:.3f} to {high:.3f}"
         f" ({student['n_scans']} scans of {student['n_patients']} patients)",
         f"- sensitivity {student['sensitivity']:.3f}, specificity {student['specificity']:.3f}"
         " (macro, one class against the rest)",
     ]
     if student.get("ece") is not None:
-        lines.append(f"- expected calibration error {student['ece']:.3f}")
-    return lines
+        results.append(f"- expected calibration error {student['ece']:.3f}")
+    limits = [f"- It answers with one of {', '.join(class_names)} whatever it is shown, other diseases included.",
+              "- Other scanners, protocols and populations are untested."]  # fmt: skip
+    if high - low > 0.1:
+        limits.append(f"- {student['n_patients']} test patients leave the accuracy uncertain by {high - low:.2f}.")
+    known = {name: row["sensitivity"] for name, row in (student.get("per_class") or {}).items()
+             if row.get("sensitivity") is not None}  # fmt: skip
+    if known:
+        worst = min(known, key=known.get)
+        limits.append(f"- Its weakest class is {worst}: it finds {known[worst]:.0%} of them.")
+    limits += [f"- {count} scans were left out: {reason}." for reason, count in (data.get("refused") or {}).items()]
+    named = ("title", "dataset", "version", "license", "citation", "url")
+    sections = {
+        "Intended use": use,
+        "Input and output": [
+            f"- Input `image`: uint8, (batch, 1, {stored_size}, {stored_size}), grey, cropped as in training. The file"
+            f" itself resizes to {image_size} x {image_size} and normalizes.",
+            f"- Output `logits`: float32, (batch, {len(class_names)}), in the order {', '.join(class_names)}.",
+        ],
+        "Training": [training],
+        "Data": [f"- {key}: {data[key]}" for key in named if data.get(key)],
+        "Results on test patients": results,
+        "Formats": _formats(formats),
+        "Limits": limits,
+    }
+    body = "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items())
+    return f"# Model card: {name}\n\n{body}\n"
 
 
 def _formats(formats: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -99,18 +81,3 @@ def times(ratio: float, more: str, less: str) -> str:
     if 0.95 < ratio < 1.05:
         return f"neither {more} nor {less}"
     return f"{ratio:.1f} times {more}" if ratio >= 1 else f"{1 / ratio:.1f} times {less}"
-
-
-def _limits(data: Mapping[str, Any], student: Mapping[str, Any], class_names: Sequence[str]) -> list[str]:
-    lines = [f"- It answers with one of {', '.join(class_names)} whatever it is shown, other diseases included.",
-             "- Other scanners, protocols and populations are untested."]  # fmt: skip
-    low, high = student["interval"]
-    if high - low > 0.1:
-        lines.append(f"- {student['n_patients']} test patients leave the accuracy uncertain by {high - low:.2f}.")
-    known = {name: row["sensitivity"] for name, row in (student.get("per_class") or {}).items()
-             if row.get("sensitivity") is not None}  # fmt: skip
-    if known:
-        worst = min(known, key=known.get)
-        lines.append(f"- Its weakest class is {worst}: it finds {known[worst]:.0%} of them.")
-    lines += [f"- {count} scans were left out: {reason}." for reason, count in (data.get("refused") or {}).items()]
-    return lines

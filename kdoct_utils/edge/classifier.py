@@ -14,19 +14,17 @@ class EdgeError(ValueError):
 
 
 class OnnxClassifier:
-    """An exported student on ONNX Runtime's CPU provider.
+    """An exported student on ONNX Runtime's CPU provider, one thread: what a small device has to spare.
 
-    threads: within an operator; 1 is what a small device has to spare and what `latency` reports.
     Raises EdgeError when the file is missing, is no ONNX model, or was not written by `export_onnx`.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1) -> None:
+    def __init__(self, path: str | Path) -> None:
         path = Path(path)
         if not path.is_file():
             raise EdgeError(f"no model file {path.name} in {path.parent}; export_onnx makes one")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads, options.log_severity_level = 1, 3  # errors only
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         # onnxruntime's own exceptions share no narrower base
@@ -36,7 +34,6 @@ class OnnxClassifier:
         missing = [key for key in ("class_names", "image_size", "stored_size") if key not in about]
         if missing:
             raise EdgeError(f"{path.name} has no {', '.join(missing)} in its metadata; export it with export_onnx")
-        self.path = path
         self.class_names: tuple[str, ...] = tuple(json.loads(about["class_names"]))
         self.image_size = int(about["image_size"])  # pixels, what the network sees
         self.stored_size = int(about["stored_size"])  # pixels, what the file takes

@@ -41,8 +41,6 @@ def check_parity(reference: np.ndarray, path: str | Path, images: np.ndarray) ->
 
 def time_calls(call: Callable[[], Any], runs: int = 100, warmup: int = 10) -> dict[str, float]:
     """Median and 90th percentile of the wall time of a call, in milliseconds, after some calls to warm up."""
-    if runs < 1:
-        raise ValueError(f"runs must be at least 1, got {runs}")
     for _ in range(warmup):
         call()
     seconds = np.empty(runs)
@@ -102,9 +100,6 @@ def run_without_torch(
     images_file: .npy, uint8 (n, R, R). Returns predictions (n,), logits (n, classes), class_names, seconds (from
     import to answer) and forbidden. Raises EdgeError with the child's last line when it fails.
     """
-    for file in (Path(path), Path(images_file)):
-        if not file.is_file():
-            raise EdgeError(f"no file {file.name} in {file.parent}")
     command = [sys.executable, "-c", _CHILD, str(path), str(images_file), json.dumps(list(forbidden))]
     # run beside the package, so that it is found even when it is not installed
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace",
