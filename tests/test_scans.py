@@ -209,7 +209,7 @@ def test_damaged_tables_are_errors_that_name_file_and_line(tmp_path):
         with pytest.raises(ScanError, match=rf"scans\.csv(, |: )({message})"):
             read("csv", tmp_path)
     (tmp_path / "neh.zip").write_bytes(on_disk.zip_bytes({"data_information.csv": b"", "CNV/1/000_CNV.jpg": b"x"}))
-    with pytest.raises(ScanError, match="neh.zip > data_information.csv: wrong columns"):
+    with pytest.raises(ScanError, match="neh-.*data_information.csv: wrong columns"):
         read("neh", tmp_path / "neh.zip")
 
 

@@ -26,7 +26,6 @@ from kdoct_utils.data.readers.octdl import read_octdl
 from kdoct_utils.data.readers.octmnist import read_octmnist
 from kdoct_utils.data.readers.own import read_own
 from kdoct_utils.data.readers.ucsd import read_ucsd
-from kdoct_utils.data.splits import PART
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions, DatasetInfo
 from kdoct_utils.profiles import CLASS_NAMES, Profile
 
@@ -261,9 +260,7 @@ def linked_pairs(table: pd.DataFrame, hashes: dict[str, str]) -> pd.DataFrame:
 
 
 def _note_links(table: pd.DataFrame, hashes: dict[str, str], found: Found) -> None:
-    """Count and note in ``found`` what identical images tell about all scans of a dataset, before any filter: which
-    patients are one, which labels contradict each other, and what the published parts share.
-    """
+    """Count and note in ``found`` what identical images tell about all scans of a dataset, before any filter."""
     pairs = linked_pairs(table, hashes)
     contradictory = pairs[pairs["contradictory"]]
     found.counts["linked pairs"] = len(pairs)
@@ -278,18 +275,7 @@ def _note_links(table: pd.DataFrame, hashes: dict[str, str], found: Found) -> No
             f"{copied['size'].sum()} scans are byte-identical to another, in {len(copied)} sets; "
             f"{(copied['nunique'] > 1).sum()} sets carry contradictory labels; their patients share a group"
         )
-    for sentence, of in (
-        ("patients share images", pairs[~pairs["contradictory"]]),
-        ("patients share images and contradict each other in their class", contradictory),
-    ):
-        names = [
-            f"{row.patient} ({row.patient_class}) = {row.twin} ({row.twin_class}), images shared: {row.scans}"
-            for row in of.head(PAIRS_NAMED).itertuples()
-        ]
-        found.notes += [f"{sentence}: {'; '.join(names)}" + (", ..." if len(of) > PAIRS_NAMED else "")] if names else []
-    in_test = table[PART] == "test" if PART in table else pd.Series(False, table.index)
-    for what, keys in (("patients", table["patient"]), ("images", image)):
-        held_out = set(keys[in_test]) - {UNKNOWN_PATIENT}
-        if shared := held_out & set(keys[~in_test]):
-            share = f"{len(shared)} of {len(held_out)} {what} of the test part ({len(shared) / len(held_out):.1%})"
-            found.notes.append(f"{share} are in train or validation too")
+    if len(pairs):
+        names = [f"{row.patient} ({row.patient_class}) = {row.twin} ({row.twin_class})" for row in pairs.itertuples()]
+        more = f"; and {len(pairs) - PAIRS_NAMED} more" if len(pairs) > PAIRS_NAMED else ""
+        found.notes.append(f"patients share images, so they are one group: {'; '.join(names[:PAIRS_NAMED])}{more}")

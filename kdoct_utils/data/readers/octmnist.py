@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdoct_utils.data.files import File, Source, packed_files
+from kdoct_utils.data.files import Source, unpacked
 from kdoct_utils.data.images import ScanError, StoredImage
 from kdoct_utils.data.readers import common
 from kdoct_utils.data.readers.common import Found
@@ -22,11 +22,23 @@ MD5 = DATASETS["octmnist"].md5  # of each published file
 
 
 class Pictures(Source):
-    """Square pictures by name, such as ``train/17``; their files give uint8 pixels, row by row."""
+    """Square pictures by name, such as ``train/17``: the number in the array of its part, uint8 (n, side, side)."""
+
+    def __init__(self, path: Path, parts: dict[str, np.ndarray]) -> None:
+        names = [f"{part}/{number}" for part, images in parts.items() for number in range(len(images))]
+        super().__init__(path, dict.fromkeys(names, path))
+        self._parts = parts
+
+    def read(self, name: str) -> bytes:
+        part, number = name.split("/")
+        return self._parts[part][int(number)].tobytes()
 
     def decode(self, name: str, content: bytes) -> StoredImage:
         side = math.isqrt(len(content))
         return StoredImage(np.frombuffer(content, np.uint8).reshape(side, side), "npz")
+
+    def where(self, name: str) -> str:
+        return f"{self.root}, picture {name}"
 
 
 def read_octmnist(root: Path, options: DataOptions) -> Found:
@@ -41,19 +53,14 @@ def read_octmnist(root: Path, options: DataOptions) -> Found:
     """
     path = _the_file(root)
     notes = _check_md5(path, options.verify)
-    packed, status = packed_files(path, str(path)), path.stat()
-    stamp = f"{status.st_size}-{status.st_mtime_ns}"
-    tables, pictures = [], {}
+    tables, parts = [], {}
     for part, name in common.PARTS.items():
-        where, images = _array(path, packed, f"{part}_images")
-        shape = images.shape
-        if images.dtype != np.uint8 or len(shape) != 3 or shape[1] != shape[2]:
-            raise ScanError(f"{where}: {images.dtype} of shape {shape}; expected uint8 of shape (n, side, side)")
+        images = parts[part] = _array(path, f"{part}_images")
+        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
+            what = f"{images.dtype} of shape {images.shape}; expected uint8 of shape (n, side, side)"
+            raise ScanError(f"{path}, {part}_images: {what}")
         names = [f"{part}/{number}" for number in range(len(images))]
-        for number, image in enumerate(images):
-            pictures[names[number]] = File(f"{where}, picture {number}", stamp, image.tobytes)
-        table = pd.DataFrame({"path": names, "label": _labels(*_array(path, packed, f"{part}_labels"), len(images))})
-        tables.append(table.assign(**{PART: name}))
+        tables.append(pd.DataFrame({"path": names, "label": _labels(path, part, len(images)), PART: name}))
     table = pd.concat(tables, ignore_index=True)
     table = table.assign(
         scan_id="octmnist/" + table["path"].str.replace(r"\d+", lambda number: number[0].zfill(6), regex=True),
@@ -61,7 +68,7 @@ def read_octmnist(root: Path, options: DataOptions) -> Found:
         patient_class=table["label"],
     )[[*common.FOUND_COLUMNS, PART]]  # fmt: skip
     counts = {f"{name} scans": int((table[PART] == name).sum()) for name in common.PARTS.values()}
-    return Found(table, Pictures(path, pictures), notes=notes + _notes(table, shape[1]), counts=counts)
+    return Found(table, Pictures(path, parts), notes=notes + _notes(table, images.shape[1]), counts=counts)
 
 
 def _the_file(root: Path) -> Path:
@@ -93,21 +100,22 @@ def _check_md5(path: Path, verify: bool) -> list[str]:
     )
 
 
-def _array(path: Path, packed: dict[str, File], name: str) -> tuple[str, np.ndarray]:
-    """What messages call an array of the npz file, and the array, mapped into memory."""
-    file = packed.get(f"{name}.npy")
-    if file is None:
-        found = ", ".join(sorted(entry.removesuffix(".npy") for entry in packed)) or "none"
+def _array(path: Path, name: str) -> np.ndarray:
+    """An array of the npz file, mapped into memory."""
+    file = unpacked(path) / f"{name}.npy"
+    if not file.is_file():
+        found = ", ".join(sorted(other.stem for other in file.parent.glob("*.npy"))) or "none"
         raise ScanError(f"{path}: no array {name}; arrays found: {found}")
-    unpacked = file.unpack()
     try:
-        return file.where, np.load(unpacked, mmap_mode="r").view(np.ndarray)
+        return np.load(file, mmap_mode="r").view(np.ndarray)
     except Exception as error:  # an array file that is damaged raises almost anything
-        raise ScanError(f"{file.where}: cannot be read as an array ({error})") from error
+        raise ScanError(f"{path}, {name}: cannot be read as an array ({error})") from error
 
 
-def _labels(where: str, numbers: np.ndarray, count: int) -> np.ndarray:
-    """Class names (count,) of one part, from their numbers (count,) or (count, 1)."""
+def _labels(path: Path, part: str, count: int) -> np.ndarray:
+    """Class names (count,) of one part, from their numbers (count, 1)."""
+    numbers = _array(path, f"{part}_labels")
+    where = f"{path}, {part}_labels"
     if not np.issubdtype(numbers.dtype, np.integer) or numbers.size != count:
         expected = f"whole numbers, one for each of {count} pictures"
         raise ScanError(f"{where}: {numbers.dtype} of shape {numbers.shape}; expected {expected}")

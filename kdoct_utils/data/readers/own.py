@@ -29,10 +29,9 @@ def read_own(root: Path, options: DataOptions) -> Found:
     csv_path = root / CSV_NAME if root.is_dir() else root
     if not csv_path.is_file():
         because = f"There is no {CSV_NAME}; a table of another name is itself the data_root."
-        raise common.unexpected_layout("csv", root, [path.name for path in root.iterdir()], because)
+        raise common.unexpected_layout("csv", root, Source.of_folder(root).files(), because)
     where = str(csv_path)
-    content = Source.of_folder(csv_path.parent, [csv_path.name]).read(csv_path.name)
-    table = common.parse_table(content, where, CSV_COLUMNS, filled=CSV_COLUMNS)
+    table = common.parse_table(csv_path.read_bytes(), where, CSV_COLUMNS, filled=CSV_COLUMNS)
     further = [column for column in table.columns if column not in {"line", *CSV_COLUMNS, *CSV_OPTIONAL}]
     for column in set(further) & set(RESERVED):
         raise ScanError(f"{where}: column {column} is made by the course; rename it")
@@ -43,7 +42,7 @@ def read_own(root: Path, options: DataOptions) -> Found:
         if column not in table.columns:
             table[column] = table["label"] if column == "patient_class" else ""
     table["path"] = [Path(os.path.normpath(path)).as_posix() for path in table["path"]]
-    found = Found(table, Source.of_folder(csv_path.parent, table["path"]))
+    found = Found(table, Source(csv_path.parent, {path: csv_path.parent / path for path in table["path"]}))
     table = common.without_copies(table, table.columns.drop("line"), "path", found, where)
     for column in ("label", "patient_class"):
         table[column] = common.class_column(table, column, "csv", where)

@@ -27,7 +27,7 @@ def read_ucsd(root: Path, options: DataOptions) -> Found:
     """
     source = open_source(root, lambda names: bool(common.places("ucsd", names)))
     starts = common.places("ucsd", source.files())
-    if not starts or (starts[0] and not source.zipped):  # the inside of an archive no data_root can name
+    if not starts:
         raise common.unexpected_layout("ucsd", root, source.files())
     place = starts[0]
     images, elsewhere = _class_images(source, place)
