@@ -149,16 +149,13 @@ def test_what_is_not_valid_is_refused_before_anything_is_made(home):
         ({"temperature": []}, "'temperature' has an empty value"),
         ({"temperature": "1,1.0"}, "two runs would share the folder 'temperature=1_seed=0'"),
         ({"kind": "a/b,a b"}, "two runs would share the folder 'kind=a-b_seed=0'"),
-        ({"kind": "a" * 300}, "too many for the name of a folder"),
     ):
         with pytest.raises(RunError, match=message):
             planned(home, grid)
-    for options, message in (({"seeds": 0}, "at least one seed"), ({"dataset": "neh"}, "needs --data-root")):
-        with pytest.raises(RunError, match=message):
-            planned(home, {}, **options)
-    for jobs, message in ((0, "at least one job"), (10**6, "with --jobs 1000000. .* or fewer --jobs")):
-        with pytest.raises(RunError, match=message):
-            run_sweep(planned(home, {"temperature": "1,2"}), jobs=jobs)
+    with pytest.raises(RunError, match="needs --data-root"):
+        planned(home, {}, dataset="neh")
+    with pytest.raises(RunError, match="with --jobs 1000000. .* or fewer --jobs"):
+        run_sweep(planned(home, {"temperature": "1,2"}), jobs=10**6)
     for notebook, message in (("07", "no notebook '07'; valid: 05"), (" ", "a sweep runs one notebook")):
         with pytest.raises(RunError, match=message):
             plan_sweep(notebook, {}, notebooks_folder=home / "notebooks")
@@ -172,7 +169,7 @@ def test_names_of_columns_and_errors_in_one_line():
     assert flat(nested) == {"a_b_c": 1, "a_interval_low": 0.1, "a_interval_high": 0.2, "a_no": None}
     long = "n.ipynb stopped at code cell 2 of 3:\n    x = 1\n    boom()\nValueError: no\nmore"
     assert one_line(long) == "n.ipynb stopped at code cell 2 of 3: ValueError: no"
-    assert len(one_line("x" * 1000)) == 300
+    assert len(one_line("word " * 1000)) <= 300
 
 
 # --- on this machine -------------------------------------------------------------------------------------------------
@@ -218,21 +215,15 @@ def test_a_run_that_fails_is_recorded_and_tried_again_and_the_others_are_not(hom
 
 
 def test_a_run_is_never_executed_twice_at_once(home, monkeypatch):
-    first, second = opened(planned(home, {"temperature": "1,2"})).runs
+    [run] = opened(planned(home, {"temperature": "1"})).runs
     monkeypatch.setattr(sweep, "execute_notebook", lambda *_, **__: pytest.fail("it was executed"))
-    stop = home / "stop"
     with ThreadPoolExecutor() as pool:
-        with FileLock(first.folder / ".run.lock"):  # another process has it
-            waiting = [pool.submit(sweep.perform, run, timeout=60, cores=1, stop=stop) for run in (first, first)]
+        with FileLock(run.folder / ".run.lock"):  # another process has it
+            waiting = [pool.submit(sweep.perform, run, timeout=60, cores=1) for _ in range(2)]
             time.sleep(0.2)
-            finish(first, [("teacher", 0, "a1", "a", "normal", "normal")])
+            finish(run, [("teacher", 0, "a1", "a", "normal", "normal")])
             assert not any(future.done() for future in waiting)
         assert [future.result(timeout=20)["status"] for future in waiting] == ["done", "done"]
-        with FileLock(second.folder / ".run.lock"):
-            waiting = pool.submit(sweep.perform, second, timeout=60, cores=1, stop=stop)
-            stop.touch()
-            assert waiting.result(timeout=20) == {"run": second.name, "status": "stopped"}
-    assert not second.result_file.exists()
 
 
 @pytest.mark.slow
@@ -248,11 +239,7 @@ def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on_where_it_was(home
         code = process.wait(timeout=30)
     assert code in {signal.SIGKILL: (-9,), signal.SIGTERM: (143,), signal.SIGINT: (-2, 1)}[how]
     assert int(started[0].read_text().split()[0]) in children  # the kernel
-    if how == signal.SIGKILL:
-        wait_for(lambda: gone(children), seconds=10)  # they find their parent gone
-    else:
-        assert gone(children)  # the sweep waited for them
-    assert not list((home / "sweep").glob(".stop*"))
+    wait_for(lambda: gone(children), seconds=10)  # they find their parent gone
     results = run_sweep(made, jobs=2, progress=False)
     assert marked(home, "end") == [1, 2] and marked(home, "start") == [1, 2, 2]  # what was done is not done again
     assert results["status"].tolist() == ["done", "done"]

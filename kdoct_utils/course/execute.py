@@ -56,7 +56,7 @@ def execute_notebook(
     """Execute ``source`` into ``output`` with ``parameters``, in its own process.
 
     timeout: seconds for the whole notebook. on_poll: called every ``POLL_SECONDS`` with what runs now, such as
-    "student KD, seed 2, epoch 4/10"; what it raises stops the notebook and is raised here.
+    "student KD, seed 2, epoch 4/10".
     threads: that a process computes with; None: as many as there are cores, or as the environment says.
     cores: that all processes together may use, so how many trainings run side by side; None: all.
     ``output`` keeps what was executed, also on failure. It is written by one process at a time, the others wait.

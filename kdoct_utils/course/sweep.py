@@ -10,18 +10,17 @@ from __future__ import annotations
 import functools
 import os
 import re
-import secrets
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import joblib
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from kdoct_utils.course import notebooks as course
 from kdoct_utils.course.check import check_memory
@@ -34,14 +33,8 @@ from kdoct_utils.runs import RunError, atomic_path, load_run, open_run, read_jso
 if TYPE_CHECKING:
     import pandas as pd
 
-DONE, FAILED, STOPPED = "done", "failed", "stopped"
-LONGEST_NAME = 200  # of a folder, in characters; most file systems take 255 bytes
+DONE, FAILED = "done", "failed"
 LONGEST_ERROR = 300  # characters of the one line in the table; result.json has all of it
-SECONDS_TO_STOP = 20.0  # that a stopped sweep waits for its processes to end
-
-
-class Stopped(Exception):
-    """The sweep that this run belongs to was stopped."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +63,6 @@ class SweepRun:
         """What result.json holds if the run is done with the same notebook, parameters and package; else None."""
         result = read_json(self.result_file) if self.result_file.exists() else {}
         return result if result.get("mark") == self.mark and result.get("status") == DONE else None
-
-    def lock(self) -> FileLock:
-        """Held while the run executes; the system lets go of it when the holder dies."""
-        return FileLock(self.folder / ".run.lock")
 
 
 @dataclass(frozen=True)
@@ -120,8 +109,6 @@ def plan_sweep(
     found = course.select_notebooks([notebook], there) if notebook.strip() else []
     if len(found) != 1:
         raise RunError(f"a sweep runs one notebook, by number or name, not {notebook!r}")
-    if seeds < 1:
-        raise RunError(f"a sweep needs at least one seed, not {seeds}")
     path, values = found[0], read_grid(found[0], grid)
     parts = ["sweep", course.notebook_number(path.name), profile, *([dataset] if dataset != "phantom" else []), *values]
     folder = Path(run_dir or Path("runs") / "-".join(parts)).expanduser().resolve()
@@ -155,8 +142,6 @@ def read_grid(notebook: Path, grid: Mapping[str, object]) -> dict[str, tuple]:
 
 def _folder_name(given: Mapping[str, object], seed: int) -> str:
     name = "_".join(f"{key}={value_text(value)}" for key, value in {**given, "seed": seed}.items())
-    if len(name) > LONGEST_NAME:
-        raise RunError(f"{name[:40]}...: {len(name)} characters are too many for the name of a folder")
     return re.sub(r"[^\w.+=-]+", "-", name)
 
 
@@ -181,12 +166,11 @@ def run_sweep(
     again: also execute runs that are done; the networks in their folders are kept.
 
     A run that fails is recorded with its error, and the others go on. Calling again does those that failed or are
-    missing. Raises RunError (a ValueError) before anything starts for a machine too small, a folder of other runs, or a
+    missing. Where this process ends early, so do its runs on this machine; what workers of a cluster have begun goes
+    on. Raises RunError (a ValueError) before anything starts for a machine too small, a folder of other runs, or a
     cluster that is not there.
     """
     profile, cores = sweep.profile, None
-    if jobs < 1:
-        raise RunError(f"a sweep needs at least one job, not {jobs}")
     if scheduler is None:
         memory = check_memory(replace(profile, memory_gb=profile.memory_gb * jobs))
         if not memory.ok:
@@ -197,19 +181,11 @@ def run_sweep(
                  options=run.options, shared=sweep.folder / "shared")  # fmt: skip
         if again:
             run.result_file.unlink(missing_ok=True)
-    stop = sweep.folder / f".stop-{secrets.token_hex(4)}"
     limit = course.TIMEOUTS[profile.name] if timeout is None else timeout
-    work = functools.partial(perform, timeout=limit, cores=cores, stop=stop)
+    work = functools.partial(perform, timeout=limit, cores=cores)
     todo = [run for run in sweep.runs if not run.finished_result()]
     results = on_cluster(scheduler, todo, work, _record) if scheduler else on_this_machine(jobs, todo, work)
-    try:
-        _collect(sweep, results, progress)
-    except BaseException:  # also Ctrl-C: what was started must not go on alone
-        stop.touch()
-        results.close()  # nothing new is started
-        _wait_until_released(todo)
-        stop.unlink(missing_ok=True)
-        raise
+    _collect(sweep, results, progress)
     return read_results(sweep)
 
 
@@ -235,41 +211,17 @@ def _collect(sweep: Sweep, results: Results, progress: bool) -> None:
             bar.update()
 
 
-def _wait_until_released(runs: Sequence[SweepRun]) -> None:
-    """Wait until no run is held, for a limited time: one may be another sweep's, or on a cluster out of reach."""
-    deadline = time.monotonic() + SECONDS_TO_STOP
-    for run in runs:
-        with suppress(Timeout), run.lock().acquire(timeout=max(0.0, deadline - time.monotonic())):
-            pass
-
-
-def perform(run: SweepRun, *, timeout: float, cores: int | None, stop: Path) -> dict:
+def perform(run: SweepRun, *, timeout: float, cores: int | None) -> dict:
     """Execute one run in a process of its own and record how it ended, unless that is recorded already.
 
     The run folder must be there. cores: that the run may use; None: as OMP_NUM_THREADS says, which Dask sets to 1.
-    stop: a file; where it appears, the run is stopped and nothing is recorded.
-    Returns what result.json holds: run, status ("done" or "failed"), error, message, mark and seconds; or the status
-    "stopped".
+    Returns what result.json holds: run, status ("done" or "failed"), error, message, mark and seconds.
     """
-
-    def check() -> None:
-        if stop.exists():
-            raise Stopped
-
-    lock = run.lock()
-    try:
-        while not lock.is_locked:
-            check()
-            with suppress(Timeout):
-                lock.acquire(timeout=1.0)
-        return run.finished_result() or _execute(run, timeout, cores, check)
-    except Stopped:
-        return {"run": run.name, "status": STOPPED}
-    finally:
-        lock.release()
+    with FileLock(run.folder / ".run.lock"):  # the system lets go of it when the holder dies
+        return run.finished_result() or _execute(run, timeout, cores)
 
 
-def _execute(run: SweepRun, timeout: float, cores: int | None, check: Callable[[], None]) -> dict:
+def _execute(run: SweepRun, timeout: float, cores: int | None) -> dict:
     folder, started = load_run(run.folder), time.monotonic()
     cores = cores or int(os.environ.get("OMP_NUM_THREADS", "1"))
     threads = folder.profile.student_training.threads or cores
@@ -278,7 +230,7 @@ def _execute(run: SweepRun, timeout: float, cores: int | None, check: Callable[[
     try:
         cost = execute_notebook(
             run.notebook, folder.notebooks_dir / run.notebook.name, run.parameters, cwd=run.notebook.parent,
-            timeout=timeout, on_poll=lambda _: check(), threads=threads, cores=cores,
+            timeout=timeout, threads=threads, cores=cores,
         )  # fmt: skip
     except (RunError, OSError) as error:
         return _record(run, str(error), round(time.monotonic() - started, 1))
@@ -297,8 +249,7 @@ def _record(run: SweepRun, message: str, seconds: float | None = None, status: s
 def one_line(message: str) -> str:
     """The head of an error and its cause, without the source that stands between them."""
     lines = [line.strip() for line in message.splitlines() if line.strip() and not line.startswith("    ")]
-    text = " ".join(lines[:2])
-    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
+    return textwrap.shorten(" ".join(lines[:2]), LONGEST_ERROR, placeholder="...")
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
