@@ -131,6 +131,11 @@ def installed_versions(packages: tuple[str, ...] = RECORDED_PACKAGES) -> dict[st
     return versions
 
 
+def _inside(name: str) -> property:
+    """The path of a file or folder of that name in a run folder."""
+    return property(lambda run: run.path / name)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run on disk: what it is, and where each of its files lies. Made by ``open_run``.
@@ -147,62 +152,19 @@ class RunFolder:
     options: DataOptions = DataOptions()
     shared: Path | None = None
 
-    @property
-    def config_file(self) -> Path:
-        return self.path / CONFIG_NAME
-
-    @property
-    def splits_file(self) -> Path:
-        return self.path / "splits.csv"
-
-    @property
-    def table_file(self) -> Path:
-        """The scan table."""
-        return self.path / "scans.csv"
-
-    @property
-    def provenance_file(self) -> Path:
-        """What the scans are, their classes, and the hash of the split."""
-        return self.path / "provenance.json"
-
-    @property
-    def images_file(self) -> Path:
-        """uint8 (n, resize_size, resize_size), in the order of the scan table."""
-        return self.path / "images.npy"
-
-    @property
-    def teacher_file(self) -> Path:
-        return self.path / "teacher.safetensors"
-
-    @property
-    def teacher_logits_file(self) -> Path:
-        """float32 (views, n, classes)."""
-        return self.path / "teacher_logits.safetensors"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.json"
-
-    @property
-    def predictions_file(self) -> Path:
-        """Probabilities of every test scan by every network scored (stages.keep_predictions)."""
-        return self.path / "predictions.csv"
-
-    @property
-    def onnx_file(self) -> Path:
-        return self.path / "student.onnx"
-
-    @property
-    def int8_file(self) -> Path:
-        return self.path / "student_int8.onnx"
-
-    @property
-    def notebooks_dir(self) -> Path:
-        return self.path / "notebooks"
-
-    @property
-    def index_file(self) -> Path:
-        return self.path / "index.html"
+    config_file = _inside(CONFIG_NAME)
+    splits_file = _inside("splits.csv")
+    table_file = _inside("scans.csv")  # the scan table
+    provenance_file = _inside("provenance.json")  # what the scans are, their classes, and the hash of the split
+    images_file = _inside("images.npy")  # uint8 (n, resize_size, resize_size), in the order of the scan table
+    teacher_file = _inside("teacher.safetensors")
+    teacher_logits_file = _inside("teacher_logits.safetensors")  # float32 (views, n, classes)
+    metrics_file = _inside("metrics.json")
+    predictions_file = _inside("predictions.csv")  # probabilities of every test scan by every network that was scored
+    onnx_file = _inside("student.onnx")
+    int8_file = _inside("student_int8.onnx")
+    notebooks_dir = _inside("notebooks")
+    index_file = _inside("index.html")
 
     def network_file(self, name: str) -> Path:
         """Weights of one training, such as "student_kd_seed0"."""
@@ -250,42 +212,21 @@ def open_run(
     profile = get_profile(profile) if isinstance(profile, str) else profile
     path = Path(run_dir).expanduser().resolve()
     root = Path(data_root).expanduser().resolve() if data_root else None
-    given = check_options(options or {})
-    found = read_json(path / CONFIG_NAME) if (path / CONFIG_NAME).exists() else None
-    kept = replace(DataOptions(), **check_options((found or {}).get("options", {})))
+    found = read_json(path / CONFIG_NAME) if (path / CONFIG_NAME).exists() else {}
+    given = _known_options(options or {})
+    kept = replace(DataOptions(), **_known_options(found.get("options", {})))
     together = Path(shared).expanduser().resolve() if shared else None
-    if found and found.get("shared"):
+    if found.get("shared"):
         together = (path / found["shared"]).resolve()
     run = RunFolder(path, profile, dataset, root, int(seed), kept if found else replace(kept, **given), together)
-    wanted = plain(
-        {
-            "profile": profile.name,
-            "dataset": dataset,
-            "data_root": str(root) if root else None,
-            "seed": run.seed,
-            "options": asdict(run.options),
-            "settings": asdict(profile),
-        }
-    )
+    what = {"profile": profile.name, "dataset": dataset, "data_root": str(root) if root else None, "seed": run.seed}
     if found:
-        _refuse_other_run(found, wanted, path)
-        _refuse_other_settings(found.get("settings") or {}, profile, path)
-        _refuse_other_options(kept, given, path)
+        _refuse_other_run(run, found, what, given)
     else:
         extra = {"shared": os.path.relpath(together, path)} if together else {}
-        write_json(run.config_file, wanted | extra | {"versions": installed_versions()})
+        settings = {"options": asdict(run.options), "settings": asdict(profile)}
+        write_json(run.config_file, what | settings | extra | {"versions": installed_versions()})
     return run
-
-
-def check_options(options: Mapping[str, object]) -> dict[str, object]:
-    """``options`` as they are, if each is a field of DataOptions with a value of its type; else RunError."""
-    valid = DataOptions.types()
-    for name, value in options.items():
-        if name not in valid:
-            raise RunError(f"unknown dataset option {name!r}; valid options: {', '.join(valid)}")
-        if not isinstance(value, valid[name]):
-            raise RunError(f"dataset option {name!r} takes {valid[name].__name__}, not {value!r}")
-    return dict(options)
 
 
 def load_run(run_dir: str | Path) -> RunFolder:
@@ -294,39 +235,26 @@ def load_run(run_dir: str | Path) -> RunFolder:
     if not (path / CONFIG_NAME).is_file():
         raise RunError(f"{run_dir} is not a run folder: it has no {CONFIG_NAME}; `kdoct run` makes one")
     config = read_json(path / CONFIG_NAME)
-    missing = [name for name in ("profile", "dataset", "data_root", "seed") if name not in config]
-    if missing:
-        raise RunError(f"{path / CONFIG_NAME} lacks {', '.join(missing)}; choose another run_dir")
-    return open_run(
-        path,
-        profile=config["profile"],
-        dataset=config["dataset"],
-        data_root=config["data_root"],
-        seed=config["seed"],
-    )
+    return open_run(path, **{name: config[name] for name in ("profile", "dataset", "data_root", "seed")})
 
 
-def _refuse_other_options(kept: DataOptions, given: Mapping[str, object], path: Path) -> None:
-    for name, value in given.items():
-        if getattr(kept, name) != value:
-            raise RunError(
-                f"{path} holds a run with {name} = {getattr(kept, name)!r}, not {value!r}; choose another run_dir"
-            )
+def _known_options(options: Mapping[str, object]) -> Mapping[str, object]:
+    valid = DataOptions.types()
+    if unknown := [name for name in options if name not in valid]:
+        raise RunError(f"unknown dataset option {unknown[0]!r}; valid options: {', '.join(valid)}")
+    return options
 
 
-def _refuse_other_run(found: dict, wanted: dict, path: Path) -> None:
-    for name in ("profile", "dataset", "data_root", "seed"):
-        if found.get(name) != wanted[name]:
-            raise RunError(
-                f"{path} holds a run with {name} = {found.get(name)!r}, not {wanted[name]!r}; choose another run_dir"
-            )
-
-
-def _refuse_other_settings(found: dict, profile: Profile, path: Path) -> None:
-    changed = list(_changed(found, profile))
-    if changed:
+def _refuse_other_run(run: RunFolder, found: dict, what: dict, given: Mapping[str, object]) -> None:
+    """found: the folder's config.json. what, given: the run and the options that are asked for."""
+    pairs = [(name, found.get(name), value) for name, value in what.items()]
+    pairs += [(name, getattr(run.options, name), value) for name, value in given.items()]
+    for name, here, asked in pairs:
+        if here != asked:
+            raise RunError(f"{run.path} holds a run with {name} = {here!r}, not {asked!r}; choose another run_dir")
+    if changed := list(_changed(found.get("settings") or {}, run.profile)):
         raise RunError(
-            f"{path} was made when profile {profile.name!r} had another {', '.join(changed)}; "
+            f"{run.path} was made when profile {run.profile.name!r} had another {', '.join(changed)}; "
             "choose another run_dir, or remove this one"
         )
 

@@ -21,7 +21,7 @@ from kdoct_utils.data.scans import ScanSet
 from kdoct_utils.datasets import DATASETS
 from kdoct_utils.phantom.miniature import write_ucsd_folder
 from kdoct_utils.profiles import PROFILES, get_profile
-from kdoct_utils.runs import RunError, open_run
+from kdoct_utils.runs import open_run
 
 
 def kdoct(capsys, *arguments):
@@ -45,7 +45,7 @@ def test_help_and_run_planning_import_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_what_the_user_can_mend_is_one_message(capsys, monkeypatch):
+def test_what_the_user_can_mend_is_one_message(capsys):
     cases = [
         (["run", "--profile", "quik"], "unknown profile 'quik'; valid profiles: smoke, quick, colab, paper"),
         (["run", "--dataset", "neh"], "needs --data-root"),
@@ -63,9 +63,6 @@ def test_what_the_user_can_mend_is_one_message(capsys, monkeypatch):
         assert code == 2 and out == "", arguments
         assert err.startswith("kdoct: ") and message in err
         assert "Traceback" not in err and err.count("\n") == 1
-    monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
-    with pytest.raises(RunError):
-        cli.main(["report", "no-such-run"])
 
 
 def test_options_reach_the_run(capsys, monkeypatch, tmp_path):
@@ -164,16 +161,13 @@ def test_what_cannot_be_split_is_described_and_led_to_what_can(capsys, tmp_path)
     assert "no class has 2 groups of patients" in out
 
 
-def test_check_fails_with_the_remedy_and_on_a_fault_of_its_own(capsys, monkeypatch):
+def test_check_fails_with_the_remedy(capsys, monkeypatch):
     found = [Check("a", True, "fine"), Check("b", False, "too old", "Do this")]
     monkeypatch.setattr(checks, "run_checks", lambda *_: found)
     code, out, _ = kdoct(capsys, "check")
     assert code == 1 and out == "[OK] a: fine\n[FAIL] b: too old. Do this\n"
     code, out, _ = kdoct(capsys, "check", "--json")
     assert code == 1 and [item["ok"] for item in json.loads(out)] == [True, False]
-    monkeypatch.setattr(checks, "run_checks", lambda *_: {}["a fault of the program keeps its traceback"])
-    with pytest.raises(KeyError):
-        cli.main(["check"])
 
 
 def test_checks_of_this_machine(monkeypatch):

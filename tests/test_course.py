@@ -17,12 +17,12 @@ from kdoct_utils.course import execute
 from kdoct_utils.course import notebooks as course
 from kdoct_utils.course.execute import execute_notebook
 from kdoct_utils.course.notebooks import TIMEOUTS, find_notebooks_folder, run_course, select_notebooks
-from kdoct_utils.course.parameters import cast, declared_parameters, parse_assignments
+from kdoct_utils.course.parameters import declared_parameters, parse_assignments
 from kdoct_utils.course.progress import CourseBar
 from kdoct_utils.course.report import report_run
-from kdoct_utils.profiles import PARAMETERS, PROFILES
+from kdoct_utils.profiles import PARAMETERS, PROFILES, check_parameter
 from kdoct_utils.runs import RunError, open_run
-from tools.publish import badges, publish, repository_url
+from tools.publish import publish
 
 COMMON = 'profile: str = "quick"\ndataset: str = "phantom"\ndata_root: str = ""\nrun_dir: str = ""\nseed: int = 0\n'
 
@@ -134,8 +134,6 @@ def check_publish(run, folder):
     title = notebook.cells[0].source
     assert title.startswith("# A notebook\n") and title.endswith("About it.")
     assert title.count("Time and memory") == 1 and title.count("mybinder.org/v2/gh/someone/course") == 1
-    assert str(root) not in (folder / "01_second.ipynb").read_text().replace(str(root / "mended"), "")
-
     write_notebook(folder / "00_first.ipynb", "print('changed since')")
     with pytest.raises(RunError, match="00_first.ipynb has changed"):
         publish(run, root)
@@ -188,23 +186,6 @@ def test_the_bar_names_what_runs_and_makes_no_time_up(capsys):
         assert (bar.bar.n, bar.bar.total) == (180.0, 300.0)
         bar.finish("120 s, 900 MB")
     assert "02_focal: 60 s, 900 MB" in capsys.readouterr().err
-    bar = CourseBar(["03_teacher"], {}, clock=lambda: now[0])
-    with bar.bar:
-        bar.start()
-        bar.show("teacher, epoch 3/150")
-        assert str(bar.bar) == "03 · teacher, epoch 3/150 00:00" and bar.bar.total is None
-
-
-def test_times_are_those_of_the_published_run_or_of_the_runs_own_folder(folder):
-    sources = [write_notebook(folder / name) for name in ("00_a.ipynb", "01_b.ipynb")]
-    for source in sources:
-        notebook = nbformat.read(source, as_version=4)
-        notebook.metadata["kdoct"] = {"seconds": 40.0, "peak_mb": 900.0}
-        nbformat.write(notebook, source)
-    for profile, expected in (("quick", {"00_a": 40.0, "01_b": 40.0}), ("smoke", {"00_a": 80.0})):
-        run = open_run(folder.parent / profile, profile=profile, dataset="phantom")
-        run.update_metrics("notebooks", {"00": {"seconds": 80.0, "peak_mb": 1.0}})
-        assert course.expected_seconds(run, sources, []) == (expected, {"00_a": 80.0})
 
 
 def test_what_a_notebook_tells_reaches_the_one_who_waits(folder):
@@ -233,7 +214,7 @@ def test_nothing_starts_when_a_value_is_not_valid(folder, monkeypatch):
         ({"only": None}, "lacks 00_start_here.ipynb, 01_data"),
     ]
     for options, message in cases:
-        with pytest.raises(RunError, match=message):
+        with pytest.raises(ValueError, match=message):
             run_smoke(folder, **({"only": ["00"]} | options))
     with pytest.raises(ValueError, match="valid profiles: smoke, quick, colab, paper"):
         run_course("huge", notebooks_folder=folder)
@@ -246,30 +227,23 @@ def test_nothing_starts_when_a_value_is_not_valid(folder, monkeypatch):
     assert not (folder.parent / "run").exists()
 
 
-def test_parameters_are_read_with_their_types(folder):
-    cell = 'alphas: list[float] = [0.5, 0.7]  # arms\nkind: str = "kd"\ntemperature: float = None  # as the profile'
+def test_parameters_are_read_with_their_types_and_values_cast_or_refused(folder):
+    cell = 'kind: str = "kd"\ntemperature: float = None  # as the profile'
     path = write_notebook(folder / "00_a.ipynb", parameters=cell)
-    assert declared_parameters(path) == {"alphas": list, "kind": str, "temperature": PARAMETERS["temperature"] | None}
-    for cell in ("alpha: float | None = None", "alpha = 0.5"):
-        path = write_notebook(folder / "00_b.ipynb", parameters=cell)
-        with pytest.raises(RunError, match="'alpha' needs a plain type; write `alpha: type = value"):
-            declared_parameters(path)
-
-
-def test_values_are_cast_or_refused():
-    taken = [
-        ("3", int, 3), ("2", float, 2.0), ("no", bool, False), ("7", str, "7"), ("[1, 2]", list, [1, 2]),
-        ("[1]", tuple, (1,)), ("{'a': 1}", dict, {"a": 1}), ("none", float | None, None),
-        (np.float32(0.5), PARAMETERS["alpha"], 0.5), (np.int64(3), PARAMETERS["seed"], 3),
-    ]  # fmt: skip
+    assert declared_parameters(path) == {"kind": str, "temperature": PARAMETERS["temperature"] | None}
+    path = write_notebook(folder / "00_b.ipynb", parameters="alpha = 0.5")
+    with pytest.raises(RunError, match="'alpha' needs a plain type; write `alpha: type = value"):
+        declared_parameters(path)
+    taken = [("3", int, 3), ("2", float, 2.0), ("no", bool, False), ("7", str, "7"), ("none", float | None, None),
+             (np.float32(0.5), PARAMETERS["alpha"], 0.5), (np.int64(3), PARAMETERS["seed"], 3)]  # fmt: skip
     for value, kind, expected in taken:
-        found = cast("name", value, kind)
+        found = check_parameter("name", value, kind)
         assert found == expected and type(found) is type(expected), value
-    refused = [("maybe", bool), (True, int), (1, str), ("x=", list), ("1.5", int), ("[1]", dict), ("none", float),
-               ("inf", float), (float("nan"), PARAMETERS["alpha"]), ("0", PARAMETERS["temperature"])]  # fmt: skip
+    refused = [("maybe", bool), (True, int), (1, str), ("1.5", int), ("none", float), ("inf", float),
+               (float("nan"), PARAMETERS["alpha"]), ("0", PARAMETERS["temperature"])]  # fmt: skip
     for value, kind in refused:
-        with pytest.raises(RunError, match="parameter 'name' takes"):
-            cast("name", value, kind)
+        with pytest.raises(ValueError, match="parameter 'name' takes"):
+            check_parameter("name", value, kind)
 
 
 def test_every_number_that_a_notebook_takes_has_a_range_and_every_profile_a_time_limit():
@@ -287,13 +261,3 @@ def test_assignments_and_names_of_notebooks(folder):
     for name in ("00_a.ipynb", "03_b.ipynb", "10_c.ipynb"):
         write_notebook(folder / name)
     assert [path.name for path in select_notebooks(["10_c.ipynb", "3", "03"], folder)] == ["03_b.ipynb", "10_c.ipynb"]
-
-
-def test_badges_come_from_the_one_setting(tmp_path):
-    (tmp_path / "pyproject.toml").write_text('[project.urls]\nrepository = "https://github.com/a/b"\n')
-    made = badges("03_x.ipynb", repository_url(tmp_path))
-    assert "https://mybinder.org/v2/gh/a/b/main?urlpath=lab/tree/notebooks/03_x.ipynb" in made
-    assert "https://colab.research.google.com/github/a/b/blob/main/notebooks/03_x.ipynb" in made
-    (tmp_path / "pyproject.toml").write_text('[project.urls]\nrepository = "https://gitlab.com/a/b"\n')
-    with pytest.raises(RunError, match="repository"):
-        repository_url(tmp_path)

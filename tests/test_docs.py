@@ -7,11 +7,6 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
-from kdoct_utils.runs import RunError
-from tools.publish import minutes, with_running_times
-
 ROOT = Path(__file__).resolve().parents[1]
 book = importlib.util.module_from_spec(importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py"))
 book.__spec__.loader.exec_module(book)
@@ -68,17 +63,3 @@ def test_the_times_of_the_plans_are_those_of_the_readme():
     measured = dict(re.findall(r"\(notebooks/(\d\d)_\S+\) \| ([^|]+) \|", readme))
     rows = re.findall(r"^\| \d+ \| .*?/(\d\d)_.*\| ([^|]+) \|$", WORKSHOP, re.M)
     assert len(rows) > 15 and all(measured[number] == time for number, time in rows)
-
-
-def test_running_times_are_filled_in():
-    marks = "a\n<!-- kdoct:plans -->\n{}\n<!-- /kdoct:plans -->\nb"
-    rows = ["| minutes | part | runs for |", "|---|---|---|", "| 5 | break | old |",
-            "| 30 | [x](../notebooks/01_x.ipynb) and [y](../notebooks/02_y.ipynb#z) | old |",
-            "| 30 | [z](../notebooks/07_z.ipynb) | old |"]  # fmt: skip
-    filled = with_running_times(marks.format("\n".join(rows)), {"01": {"seconds": 50}, "02": {"seconds": 100}})
-    lines = filled.splitlines()[2:-2]
-    assert lines[:2] == rows[:2] and lines[4] == rows[4]
-    assert lines[2] == "| 5 | break | – |" and lines[3].endswith(f"| {minutes(150)} |")
-    assert with_running_times(filled, {}) == filled
-    with pytest.raises(RunError, match="marks"):
-        with_running_times("no marks", {})

@@ -78,8 +78,6 @@ def test_confusion_matrix_writes_counts_and_row_percentages():
     figure = figures.confusion_matrix([[3, 1], [0, 0]], ["normal", "cnv"], title="A message")
     assert {"3\n75%", "1\n25%", "0\n–", "A message", "CNV", "predicted class"} <= texts(figure)
     assert "share of the true class" in texts(figure)
-    with pytest.raises(ValueError, match="normal, cnv"):
-        figures.confusion_matrix([[1]], ["normal", "cnv"], title="x")
 
 
 def test_interval_plot_draws_the_interval_in_the_arm_look_and_a_dot_a_seed():
@@ -110,37 +108,21 @@ def test_seeds_are_dots_and_their_mean_a_marker_on_their_range():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["normal", "CNV"]
 
 
-def test_overlay_names_what_is_there_and_refuses_unnamed_indices():
+def test_a_layer_overlay_names_what_is_there():
     mask = np.zeros_like(SCAN, dtype=int)
     mask[5:10], mask[15:20, :20] = 1, 2
     layered = figures.layer_overlay(SCAN, mask, ["none", "RNFL", "RPE"])
     assert {"RNFL", "RPE"} <= texts(layered)
     assert len(layered.axes[1].collections) == 2 and not layered.axes[0].collections  # an outline a layer, tinted side
-    with pytest.raises(ValueError, match="index 2 has no name"):
-        figures.layer_overlay(SCAN, mask, ["none", "RNFL"])
-    with pytest.raises(ValueError, match="equal"):
-        figures.layer_overlay(SCAN, mask[1:], ["none", "a", "b"])
-    images, masks = np.zeros((2, 16, 16), np.uint8), np.zeros((2, 16, 16), bool)
-    masks[:, 3:6, 3:6] = True
-    maps = {"a": np.random.default_rng(0).random((2, 16, 16)), "nothing": np.zeros((2, 16, 16))}
-    axes = np.array(figures.maps_figure(images, masks, maps, ["first", "second"], title="Where").axes).reshape(2, 3)
-    assert [axis.get_title(plt.rcParams["axes.titlelocation"]) for axis in axes[0]] == ["lesion", "a", "nothing"]
-    assert [len(axis.get_lines()) for axis in axes[1]] == [0, 2, 0]  # the largest pixel is marked
 
 
 def test_grid_curves_and_class_bars():
     figure = figures.scan_grid([SCAN] * 5, list("abcde"), title="A long title that says something about scans " * 3)
     assert len(figure.axes) == 8 and set("abcde") <= texts(figure)
-    with pytest.raises(ValueError, match="5 images for 1 titles"):
-        figures.scan_grid([SCAN] * 5, ["a"])
     history = pd.DataFrame({"epoch": [1, 2, 2], "train_loss": [1.0, 0.5, 0.5], "validation_loss": [1.1, 0.8, 0.7],
                             "validation_accuracy": [0.5, 0.6, 0.7], "weights": ["best", "best", "swa"]})  # fmt: skip
     lines = {line.get_label(): line for line in figures.learning_curves(history, title="t").axes[0].get_lines()}
     assert list(lines["training"].get_ydata()) == [1.0, 0.5] and list(lines["validation, SWA"].get_ydata()) == [0.7]
-    with pytest.raises(ValueError, match="lacks train_loss, validation_accuracy"):
-        figures.learning_curves(history[["epoch", "validation_loss"]], title="t")
-    figure = figures.curves([1, 2], {"normal": [1, 2], "x": [2, 3]}, xlabel="T", ylabel="nats", title="t")
-    assert figure.axes[0].get_lines()[0].get_color() == CLASS_LOOKS["normal"].color
     values = [[0.85, 0.15], [0.6, 0.4]]
     figure = figures.class_bars(values, ["drusen", "cnv"], ["T = 1", "T = 4"], title="t")
     drusen, cnv = figure.axes[0].containers
@@ -148,8 +130,6 @@ def test_grid_curves_and_class_bars():
     known = CLASS_LOOKS["cnv"]
     assert cnv[0].get_facecolor() == to_rgba(known.color) and cnv[0].get_hatch() == known.hatch
     assert {"T = 1", "T = 4", "0.85", "0.40", "CNV"} <= texts(figure)
-    with pytest.raises(ValueError, match="2 groups of 3 classes"):
-        figures.class_bars(values, CLASSES, ["a", "b"], title="t")
 
 
 # --- arms ------------------------------------------------------------------------------------------------------------
@@ -175,7 +155,7 @@ def test_seed_curves_average_the_epochs_that_all_reached():
     assert figure.axes[0].get_lines()[0].get_marker() == "P"  # a line of one point is seen by its marker
 
 
-def test_bars_have_the_lengths_of_answers_pushes_and_shares():
+def test_bars_have_the_lengths_of_answers_and_pushes():
     answers = {"label": np.array([1.0, 0, 0]), "teacher": np.array([0.7, 0.2, 0.1])}
     figure = arm_figures.answers_figure({"scan": SCAN}, answers, CLASSES, xlabel="probability", title="what is said")
     assert figure.get_suptitle() == "what is said"
@@ -186,9 +166,6 @@ def test_bars_have_the_lengths_of_answers_pushes_and_shares():
     figure = arm_figures.pushes_figure({"one": pushes, "two": pushes}, CLASSES, xlabel="push", title="Pushes")
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == [*pushes["teacher"], *pushes["label"], *pushes["sum"]]
-    shares = pd.DataFrame({"train": [0.6, 0.0], "validation": [0.2, 0.0], "test": [0.2, 1.0]}, index=["a", "b"])
-    bars = arm_figures.share_figure(shares, xlabel="share", title="roles").axes[0].patches
-    assert [bar.get_x() + bar.get_width() for bar in bars] == pytest.approx([0.6, 0.0, 0.8, 0.0, 1.0, 1.0])
 
 
 def test_what_an_interval_tells_is_marker_and_word():
@@ -210,8 +187,6 @@ def test_what_an_interval_tells_is_marker_and_word():
 
 
 def test_edge_figures_hold_the_numbers_that_they_were_given():
-    axis = edge_figures.share_bars({"a": 0.25, "b": 1.0}, xlabel="share (%)", title="t").axes[0]
-    assert [bar.get_width() for bar in axis.patches] == [25, 100]
     formats = {"fp32": {"bytes": 4000, "latency_ms": 0.5, "accuracy": 0.8, "interval": [0.7, 0.9]},
                "int8": {"bytes": 2000, "latency_ms": 0.6, "accuracy": 0.7, "interval": [0.6, 0.8]}}  # fmt: skip
     size, speed, accuracy = edge_figures.format_panels(formats, title="t").axes
@@ -223,17 +198,3 @@ def test_edge_figures_hold_the_numbers_that_they_were_given():
     axis = edge_figures.logit_scatter(full, full + 1, CLASSES, title="t").axes[0]
     assert [line.get_label() for line in axis.lines] == ["equal", "normal", "drusen", "CNV"]
     assert list(axis.lines[2].get_ydata()) == [2, 5]
-    values = np.linspace(-1, 1, 2001)
-    left, right = edge_figures.rounding(values, np.round(values / 0.1) * 0.1, 0.1, title="t").axes
-    assert sum(bar.get_height() for bar in left.patches) == 2001 and left.get_yscale() == "log"
-    drawn = right.lines[0]  # errors close to zero only
-    assert np.abs(drawn.get_xdata()).max() < 0.3 and np.abs(drawn.get_ydata()).max() <= 0.05 + 1e-9
-    places = np.linspace(-1, 1, 5)
-    lines = {"float": places, "3 bits": np.sign(places)}
-    left, right = edge_figures.stairs(places, lines, [2, 3], [0.5, 0.25], title="t").axes
-    assert [line.get_label() for line in left.lines] == ["float", "3 bits"]
-    assert list(right.lines[0].get_ydata()) == [50, 25]
-    ranges = np.array([3.0, 1.0, 2.0])
-    left, right = edge_figures.channel_errors(ranges, 0.1, {"one scale": [0.3, 0.1, 0.2]}, title="t").axes
-    assert list(left.lines[0].get_ydata()) == [1, 2, 3]  # both in the order of the ranges
-    np.testing.assert_allclose(right.lines[0].get_ydata(), [10, 20, 30])

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from kdoct_utils import __version__
 from kdoct_utils.course.check import PYTHON_NEEDED
 from tools.publish import badges, repository_url
 
@@ -62,10 +61,8 @@ def conda_environment(path):
 
 
 NEEDED = bounds(PROJECT["dependencies"])
-LAB = bounds(PROJECT["optional-dependencies"]["lab"])
-TEST = bounds(PROJECT["optional-dependencies"]["test"])
-SWEEP = bounds(PROJECT["optional-dependencies"]["sweep"])
-BOOK = bounds(PROJECT["optional-dependencies"]["book"])  # "browser" is for pip alone
+EXTRAS = {name: bounds(lines) for name, lines in PROJECT["optional-dependencies"].items()}
+LAB, EVERY = EXTRAS["lab"], EXTRAS["lab"] | EXTRAS["test"] | EXTRAS["sweep"] | EXTRAS["book"]  # browser: for pip alone
 
 
 def test_every_dependency_has_one_lower_bound_and_a_reason():
@@ -78,7 +75,7 @@ def test_every_dependency_has_one_lower_bound_and_a_reason():
 
 
 @pytest.mark.parametrize(
-    "path, wanted", [("environment.yml", NEEDED | LAB | TEST | SWEEP | BOOK), ("binder/environment.yml", NEEDED | LAB)]
+    "path, wanted", [("environment.yml", NEEDED | EVERY), ("binder/environment.yml", NEEDED | LAB)]
 )
 def test_conda_environments_agree_with_pyproject(path, wanted):
     channels, packages, pip = conda_environment(path)
@@ -144,13 +141,6 @@ def test_what_the_tests_import_is_declared():
     assert {name: where for name, where in imports.items() if name not in declared("test", "browser")} == {}
 
 
-def test_command_and_version():
-    from kdoct_utils.course import cli
-
-    assert PROJECT["scripts"] == {"kdoct": "kdoct_utils.course.cli:main"} and callable(cli.main)
-    assert PROJECT["version"] == __version__
-
-
 def test_shipped_files_are_package_data():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
     shipped = [path.relative_to(ROOT / "kdoct_utils") for path in (ROOT / "kdoct_utils").rglob("*") if path.is_file()]
@@ -162,8 +152,8 @@ def test_shipped_files_are_package_data():
     assert left_out == []
 
 
-@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))])
-def test_notebook_badges_come_from_the_one_setting(name):
-    text = (ROOT / "notebooks" / name).read_text()
-    links = set(re.findall(r"https://(?:mybinder\.org/v2|colab\.research\.google\.com/github)[^)\s\\\"]*", text))
-    assert links <= set(re.findall(r"\]\((https://[^)]*)\)", badges(name, repository_url(ROOT))))
+def test_notebook_badges_come_from_the_one_setting():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        text = path.read_text()
+        links = set(re.findall(r"https://(?:mybinder\.org/v2|colab\.research\.google\.com/github)[^)\s\\\"]*", text))
+        assert links <= set(re.findall(r"\]\((https://[^)]*)\)", badges(path.name, repository_url(ROOT))))

@@ -37,29 +37,17 @@ def test_atomic_path_keeps_the_suffix_and_replaces(tmp_path):
     assert names(tmp_path) == ["images.npy"]
 
 
-def test_full_disk_leaves_the_old_file(tmp_path):
-    target = tmp_path / "metrics.json"
-    target.write_text("old")
-    with pytest.raises(OSError, match="No space left"):
-        with atomic_path(target) as temporary:
-            temporary.write_text("half of the n")
-            raise OSError(errno.ENOSPC, "No space left on device")
-    assert target.read_text() == "old"
-    assert names(tmp_path) == ["metrics.json"]
-
-
-def test_disk_full_at_the_flush_leaves_the_old_file(tmp_path, monkeypatch):
-    target = tmp_path / "config.json"
-    write_json(target, {"a": 1})
-
-    def no_space(descriptor):
+@pytest.mark.parametrize("full", ["while it is written", "at the flush"])
+def test_a_full_disk_leaves_the_old_file(tmp_path, full, monkeypatch):
+    def no_space(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(runs.os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space left"):
-        write_json(target, {"a": 2})
-    assert read_json(target) == {"a": 1}
-    assert names(tmp_path) == ["config.json"]
+    write_json(tmp_path / "config.json", {"a": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(*((runs.Path, "write_text") if full == "while it is written" else (runs.os, "fsync")), no_space)
+        with pytest.raises(OSError, match="No space left"):
+            write_json(tmp_path / "config.json", {"a": 2})
+    assert read_json(tmp_path / "config.json") == {"a": 1} and names(tmp_path) == ["config.json"]
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
@@ -74,58 +62,41 @@ def test_json_is_strict_and_takes_numpy(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 0.5, "y": [0, 1], "z": [1, None, None]}
 
 
-@pytest.mark.parametrize("text, message", [("{", "not valid JSON"), ("[1]", "list")])
-def test_a_broken_json_is_named(tmp_path, text, message):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(RunError, match=f"config.json.*{message}"):
-        read_json(tmp_path / "config.json")
+def test_a_broken_json_is_named(tmp_path):
+    for text, message in (("{", "not valid JSON"), ("[1]", "list")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(RunError, match=f"config.json.*{message}"):
+            read_json(tmp_path / "config.json")
 
 
-def test_a_run_is_taken_up_again(tmp_path):
+def test_a_run_is_taken_up_again_and_its_files_are_those_of_the_course(tmp_path):
     first = open_small(tmp_path / "run", data_root=tmp_path / "data")
     before = first.config_file.read_bytes()
     assert open_small(tmp_path / "run", data_root=tmp_path / "data") == first == load_run(tmp_path / "run")
     assert first.config_file.read_bytes() == before
     config = read_json(first.config_file)
     assert config["profile"] == "smoke" and config["seed"] == 3 and config["versions"]["numpy"] == np.__version__
-
-
-@pytest.mark.parametrize(
-    "field, other",
-    [("profile", "quick"), ("dataset", "ucsd"), ("data_root", "elsewhere"), ("seed", 4)],
-)
-def test_another_run_is_refused_by_field(tmp_path, field, other):
-    open_small(tmp_path)
-    with pytest.raises(RunError, match=rf"{field} = .*choose another run_dir"):
-        open_small(tmp_path, **{field: other})
-
-
-def test_changed_hyper_parameters_are_refused(tmp_path):
-    open_small(tmp_path)
-    with pytest.raises(RunError, match="temperature"):
-        open_small(tmp_path, profile=replace(get_profile("smoke"), temperature=2.0))
-
-
-def test_empty_data_root_is_none(tmp_path):
-    open_small(tmp_path, data_root="")
-    assert open_small(tmp_path, data_root=None).data_root is None
-
-
-def test_unknown_profile_and_missing_run(tmp_path):
-    with pytest.raises(ValueError, match="smoke, quick, colab, paper"):
-        open_small(tmp_path / "run", profile="quik")
-    assert not (tmp_path / "run").exists()
-    with pytest.raises(RunError, match="not a run folder"):
-        load_run(tmp_path)
-
-
-def test_file_names_are_those_of_the_course(tmp_path):
-    run = open_small(tmp_path)
-    assert run.history_file("teacher").name == "history_teacher.csv"
-    files = (run.splits_file, run.teacher_file, run.metrics_file, run.onnx_file, run.int8_file, run.index_file)
+    assert open_small(tmp_path / "b", data_root="") == open_small(tmp_path / "b", data_root=None)
+    files = (first.splits_file, first.teacher_file, first.metrics_file, first.onnx_file, first.int8_file,
+             first.index_file, first.history_file("teacher"))  # fmt: skip
     assert [file.name for file in files] == [
         "splits.csv", "teacher.safetensors", "metrics.json", "student.onnx", "student_int8.onnx", "index.html",
+        "history_teacher.csv",
     ]  # fmt: skip
+
+
+def test_another_run_is_refused_by_field(tmp_path):
+    open_small(tmp_path / "run")
+    for field, other in (("profile", "quick"), ("dataset", "ucsd"), ("data_root", "elsewhere"), ("seed", 4)):
+        with pytest.raises(RunError, match=rf"{field} = .*choose another run_dir"):
+            open_small(tmp_path / "run", **{field: other})
+    with pytest.raises(RunError, match="temperature"):
+        open_small(tmp_path / "run", profile=replace(get_profile("smoke"), temperature=2.0))
+    with pytest.raises(ValueError, match="smoke, quick, colab, paper"):
+        open_small(tmp_path / "new", profile="quik")
+    with pytest.raises(RunError, match="not a run folder"):
+        load_run(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_metrics_merge_within_a_section(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import importlib.util
 import json
 import re
@@ -164,14 +163,3 @@ def test_dead_links_stop_the_build(tmp_path):
     links = ("02_b.ipynb#What-is-that?", "03_c.ipynb", "#nowhere")
     said = build(a_course(tmp_path / "course", " ".join(f"[there]({link})" for link in links)), tmp_path / "site")
     assert said.count("WARNING") == said.count("xref_missing") == len(links) and "01_a.ipynb" in said
-
-
-def test_the_same_sources_make_the_same_site(small_site, tmp_path):
-    def files(folder):
-        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-    for _ in range(2):  # the second time over the first
-        assert build(small_site.parent / "course", tmp_path / "site") == ""
-    assert files(small_site) == files(tmp_path / "site")
-    _, different, failed = filecmp.cmpfiles(small_site, tmp_path / "site", files(small_site), shallow=False)
-    assert different == [] and failed == []

@@ -150,7 +150,7 @@ def test_what_is_not_valid_is_refused_before_anything_is_made(home):
         ({"temperature": "1,1.0"}, "two runs would share the folder 'temperature=1_seed=0'"),
         ({"kind": "a/b,a b"}, "two runs would share the folder 'kind=a-b_seed=0'"),
     ):
-        with pytest.raises(RunError, match=message):
+        with pytest.raises(ValueError, match=message):
             planned(home, grid)
     with pytest.raises(RunError, match="needs --data-root"):
         planned(home, {}, dataset="neh")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterable
@@ -26,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-TRACEBACK_VARIABLE = "KDOCT_TRACEBACK"  # set it to see where an error comes from
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program, not a table.")]
 ProfileName = Annotated[str, typer.Option("--profile", help=f"One of {', '.join(PROFILES)}.")]
@@ -288,8 +286,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="kdoct")
     except (ValueError, OSError) as error:  # RunError, ScanError and SplitError are ValueErrors
-        if os.environ.get(TRACEBACK_VARIABLE):
-            raise
         typer.echo(f"kdoct: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:

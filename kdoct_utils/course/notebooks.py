@@ -158,7 +158,7 @@ def run_course(
     only: numbers or names of the notebooks to run. again: also those that are already done.
     timeout: seconds a notebook may take; None: the profile's in ``TIMEOUTS``.
 
-    Everything is checked before the first notebook starts. Raises RunError (a ValueError) for a value that is not
+    Everything is checked before the first notebook starts. Raises ValueError for a value that is not
     valid, a machine too small, a run folder of another run, or a notebook that fails; running again goes on from there.
     """
     profile = get_profile(profile) if isinstance(profile, str) else profile

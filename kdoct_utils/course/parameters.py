@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from kdoct_utils.datasets import DataOptions
 from kdoct_utils.profiles import PARAMETERS, check_parameter
 from kdoct_utils.runs import RunError, read_json
 
-TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict}
+TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 COMMON_PARAMETERS = ("profile", "dataset", "data_root", "run_dir", "seed")  # set by options of their own
 
 
@@ -40,7 +39,7 @@ def declared_parameters(notebook: Path) -> dict[str, object]:
         if not isinstance(target, ast.Name):
             continue
         name, annotation = target.id, getattr(statement, "annotation", None)
-        kind = TYPES.get(ast.unparse(annotation).split("[")[0]) if annotation else None
+        kind = TYPES.get(ast.unparse(annotation)) if annotation else None
         if kind is None:
             raise RunError(
                 f"{notebook.name}: parameter {name!r} needs a plain type; write `{name}: type = value  # comment` "
@@ -63,26 +62,6 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
             raise RunError(f"parameter {name!r} is given twice")
         values[name] = value
     return values
-
-
-def cast(name: str, value: object, kind: object) -> object:
-    """``value`` as the declared type, within its range. Text, as the command line gives it, is read as that type.
-
-    Raises RunError if it does not fit: 1.5 is no int, "maybe" is no bool, 2 is no alpha.
-    """
-    if kind in (list, tuple, dict):
-        if isinstance(value, str):
-            with suppress(ValueError, SyntaxError):  # text that spells no value is refused below
-                value = ast.literal_eval(value)
-        if isinstance(value, (list, tuple)) and kind is not dict:
-            value = kind(value)
-        if not isinstance(value, kind):
-            raise RunError(f"parameter {name!r} takes {kind.__name__}, not {value!r}")
-        return value
-    try:
-        return check_parameter(name, value, kind)
-    except ValueError as error:
-        raise RunError(str(error)) from None
 
 
 def option_types() -> dict[str, object]:
@@ -115,12 +94,13 @@ def plan_parameters(
     """What each notebook is given, by its name, and the dataset options among the given parameters.
 
     A notebook gets those of the common and the given parameters that it declares, cast to its types.
-    Raises RunError for a parameter that none declares, that has an option of its own, or whose value does not fit.
+    Raises RunError for a parameter that none declares or that has an option of its own; ValueError, with the range, for
+    a value that does not fit.
     """
     settable_parameters(notebooks, given)
     values, plan = {**common, **given}, {}
     for path in notebooks:
-        declared = declared_parameters(path)
-        plan[path.name] = {name: cast(name, values[name], kind) for name, kind in declared.items() if name in values}
+        declared = {name: kind for name, kind in declared_parameters(path).items() if name in values}
+        plan[path.name] = {name: check_parameter(name, values[name], kind) for name, kind in declared.items()}
     kinds = option_types()
-    return plan, {name: cast(name, value, kinds[name]) for name, value in given.items() if name in kinds}
+    return plan, {name: check_parameter(name, value, kinds[name]) for name, value in given.items() if name in kinds}

@@ -25,9 +25,9 @@ from filelock import FileLock
 from kdoct_utils.course import notebooks as course
 from kdoct_utils.course.check import check_memory
 from kdoct_utils.course.execute import execute_notebook
-from kdoct_utils.course.parameters import cast, plan_parameters, settable_parameters
+from kdoct_utils.course.parameters import plan_parameters, settable_parameters
 from kdoct_utils.course.workers import Results, on_cluster, on_this_machine
-from kdoct_utils.profiles import Profile, get_profile
+from kdoct_utils.profiles import Profile, check_parameter, get_profile
 from kdoct_utils.runs import RunError, atomic_path, load_run, open_run, read_json, write_json
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def plan_sweep(
     dataset options such as fold and split are parameters too. A seed decides phantoms, split and all weights.
 
     The seed changes fastest: neighbors need different teachers, so that runs side by side seldom wait for one another.
-    Raises RunError (a ValueError) for a name or value that is not valid.
+    Raises ValueError for a name or value that is not valid.
     """
     size = get_profile(profile)
     dataset = course.check_dataset(size, dataset, data_root)
@@ -129,14 +129,14 @@ def plan_sweep(
 
 
 def read_grid(notebook: Path, grid: Mapping[str, object]) -> dict[str, tuple]:
-    """The values of each parameter, cast. Raises RunError for an unknown name or a value that does not fit."""
+    """The values of each parameter, cast. Raises ValueError for an unknown name or a value that does not fit."""
     kinds, values = settable_parameters([notebook], grid), {}
     for name, given in grid.items():
         parts = [part.strip() for part in given.split(",")] if isinstance(given, str) else given
         parts = parts if isinstance(parts, (list, tuple)) else [parts]
         if not parts or (len(parts) > 1 and "" in parts):
             raise RunError(f"parameter {name!r} has an empty value in {given!r}")
-        values[name] = tuple(cast(name, part, kinds[name]) for part in parts)
+        values[name] = tuple(check_parameter(name, part, kinds[name]) for part in parts)
     return values
 
 

@@ -57,8 +57,6 @@ def scan_grid(
     width: float = 1.7,
 ) -> Figure:
     """B-scans side by side. images: each (H, W) uint8 or float in its own 0..255; width: inches a scan."""
-    if len(images) == 0 or (titles is not None and len(titles) != len(images)):
-        raise ValueError(f"{len(images)} images for {len(titles) if titles is not None else 0} titles")
     columns = columns or min(len(images), 4)
     rows = -(-len(images) // columns)
     height = width * images[0].shape[0] / images[0].shape[1] + 0.3
@@ -77,11 +75,7 @@ def layer_overlay(image: np.ndarray, layers: np.ndarray, names: Sequence[str], *
 
     image, layers: (H, W); layers holds indices into names. Index 0 is taken as background and left clear.
     """
-    if image.shape != layers.shape or image.ndim != 2:
-        raise ValueError(f"image {image.shape} and layers {layers.shape} must both be (height, width) and equal")
     present = [int(value) for value in np.unique(layers) if value > 0]
-    if present and present[-1] >= len(names):
-        raise ValueError(f"layer index {present[-1]} has no name; {len(names)} names given")
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.0))
     draw_scan(left, image)
     draw_scan(right, image)
@@ -136,8 +130,6 @@ def maps_figure(
 def confusion_matrix(counts: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
     """Counts and row percentages. counts: (classes, classes), rows the true class, columns the predicted one."""
     counts = np.asarray(counts)
-    if counts.shape != (len(class_names), len(class_names)):
-        raise ValueError(f"counts {counts.shape} do not fit {len(class_names)} classes: {', '.join(class_names)}")
     totals = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(totals, 1)  # a class without scans gives a row of zeros
     words = [[f"{count}\n{part:.0%}" if total else f"{count}\n–" for count, part in zip(row, parts, strict=True)]
@@ -161,12 +153,9 @@ def class_bars(
     ylim: tuple[float, float] = (0, 1), axis: Axes | None = None,
 ) -> Figure:
     """Groups of bars, one bar a class in its fixed look, each with its value. values: (groups, classes)."""
-    values = np.asarray(values, dtype=float)
-    if values.shape != (len(groups), len(class_names)):
-        raise ValueError(f"values {values.shape} do not fit {len(groups)} groups of {len(class_names)} classes")
     axis = axis or plt.subplots(figsize=(6.8, 2.8))[1]
     looks = [LOOKS.get(name, Look(name, LINE_COLORS[k % 6], "o", "")) for k, name in enumerate(class_names)]
-    table = pd.DataFrame(values, groups, [look.label for look in looks])
+    table = pd.DataFrame(np.asarray(values, dtype=float), groups, [look.label for look in looks])
     draw_bars(axis, table, {look.label: (look.color, look.hatch) for look in looks}, kind="bar")
     for bars in axis.containers:
         axis.bar_label(bars, fmt="%.2f", fontsize=8)
@@ -185,8 +174,6 @@ def interval_plot(
     reference: a value to compare with, such as 0 for a difference. seeds: name -> what each seed measured, as dots
     under its row. ValueError for an interval that does not hold its estimate.
     """
-    if not estimates:
-        raise ValueError("interval_plot needs at least one estimate")
     figure, axis = plt.subplots(figsize=(6.8, 1.1 + 0.45 * len(estimates)))
     labels = []
     for row, (name, (estimate, low, high)) in enumerate(estimates.items()):
@@ -241,10 +228,6 @@ def learning_curves(history: pd.DataFrame, *, title: str) -> Figure:
     Needs columns epoch, train_loss, validation_loss, validation_accuracy; where `weights` says "swa",
     the epoch's averaged weights are drawn as stars.
     """
-    needed = ("epoch", "train_loss", "validation_loss", "validation_accuracy")
-    missing = [name for name in needed if name not in history]
-    if missing:
-        raise ValueError(f"history lacks {', '.join(missing)}; it needs {', '.join(needed)}")
     averaged = history["weights"].eq("swa") if "weights" in history else pd.Series(False, index=history.index)
     plain, swa, trained = history[~averaged], history[averaged], history.drop_duplicates("epoch")
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.8))

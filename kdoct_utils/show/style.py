@@ -9,10 +9,8 @@ import matplotlib
 import seaborn
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from kdoct_utils.profiles import CLASS_NAMES
 from kdoct_utils.show.output import PNG_DPI
 
 
@@ -27,18 +25,12 @@ class Look:
 
 
 # Color differences hold for protan, deutan and tritan sight and against white; tests/test_figures.py measures them.
-CLASS_LOOKS = dict(
-    zip(
-        CLASS_NAMES,
-        (
-            Look("normal", "#0072B2", "o", ""),
-            Look("drusen", "#D07C00", "s", "///"),
-            Look("CNV", "#7A1F5C", "^", "..."),
-            Look("DME", "#1B9E77", "D", "xxx"),
-        ),
-        strict=True,
-    )
-)
+CLASS_LOOKS = {
+    "normal": Look("normal", "#0072B2", "o", ""),
+    "drusen": Look("drusen", "#D07C00", "s", "///"),
+    "cnv": Look("CNV", "#7A1F5C", "^", "..."),
+    "dme": Look("DME", "#1B9E77", "D", "xxx"),
+}
 # The keys are those of metrics.json.
 ARM_LOOKS = {
     "teacher": Look("teacher", "#222222", "*", ""),
@@ -48,8 +40,6 @@ ARM_LOOKS = {
 }
 LOOKS = CLASS_LOOKS | ARM_LOOKS
 SEQUENTIAL = "cividis"  # lightness rises steadily, so it survives a grey printer
-# Dark blue, grey, light yellow: the sign can still be read when the color is gone.
-DIVERGING = LinearSegmentedColormap.from_list("course_diverging", ("#00224E", "#8C8C8C", "#FFE27A"))
 LINE_COLORS = ("#0072B2", "#D55E00", "#1B9E77", "#7A1F5C", "#222222", "#7F7F7F")
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 RC = {

@@ -63,12 +63,10 @@ def bars_svg(
 
     labels: class or arm names get their fixed color. values: >= 0. maximum: the value of a full bar
     (default: the largest value drawn). reference: a second row of values, drawn as black ticks.
-    Raises ValueError for lengths that differ and for values that are negative or not finite.
+    Raises ValueError for values that are negative or not finite.
     """
     values = [float(value) for value in values]
     marks = [float(value) for value in reference] if reference is not None else []
-    if len(labels) != len(values) or (marks and len(marks) != len(values)):
-        raise ValueError(f"{len(labels)} labels, {len(values)} values and {len(marks)} reference values")
     if any(not math.isfinite(value) or value < 0 for value in values + marks):
         raise ValueError(f"bars need finite values >= 0, not {values + marks}")
     full = maximum or max(values + marks) or 1.0
@@ -132,13 +130,7 @@ def curves_svg(
 
 
 def scan_html(image: np.ndarray, alt: str, width: int = 150) -> str:
-    """A B-scan as an HTML image, to stand beside a drawing. image: (H, W) uint8; width: pixels on the page.
-
-    Raises ValueError for an image of another kind and for empty alternative text.
-    """
-    if image.ndim != 2 or image.dtype != np.uint8 or not alt.strip():
-        found = f"{image.dtype} {image.shape} with {alt!r}"
-        raise ValueError(f"expected a uint8 image (height, width) with alternative text, not {found}")
+    """A B-scan as an HTML image, to stand beside a drawing. image: (H, W) uint8; width: pixels on the page."""
     # Pixels are shown as they are: a browser would smooth away what the network sees.
     return (
         f'<img alt="{html.escape(alt)}" width="{width}" style="image-rendering: pixelated; vertical-align: top" '
