@@ -188,6 +188,18 @@ def test_the_bar_names_what_runs_and_makes_no_time_up(capsys):
     assert "02_focal: 60 s, 900 MB" in capsys.readouterr().err
 
 
+def test_times_are_those_of_the_published_run_or_of_the_runs_own_folder(folder):
+    sources = [write_notebook(folder / name) for name in ("00_a.ipynb", "01_b.ipynb")]
+    for source in sources:
+        notebook = nbformat.read(source, as_version=4)
+        notebook.metadata["kdoct"] = {"seconds": 40.0, "peak_mb": 900.0}
+        nbformat.write(notebook, source)
+    for profile, expected in (("quick", {"00_a": 40.0, "01_b": 40.0}), ("smoke", {"00_a": 80.0})):
+        run = open_run(folder.parent / profile, profile=profile, dataset="phantom")
+        run.update_metrics("notebooks", {"00": {"seconds": 80.0, "peak_mb": 1.0}})
+        assert course.expected_seconds(run, sources, []) == (expected, {"00_a": 80.0})
+
+
 def test_what_a_notebook_tells_reaches_the_one_who_waits(folder):
     tell = "import os, time\nfrom kdoct_utils.runs import report_status\nreport_status('student KD, epoch 4/10')"
     code = [f"{tell}\ntime.sleep(1)", "print(os.environ['OMP_NUM_THREADS'])\ntime.sleep(1)"]

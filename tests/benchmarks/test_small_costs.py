@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from measuring import seconds, verdict
+from measuring import seconds
 
 from kdoct_utils.course.execute import child_environment
 from kdoct_utils.judge.metrics import evaluate, paired_difference, patient_bootstrap
@@ -40,12 +40,6 @@ def test_phantoms(measured, one_thread):
         cost = 1000 * best(lambda size=size: [render_band(patient, 10, size) for patient in patients]) / 80
         measured(f"phantom B-scan at {size} px, one core", f"{cost:.2f} ms", "under 1 ms" if size == 96 else "")
     assert cost < 3
-
-
-def test_a_missed_aim_is_marked():
-    assert verdict("3.20 (570 against 178 images/s)", "at least 3.2") == "at least 3.2"
-    assert verdict("1,200 s", "under 7 s") == "under 7 s: **missed**"
-    assert verdict("grows as side to the power 1.84", "about 2") == "about 2"
 
 
 def test_intervals(measured):
