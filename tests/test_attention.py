@@ -9,7 +9,6 @@ from torch import nn
 
 from kdoct_utils.learn.attention import (
     FIRST_PATIENT,
-    LesionScans,
     energy_inside,
     grad_cam,
     lesion_scans,
@@ -133,7 +132,7 @@ def test_teacher_and_student_are_looked_at_in_cells_of_one_size():
         looked_at(Looker([CORNER]), SIZE, cells=100)
 
 
-def test_scores_in_closed_form_and_what_cannot_be_scored():
+def test_scores_in_closed_form():
     masks, one, flat = np.zeros((1, 10, 10), bool), np.zeros((1, 10, 10)), np.ones((1, 10, 10))
     masks[0, 4:6, 4:6] = True
     one[0, 4, 8] = 1.0  # three columns from the lesion
@@ -145,17 +144,13 @@ def test_scores_in_closed_form_and_what_cannot_be_scored():
     one[0, 4, 4] = 1.0  # two largest pixels, one of them on the lesion
     assert pointing_game(one, masks, 0)[0] == 0.5 == energy_inside(one, masks)[0]
     assert energy_inside(flat, masks) == pytest.approx(4 / 100)
-    for score in (lambda *a: pointing_game(*a, 0), energy_inside):
-        for maps, wrong, message in ((flat[:, 1:], masks, "must both be"), (flat, ~flat.astype(bool), "no lesion to")):
-            with pytest.raises(ValueError, match=message):
-                score(maps, wrong)
 
 
 def test_scans_with_a_lesion_and_the_same_eyes_without():
     scans = lesion_scans(["drusen", "cnv"], 3, 5, 48, seed=0)
     again = lesion_scans(["drusen"], 3, 5, 48, seed=0)
     n = len(scans.labels)
-    assert isinstance(scans, LesionScans) and scans.images.shape == scans.healthy.shape == scans.masks.shape
+    assert scans.images.shape == scans.healthy.shape == scans.masks.shape
     assert n == len(scans.patients) == len(scans.images) and set(scans.labels) == {"drusen", "cnv"}
     assert scans.masks.any(axis=(1, 2)).all()
     assert scans.patients[0] == f"drusen/{FIRST_PATIENT}" and len(set(scans.patients)) <= 6
@@ -168,10 +163,10 @@ def test_scans_with_a_lesion_and_the_same_eyes_without():
 
 def test_a_shuffled_network_has_the_same_numbers_elsewhere():
     model = build_model(get_profile("smoke").student, 3, 1, seed=0)
-    weights = [list(network.parameters()) for network in (model, *(shuffled(model, seed) for seed in (0, 0, 1)))]
-    ours, mixed, again, other = weights
-    moved = sum(not torch.equal(a, b) for a, b in zip(ours, mixed, strict=True))
-    assert moved > 5
+    ours, mixed, again, other = (
+        list(network.parameters()) for network in (model, *(shuffled(model, seed) for seed in (0, 0, 1)))
+    )
+    assert sum(not torch.equal(a, b) for a, b in zip(ours, mixed, strict=True)) > 5
     ordered = [[one.flatten().sort().values for one in network] for network in (ours, mixed)]
     assert all(map(torch.equal, *ordered))
     assert all(map(torch.equal, mixed, again)) and not all(map(torch.equal, mixed, other))

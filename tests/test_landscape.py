@@ -37,9 +37,3 @@ def test_lengths_are_kept_means_stay_means_and_the_square_of_places_holds_every_
     assert len(x) == len(y) == 5 and np.ptp(x) == pytest.approx(np.ptp(y))
     for axis, places in enumerate((x, y)):
         assert places.min() < plane.points[:, axis].min() and places.max() > plane.points[:, axis].max()
-
-
-def test_what_has_no_plane_is_refused():
-    for places, message in (([(0, 0), (1, 1)], "at least three"), ([(1, 1)] * 3, "all the same")):
-        with pytest.raises(ValueError, match=message):
-            plane_through(snapshots(places))

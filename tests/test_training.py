@@ -104,20 +104,16 @@ def train_scripted(losses: list[float], **changes) -> tuple[Trainer, TrainingRes
 # --- learning -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("network", [CONVNEXT, EFFICIENTNET], ids=["convnextv2", "efficientnet"])
-def test_learns_bands_and_reports_what_it_did(network):
+def test_learns_bands_and_reports_what_it_did():
     config = replace(CONFIG, epochs=12, learning_rate=1e-2, backbone_learning_rate=1e-2)
-    trainer = make_trainer(config=config, network=network, augmentation=AugmentConfig("plain"))
+    trainer = make_trainer(config=config, network=EFFICIENTNET, augmentation=AugmentConfig("plain"))
     result = trainer.fit()
     assert " ".join(result.history.columns) == (
         "epoch train_loss validation_loss validation_accuracy learning_rate seconds weights"
     )
-    assert len(result.history) == 12 and result.chosen == "best"
-    assert result.scores["best"]["accuracy"] == 1.0
+    assert len(result.history) == 12 and result.chosen == "best" and result.scores["best"]["accuracy"] == 1.0
     best = result.history[result.history.weights == "best"]
     assert best.validation_loss.tolist() == [result.history.validation_loss.min()] == [result.scores["best"]["loss"]]
-    assert result.history.train_loss.iloc[-1] < 0.5 * result.history.train_loss.iloc[0]
-    assert not trainer.model.training
     held = trainer.validation_set  # the model holds the weights that the scores are about
     logits = torch.from_numpy(predict_logits(trainer.model, held, SIZE, 1))
     assert functional.cross_entropy(logits, held.target).item() == pytest.approx(best.validation_loss.item(), rel=1e-5)
@@ -202,13 +198,11 @@ def test_groups_follow_the_schedule_to_their_own_floors_with_clipped_gradients()
         real_step()
 
     trainer.optimizer.step = step
-    result = trainer.fit()
+    trainer.fit()
     np.testing.assert_allclose(norms, 0.01, rtol=1e-3)
     factors = [learning_rate_factor(step, 12, 2, 0.01) for step in range(12)]
-    np.testing.assert_allclose([rates["head"] for rates in seen], np.multiply(2e-3, factors))
-    np.testing.assert_allclose([rates["backbone"] for rates in seen], np.multiply(1e-3, factors))
-    assert [rates["head"] for rates in seen] == [rates["head, no decay"] for rates in seen]
-    np.testing.assert_allclose(result.history.learning_rate, np.multiply(2e-3, factors)[3::4])
+    for part, peak in (("head", 2e-3), ("backbone", 1e-3)):
+        np.testing.assert_allclose([rates[part] for rates in seen], np.multiply(peak, factors))
 
 
 def test_frozen_backbone_moves_only_after_its_epochs():
@@ -399,13 +393,10 @@ def test_both_weights_of_a_training_can_be_loaded():
 
 
 def test_what_cannot_be_trained_is_named():
-    for message, changes in (
-        ("the validation set holds no scan", {"validation_set": make_scans(3).subset(np.arange(0))}),
-        ("the training set holds no scan", {"train_set": make_scans(3).subset(np.arange(0))}),
-        ("'f1'; valid: loss, accuracy", {"config": replace(CONFIG, select_on="f1")}),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make_trainer(**changes)
+    for role in ("training", "validation"):
+        name = {"training": "train_set", "validation": "validation_set"}[role]
+        with pytest.raises(ValueError, match=f"the {role} set holds no scan"):
+            make_trainer(**{name: make_scans(3).subset(np.arange(0))})
     if not torch.accelerator.is_available():
         with pytest.warns(UserWarning, match="fp16 needs a GPU.*float32"):
             make_trainer(config=replace(CONFIG, precision="fp16"))
@@ -477,7 +468,10 @@ def test_two_processes_train_as_one_with_twice_the_batch_though_one_is_killed(tm
     assert same_weights(*students)  # BatchNorm statistics too, though each process gathers its own
 
 
-BFLOAT16 = """
+@pytest.mark.slow
+def test_bf16_trains_like_float32(tmp_path):
+    """In a process of its own: Accelerate's precision is one for a process."""
+    script = """
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -487,27 +481,17 @@ from kdoct_utils.learn.models import build_model
 from kdoct_utils.learn.objectives import DistillationObjective
 
 teacher = build_model(CONVNEXT, 3, 1, seed=8)
+trainer = make_trainer(DistillationObjective(teacher, 4.0, 0.7), replace(CONFIG, precision="bf16"))
 seen = []
-teacher.stem[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-objective = DistillationObjective(teacher, 4.0, 0.7)
-trainer = make_trainer(objective, replace(CONFIG, precision="bf16", swa_learning_rate=1e-3))
-trainer.model.stem[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-result = trainer.fit()
+for network in (teacher, trainer.model):
+    network.stem[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+trainer.fit().history.to_json(Path(sys.argv[1]) / "history.json")
 assert set(seen) == {torch.bfloat16}, set(seen)  # the teacher too runs inside autocast
 assert {value.dtype for value in trainer.model.parameters()} == {torch.float32}
-seen.clear()
-assert trainer.model(torch.zeros(1, 1, 32, 32)).dtype == torch.float32
-assert set(seen) == {torch.float32}, set(seen)  # handed back bare
-result.history.to_json(Path(sys.argv[1]) / "history.json")
+assert trainer.model(torch.zeros(1, 1, 32, 32)).dtype == torch.float32  # handed back bare
 """
-
-
-@pytest.mark.slow
-def test_bf16_trains_like_float32(tmp_path):
-    run_script([], BFLOAT16, tmp_path)
-    teacher = build_model(CONVNEXT, 3, 1, seed=8)
-    objective = DistillationObjective(teacher, 4.0, 0.7)
-    expected = make_trainer(objective, replace(CONFIG, swa_learning_rate=1e-3)).fit().history
+    run_script([], script, tmp_path)
+    objective = DistillationObjective(build_model(CONVNEXT, 3, 1, seed=8), 4.0, 0.7)
+    expected = make_trainer(objective, CONFIG).fit().history
     history = json.loads((tmp_path / "history.json").read_text())
-    np.testing.assert_allclose(list(history["train_loss"].values())[:3], expected.train_loss[:3], rtol=0.02)
-
+    np.testing.assert_allclose(list(history["train_loss"].values()), expected.train_loss, rtol=0.02)

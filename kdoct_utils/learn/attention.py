@@ -7,10 +7,11 @@ al. 2016 (the pointing game), Adebayo et al. 2018 (networks that learned nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,19 +29,14 @@ FIRST_PATIENT = 7000  # cohorts number their patients from 0: these are stranger
 FEWEST_CELLS = 8  # of a map's side: a coarser cell is larger than a lesion
 
 
-@dataclass(frozen=True)
-class LesionScans:
-    """Phantom scans that show a lesion, with the truth. One row a scan.
+class LesionScans(NamedTuple):
+    """Phantom scans that show a lesion, with the truth. One row a scan."""
 
-    images: uint8 (n, S, S). healthy: the same, of the same eyes without any lesion. masks: bool (n, S, S), the lesion.
-    labels: (n,) class names. patients: (n,) keys.
-    """
-
-    images: np.ndarray
-    healthy: np.ndarray
-    masks: np.ndarray
-    labels: np.ndarray
-    patients: np.ndarray
+    images: np.ndarray  # uint8 (n, S, S)
+    healthy: np.ndarray  # the same, of the same eyes without any lesion
+    masks: np.ndarray  # bool (n, S, S), the lesion
+    labels: np.ndarray  # (n,) class names
+    patients: np.ndarray  # (n,) keys
 
 
 def lesion_scans(classes: Sequence[str], patients_per_class: int, slices: int, size: int, seed: int) -> LesionScans:
@@ -65,14 +61,10 @@ def lesion_scans(classes: Sequence[str], patients_per_class: int, slices: int, s
 # --- maps ------------------------------------------------------------------------------------------------------------
 
 
-def _evidence(number: int, contrast: bool) -> Callable[[Tensor], Tensor]:
+def _evidence(number: int, contrast: bool, logits: Tensor) -> Tensor:
     """What the gradient is taken of: a class's logit, or (contrast) that minus the mean of the others."""
-
-    def ask(logits: Tensor) -> Tensor:
-        own = logits[number]
-        return own - (logits.sum() - own) / (len(logits) - 1) if contrast else own
-
-    return ask
+    own = logits[number]
+    return own - (logits.sum() - own) / (len(logits) - 1) if contrast else own
 
 
 def looked_at(model: nn.Module, image_size: int, cells: int = FEWEST_CELLS) -> tuple[nn.Module, int]:
@@ -107,7 +99,8 @@ def grad_cam(
         for start in range(0, len(images), batch_size):
             some = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(device)
             inputs = augment(some, torch.arange(len(some)), EVALUATION, 0, 0, image_size, channels).requires_grad_()
-            maps.append(cam(inputs, [_evidence(int(k), contrast) for k in classes[start : start + batch_size]]))
+            asked = [partial(_evidence, int(k), contrast) for k in classes[start : start + batch_size]]
+            maps.append(cam(inputs, asked))
     finally:
         cam.activations_and_grads.release()
         for parameter, needed, gradient in before:
@@ -134,17 +127,14 @@ def pointing_game(maps: np.ndarray, masks: np.ndarray, tolerance: float) -> np.n
 
     maps, masks: (n, H, W). Where several pixels are largest, the share of them that hits: a map that is the same
     everywhere scores chance. A map of zeros points nowhere and scores 0.
-    Raises ValueError for shapes that differ and for masks without a pixel.
     """
-    _check(maps, masks)
     near = np.stack([distance_transform_edt(~mask) <= tolerance for mask in masks])
     largest = maps == maps.max(axis=(1, 2), keepdims=True)
     return (largest & near).sum(axis=(1, 2)) / largest.sum(axis=(1, 2)) * maps.any(axis=(1, 2))
 
 
 def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """(n,) share of a map's sum that lies on the mask; 0 for a map of zeros. Shapes and errors as `pointing_game`."""
-    _check(maps, masks)
+    """(n,) share of a map's sum that lies on the mask; 0 for a map of zeros. maps, masks: (n, H, W)."""
     total = maps.sum(axis=(1, 2), dtype=np.float64)
     return (maps * masks).sum(axis=(1, 2), dtype=np.float64) / np.where(total > 0, total, 1)
 
@@ -155,10 +145,3 @@ def middle(masks: np.ndarray) -> np.ndarray:
     rows, columns = (slice((side - 1) // 2, side // 2 + 1) for side in masks.shape[1:])
     maps[:, rows, columns] = 1
     return maps
-
-
-def _check(maps: np.ndarray, masks: np.ndarray) -> None:
-    if maps.shape != masks.shape or maps.ndim != 3:
-        raise ValueError(f"maps {maps.shape} and masks {masks.shape} must both be (n, height, width) and equal")
-    if not masks.any(axis=(1, 2)).all():
-        raise ValueError("a mask without a pixel: there is no lesion to point at")

@@ -35,16 +35,11 @@ def apply(images: Tensor, parameters: Draw, image_size: int, channels: int) -> T
 
     images: (batch, R, R) uint8, stored at 416/384 of image_size (`Profile.resize_size`); bilinear sampling, so that
     a much larger R would alias. channels: 1 for grey, 3 for grey repeated.
-    Returns (batch, channels, image_size, image_size) float32, normalized by ImageNet's mean and standard deviation
-    (by the means of these over the colors where channels is 1).
-    Raises ValueError for other images, another number of draws, or other channels.
+    Returns (batch, channels, image_size, image_size) float32, as `normalize` gives them.
+    Raises ValueError for other images.
     """
     if images.dtype != torch.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
         raise ValueError(f"images must be uint8 (batch, R, R), got {images.dtype} of shape {tuple(images.shape)}")
-    if len(parameters) != len(images):
-        raise ValueError(f"{len(images)} images but draws for {len(parameters)}")
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels}")
     way = in_bytes if images.device.type == "cpu" and image_size >= BYTES_FROM else in_floats
     return way(images, parameters, image_size, channels)
 
@@ -63,10 +58,9 @@ def in_floats(images: Tensor, parameters: Draw, image_size: int, channels: int) 
 
 
 def in_bytes(images: Tensor, parameters: Draw, image_size: int, channels: int) -> Tensor:
-    """`apply` image by image in 8 bits, by OpenCV: what a CPU likes. Within half a grey level a move of `in_floats`.
+    """`apply` image by image in 8 bits, by OpenCV: at 384 px on a CPU a seventh of the time (`make bench`).
 
-    On a CPU memory is the slow part, and an image of bytes is a quarter of one of floats: at 384 px this takes a
-    seventh of the time (`make bench`). The numbers that a network sees come from one last table.
+    Within half a grey level a move of `in_floats`. The numbers that a network sees come from one last table.
     """
     side = images.shape[-1]
     to_image = affine(1, xx=side / 2, x=(side - 1) / 2, yy=side / 2, y=(side - 1) / 2)  # units of half a side: pixels
@@ -140,8 +134,7 @@ test_time_views.__test__ = False  # pytest would take it for a test
 
 
 def _reading_places(parameters: Draw, side: int) -> np.ndarray:
-    """(batch, 3, 3): from a place in the result to the place in the stored image it is read from, units of half a
-    side, for stored images of ``side`` pixels. Crops start at whole pixels."""
+    """(batch, 3, 3): from a place in the result to where it is read, in units of half a side; crops of whole pixels."""
     window = round(parameters.window * side)
     room = side - window
     start = np.floor(parameters.offset * (room + 1))  # (batch, 2)
@@ -204,9 +197,7 @@ def _blur(batch: Tensor, parameters: Draw) -> Tensor:
 def intensity_tables(images: Tensor, operations: np.ndarray, values: np.ndarray) -> Tensor:
     """What becomes of each grey level of each image: (batch, 256) float32 of whole numbers 0..255.
 
-    images: (batch, height, width) uint8. operations: (batch, slots) names; those that are not in POINTWISE are passed
-    over. values: (batch, slots): factor for brightness and contrast, bits kept for posterize (rounded), threshold
-    0..255 for solarize, unused for autocontrast and equalize.
+    images: (batch, height, width) uint8. operations, values: as in `Draw`; steps not in POINTWISE are passed over.
     """
     table = torch.arange(256.0, device=images.device).repeat(len(images), 1)
     if not np.isin(operations, list(POINTWISE)).any():

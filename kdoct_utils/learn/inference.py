@@ -31,11 +31,9 @@ class ScanImages:
         self.rows = np.arange(len(images)) if rows is None else np.asarray(rows)
         chosen = self.rows if indices is None else np.asarray(indices)
         self.indices = torch.as_tensor(chosen, dtype=torch.long)
-        sizes = {len(self.target), len(self.rows), len(self.indices)}
-        if len(sizes) > 1:
-            raise ValueError(
-                f"{len(self.rows)} images, {len(self.target)} targets and {len(self.indices)} indices; they must agree"
-            )
+        n = len(self.rows)
+        if not n == len(self.target) == len(self.indices):
+            raise ValueError(f"{n} images, {len(self.target)} targets and {len(self.indices)} indices; they must agree")
         if images.dtype != np.uint8 or images.ndim != 3:
             raise ValueError(f"images are {images.dtype} of shape {images.shape}; expected uint8 (n, R, R)")
 

@@ -40,15 +40,8 @@ class Plane:
 
 
 def plane_through(weights: Sequence[Weights]) -> Plane:
-    """The plane through the mean of these weights that lies nearest to them all (their first two principal axes).
-
-    Raises ValueError for fewer than three, which have no plane, and for weights that are all the same.
-    """
-    if len(weights) < 3:
-        raise ValueError(f"a plane needs at least three sets of weights, not {len(weights)}")
+    """The plane through the mean of three or more weights that lies nearest to them all (their principal axes)."""
     names = [name for name, value in weights[0].items() if value.is_floating_point()]
-    if all(torch.equal(each[name], weights[0][name]) for each in weights for name in names):
-        raise ValueError("these weights are all the same")
     mean = {name: torch.stack([each[name] for each in weights]).mean(dim=0) for name in names}
     products = np.zeros((len(weights), len(weights)))  # of the offsets: a large network is taken layer by layer
     for name in names:

@@ -108,14 +108,11 @@ def decoupled_loss(
 
     TCKD compares how sure the two are of the true class, as T^2 KL of (p_t, 1 - p_t). NCKD compares how they share
     out the rest, as T^2 KL over the other classes alone, each distribution scaled to sum to 1; with two classes it is
-    0. beta >= 0 is NCKD's weight. T^2 KL = TCKD + (1 - p_t of the teacher) NCKD: plain distillation mutes NCKD where
-    the teacher is sure. The paper's beta is between 0.5 and 8 and differs between its datasets; its cross-entropy has
-    weight 1 beside a whole TCKD, here alpha shares them out. All else as in `distillation_loss`.
+    0. beta >= 0 is NCKD's weight (0.5 to 8 in the paper). T^2 KL = TCKD + (1 - p_t of the teacher) NCKD: plain
+    distillation mutes NCKD where the teacher is sure. All else as in `distillation_loss`.
     Source: Zhao et al., Decoupled Knowledge Distillation, arXiv 2203.08679.
     """
     _check_alpha(alpha)
-    if beta < 0:
-        raise ValueError(f"beta must be at least 0, got {beta}")
     student, teacher = _pair(student_logits, teacher_logits, target, temperature)
     ours, theirs = (_decouple(logits / temperature, target) for logits in (student, teacher))
     first, second = (temperature**2 * _divergence(*parts) for parts in zip(ours, theirs, strict=True))  # (batch,) each
@@ -131,12 +128,10 @@ def relation_loss(
 
     Both relations are T^2 (1 - Pearson correlation) of soft labels, 0 where the student's are a rising straight line
     of the teacher's; where a side does not vary, the correlation counts as 0. inter: of an image's probabilities over
-    the classes. intra: of a class's probabilities over the images of the batch, averaged over classes. That is a
-    number of the whole batch: with reduction "none" every image gets it, so that the mean is the published loss. The
-    loss of an image therefore depends on its batch, and the mean over several batches is not that of one large batch.
-    The paper weighs each of the three terms; alpha keeps the share of the labels what it is in `distillation_loss`,
-    as is all else. Source: Huang et al., Knowledge Distillation from a Stronger Teacher, arXiv 2205.10536; T^2 as in
-    the authors' code.
+    the classes. intra: of a class's probabilities over the images of the batch, averaged over classes: a number of
+    the whole batch, which with reduction "none" every image gets, so that the mean is the published loss.
+    All else as in `distillation_loss`.
+    Source: Huang et al., Knowledge Distillation from a Stronger Teacher, arXiv 2205.10536; T^2 as in their code.
     """
     _check_alpha(alpha)
     student, teacher = _pair(student_logits, teacher_logits, target, temperature)

@@ -98,7 +98,8 @@ def build_model(
         else:
             model = timm.create_model(config.architecture, **options)
     if start_weights == "phantom":
-        _load_phantom_backbone(model)
+        with as_file(files("kdoct_utils.learn") / "weights" / PHANTOM_WEIGHTS) as path:
+            load_backbone(model, path)
     # Depthwise convolutions train about twice as fast on CPUs with the channels last, and no slower elsewhere.
     return use_quick_norms(model).to(memory_format=torch.channels_last)
 
@@ -116,14 +117,6 @@ def _create_from_imagenet(config: ModelConfig, options: dict) -> nn.Module:
             f"cannot load the ImageNet weights {name!r} ({type(error).__name__}: {error}). The first use needs "
             "huggingface.co; without it choose start_weights 'none' or 'phantom'"
         ) from error
-
-
-def _load_phantom_backbone(model: nn.Module) -> None:
-    source = files("kdoct_utils.learn") / "weights" / PHANTOM_WEIGHTS
-    if not source.is_file():
-        raise ModelError(f"no {PHANTOM_WEIGHTS} in kdoct_utils/learn/weights; make it with `kdoct pretrain`")
-    with as_file(source) as path:
-        load_backbone(model, path)
 
 
 def load_backbone(model: nn.Module, path: str | Path) -> None:
@@ -149,9 +142,8 @@ class QuickResponseNorm(nn.Module):
     """ConvNeXtV2's global response normalization (Woo et al. 2023, section 3) in fewer passes over memory.
 
     It takes the place of timm's ``norm`` and shares its parameters; results are timm's but for rounding. The length of
-    each map comes from its squares, since torch's norm over two dimensions goes through memory against the grain: on a
-    CPU, with channels last, it took a third of the teacher's time. The rest is multiplied out, so that one copy of the
-    maps less is kept: x + bias + weight * share * x = bias + (1 + weight * share) * x.
+    each map comes from its squares: torch's norm over two dimensions took a third of the teacher's time on a CPU.
+    The rest is multiplied out: x + bias + weight * share * x = bias + (1 + weight * share) * x.
     """
 
     def __init__(self, norm: GlobalResponseNorm):
@@ -196,12 +188,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
 
     Norms and biases, which are the vectors among the parameters, get no weight decay. Each group has ``name``,
     ``lr`` (its peak) and ``floor`` (where its cosine ends): the floor is the same fraction of the peak in each.
-    Raises ValueError for a floor above the peak.
     """
-    if config.minimum_learning_rate > config.learning_rate:
-        raise ValueError(
-            f"minimum_learning_rate {config.minimum_learning_rate} is above learning_rate {config.learning_rate}"
-        )
     head = head_name(model) + "."
     rates = {"backbone": config.backbone_learning_rate or config.learning_rate, "head": config.learning_rate}
     fraction = config.minimum_learning_rate / config.learning_rate
@@ -222,10 +209,9 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def freeze_backbone(model: nn.Module, frozen: bool) -> None:
-    """Hold everything but the head still, or let it go.
+    """Hold everything but the head still, or let it go; call it after ``model.train()``.
 
-    A frozen backbone is put in eval mode too, or else BatchNorm statistics would go on learning; a later
-    ``model.train()`` undoes that, so freeze after it.
+    A frozen backbone is put in eval mode too, or else BatchNorm statistics would go on learning.
     """
     head = head_name(model)
     for name, child in model.named_children():

@@ -33,7 +33,6 @@ from kdoct_utils.learn.schedules import epoch_batches, learning_rate_factor, ste
 from kdoct_utils.profiles import TrainingConfig
 from kdoct_utils.runs import report_status
 
-SELECTIONS = ("loss", "accuracy", "last")
 LOOK_EVERY = 10  # optimizer steps between looks at the loss: each look makes a GPU wait
 
 
@@ -59,27 +58,16 @@ class Trainer:
     Under ``torchrun`` or ``accelerate launch`` each process takes its share of every batch: ``config.batch_size`` is
     per process. torch's global random generator is seeded anew at every epoch.
 
-    Raises ValueError for empty sets or an unknown ``select_on``; ``fit`` raises TrainingError for a loss that is not
-    a number, and CheckpointError for the checkpoint of another run.
+    Raises ValueError for empty sets; ``fit`` raises TrainingError for a loss that is not a number, and CheckpointError
+    for the checkpoint of another run.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        train_set: ScanImages,
-        validation_set: ScanImages,
-        config: TrainingConfig,
-        *,
-        augmentation: AugmentConfig,
-        image_size: int,
-        channels: int,
-        seed: int,
-        name: str = "training",
-        checkpoint: Path | None = None,
-        progress: bool = True,
-    ):
-        _check(config, train_set, validation_set)
+        self, model: nn.Module, objective: Objective, train_set: ScanImages, validation_set: ScanImages,
+        config: TrainingConfig, *, augmentation: AugmentConfig, image_size: int, channels: int, seed: int,
+        name: str = "training", checkpoint: Path | None = None, progress: bool = True,
+    ):  # fmt: skip
+        _check_sets(training=train_set, validation=validation_set)
         objective.check(train_set.indices)
         self.accelerator = _accelerator(config.precision)
         self.device = self.accelerator.device
@@ -318,8 +306,8 @@ class Trainer:
 def threads(number: int | None) -> Iterator[None]:
     """torch computes with so many of the processor's threads within the block; None leaves their number alone.
 
-    Small networks gain little from a second thread, and beside a busy process they become many times slower: threads
-    wait for one another at every layer. Another number of threads may change the last digits of a result.
+    Small networks gain little from a second thread, and beside a busy process they become many times slower.
+    Another number of threads may change the last digits of a result.
     """
     before = torch.get_num_threads()
     if number is not None:
@@ -339,11 +327,7 @@ def _accelerator(precision: str) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=not gpu)
 
 
-def _check(config: TrainingConfig, train_set: ScanImages, validation_set: ScanImages) -> None:
-    if config.select_on not in SELECTIONS:
-        raise ValueError(f"unknown select_on {config.select_on!r}; valid: {', '.join(SELECTIONS)}")
-    if config.epochs < 1 or config.batch_size < 1 or config.accumulation < 1:
-        raise ValueError("epochs, batch_size and accumulation must be at least 1")
-    for name, data in (("training", train_set), ("validation", validation_set)):
+def _check_sets(**sets: ScanImages) -> None:
+    for name, data in sets.items():
         if len(data) == 0:
             raise ValueError(f"the {name} set holds no scan")
