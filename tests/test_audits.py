@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,14 +25,11 @@ from kdoct_utils.data.audits import (
 )
 from kdoct_utils.data.duplicates import details, identical_images, near_identical, similarity
 from kdoct_utils.data.frames import clean_frame, make_thumbnail
-from kdoct_utils.data.images import read_image, resize
+from kdoct_utils.data.images import resize
 from kdoct_utils.data.splits import UNUSED, SplitError, make_splits
 from kdoct_utils.phantom.anatomy import draw_patient
 from kdoct_utils.phantom.render import phantom_cohort, render_frames
 from kdoct_utils.profiles import CLASS_NAMES
-
-SAMPLES = Path(__file__).parents[1] / ".." / "shared" / "oct_samples" / "ucsd"
-real_scans = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real B-scans at ../shared/oct_samples/ucsd")
 
 
 def scan_table(patients, labels=None, **columns):
@@ -114,40 +110,23 @@ def frames():
     return images, [f"p{number}" for number in range(len(patients)) for _ in range(2)]
 
 
-def check_copies(images, patients):
-    """Copies of all images under other patients and another label: each is found with its original, and no other."""
+def test_changed_copies_of_other_patients_are_found(frames):
+    """Copies of all images under other patients and another label: each is found with its original."""
+    images, patients = frames
     n, originals = len(images), thumbnails_of(images)
     for copy in COPIES:
         thumbnails = np.concatenate([originals, thumbnails_of(map(copy, images))])
         table = scan_table([*patients, *(f"copy {number}" for number in range(n))], ["normal"] * n + ["cnv"] * n)
         found = near_identical(table, thumbnails, own_hashes(table))
-        joined = {frozenset(scan_ids) for scan_ids in found["scan_ids"]}
         ids = table["scan_id"].tolist()
-        missed = [pair for pair in zip(ids[:n], ids[n:], strict=True) if not any(set(pair) <= one for one in joined)]
-        assert not missed
-        assert all("label" in crosses and "patient" in crosses for crosses in found["crosses"])
+        for pair in zip(ids[:n], ids[n:], strict=True):
+            assert any(set(pair) <= set(scan_ids) for scan_ids in found["scan_ids"])
+        assert all({"label", "patient"} <= set(crosses) for crosses in found["crosses"])
         assert found["similarity"].between(duplicates.NEAR, 1).all()
-        yield found
-
-
-def test_changed_copies_are_found(frames):
-    assert len(list(check_copies(*frames))) == len(COPIES)
-
-
-@real_scans
-def test_changed_copies_of_real_scans_are_found_and_neighbors_stay_apart():
-    paths = sorted(SAMPLES.rglob("*.jpeg"))
-    images, patients = [read_image(path) for path in paths], [path.stem.split("-")[1] for path in paths]
-    for found in check_copies(images, patients):
-        assert (found["n"] == 2).all() and len(found) == 17 and found.attrs["harmless"] == 0
-    for owners in (patients, [f"alone {number}" for number in range(len(images))]):  # neighbors as different patients
-        table = scan_table(owners)
-        found = near_identical(table, thumbnails_of(images), own_hashes(table))
-        assert found.empty and found.attrs["harmless"] == 0
 
 
 def test_different_phantoms_are_not_near_identical():
-    for size in (32, 64, 96):
+    for size in (32, 96):
         images, cohort = phantom_cohort(40, 4, size, 4)
         thumbnails = np.stack([resize(image, 32) for image in images])
         table = scan_table(cohort["patient"], cohort["label"])
@@ -168,19 +147,6 @@ def test_what_is_identical_or_of_one_patient_is_left_out(frames):
     assert near_identical(unknown, thumbnails, hashes).empty
     parts = near_identical(unknown.assign(part=["train", "test", "train", "train"]), thumbnails, hashes)
     assert parts["crosses"].tolist() == [("part",)] and parts["key"].tolist() == ["s00000"]
-
-
-def test_copies_of_copies_make_one_set_whatever_blocks_and_order(frames, monkeypatch):
-    images, _ = frames
-    thumbnails = thumbnails_of([images[0], images[6], recompressed(images[0]), brightened(images[0]), *images[8:]])
-    table = scan_table([f"p{number}" for number in range(len(thumbnails))])
-    whole = near_identical(table, thumbnails, own_hashes(table))
-    assert whole[["scan_ids", "patients"]].iloc[0].tolist() == [("s00000", "s00002", "s00003"), ("p0", "p2", "p3")]
-    monkeypatch.setattr(duplicates, "BLOCK", 5)
-    pd.testing.assert_frame_equal(near_identical(table, thumbnails, own_hashes(table)), whole)
-    order = np.random.default_rng(0).permutation(len(table))
-    shuffled = near_identical(table.iloc[order].reset_index(drop=True), thumbnails[order], own_hashes(table))
-    assert set(shuffled["scan_ids"]) == set(whole["scan_ids"]) and shuffled.attrs == whole.attrs
 
 
 def test_candidates_are_all_pairs_of_near_hashes(monkeypatch):
@@ -305,20 +271,6 @@ def test_what_only_tells_patients_apart_is_not_called_predictive():
         assert score_of(leaky, "mean brightness", brightness=brightness)["verdict"] == PREDICTS
 
 
-def test_the_interval_resamples_patients():
-    """The same scores from the same scans; the interval is wide where few patients hold many of them."""
-
-    def width(patients, slices):
-        table = cohort(patients, slices, 2)
-        typical = np.arange(patients) // 2 % 5 > 0  # four of five, in both classes
-        bright = (table["label"] == "drusen").to_numpy() == np.repeat(typical, slices)
-        found = score_of(table, "mean brightness", brightness=60.0 + bright)
-        assert found["balanced_accuracy"] == pytest.approx(0.8)
-        return found["high"] - found["low"]
-
-    assert width(20, 40) > 2 * width(400, 2)
-
-
 def test_what_cannot_be_told_is_said():
     for table, verdict in [(cohort(patients, 4), TOO_FEW) for patients in (3, 6, 12)] + [
         (cohort(60, 1).assign(patient=""), NO_PATIENTS)
@@ -326,14 +278,6 @@ def test_what_cannot_be_told_is_said():
         scores = shortcuts(table, measures(table, format=FORMATS)).set_index("property")
         assert scores.loc["file format", "verdict"] == verdict and scores.loc["scale bar", "verdict"] == NO_SIGN
         assert scores.loc["file format", ["balanced_accuracy", "low", "high"]].isna().all()
-
-
-def test_shortcuts_do_not_depend_on_the_order_of_rows():
-    table = cohort(45, 3)
-    noise = np.random.default_rng(2).normal(60, 10, len(table))
-    measured = measures(table, brightness=noise, scale_bar=noise > 65)
-    shuffled = table.sample(frac=1, random_state=0), measured.sample(frac=1, random_state=1)
-    pd.testing.assert_frame_equal(shortcuts(table, measured), shortcuts(*shuffled))
 
 
 # --- all together ----------------------------------------------------------------------------------------------------

@@ -130,14 +130,6 @@ def wedge():
 # --- reading ---
 
 
-def test_format_and_color_are_told_by_the_content():
-    for format in ("JPEG", "PNG", "TIFF", "BMP"):
-        for mode in ("L", "RGB"):
-            stored = decode_image(encoded(Image.fromarray(grain()).convert(mode), format), "a.misnamed")
-            assert stored.format == format.lower()
-            assert stored.pixels.dtype == np.uint8 and stored.pixels.ndim == (3 if mode == "RGB" else 2)
-
-
 def test_every_mode_reads_as_it_looks(tmp_path):
     grey, three = Image.fromarray(grain()), np.repeat(grain()[:, :, None], 3, axis=2)
     colored = Image.fromarray(with_bar(grain(), top=40)).quantize(64)
@@ -173,15 +165,6 @@ def test_what_cannot_be_a_scan_is_refused():
     ):
         with pytest.raises(ScanError, match=f"x.tif: .*{message}"):
             decode_image(content, "x.tif")
-
-
-def test_an_image_is_turned_upright_as_its_tag_says():
-    tag = Image.Exif()
-    tag[274] = 6  # viewers turn it clockwise
-    for format in ("JPEG", "PNG", "TIFF"):
-        turned = decoded(grain(), format, exif=tag)
-        assert turned.shape == (128, 96)
-        assert abs(turned.astype(int) - np.rot90(grain(), -1)).mean() < 12  # JPEG changes noise a little
 
 
 def test_what_is_no_image_is_an_error_that_names_it(tmp_path):
@@ -300,15 +283,6 @@ def test_ordinary_frames_lie_on_no_canvas(frames, wedge):
     clipped[:150], clipped[400:] = 0, 0
     for frame in [*frames, wedge, clipped, np.zeros((496, 768), np.uint8), grain()]:
         assert find_canvas(frame) is None
-
-
-def test_a_bar_and_a_canvas_leave_the_picture_alone(frames):
-    picture = shrunk(frames[2], 0.5)
-    for pixels in (on_canvas(with_bar(picture, top=215), 124, 192), with_bar(on_canvas(picture, 124, 192))):
-        cleaned = clean_frame(jpeg(pixels))
-        assert cleaned.canvas and cleaned.scale_bar and cleaned.border == 0
-        assert abs(np.array(cleaned.grey.shape) - picture.shape).max() <= 1
-    assert abs(cleaned.grey[:248, :384].astype(int) - picture).mean() < 4  # the bar lay on the canvas
 
 
 # --- borders ---

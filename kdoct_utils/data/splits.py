@@ -51,7 +51,7 @@ def make_splits(
     Raises SplitError for missing columns, repeated scan_ids, an empty class, a class with one group, and for scans
     whose patient is not known.
     """
-    _check_table(table, folds)
+    _check_table(table)
     unknown = int((table["patient"] == "").sum()) if "patient" in table else 0
     if unknown:
         instead = "use split='official', the publishers' own parts, and mind that a patient may lie in several of them"
@@ -87,7 +87,7 @@ def official_splits(
     Returns what make_splits does; the warnings also say how many scans are unused, or leak. Raises SplitError as
     make_splits does, and where the table has no test part.
     """
-    _check_table(table, folds)
+    _check_table(table)
     if PART not in table or not (table[PART] == "test").any():
         raise SplitError("the publishers of this dataset fixed no test part; use split='patient'")
     tested = table[PART] == "test"
@@ -123,7 +123,7 @@ def scan_level_splits(table: pd.DataFrame, seed: int, folds: int = 5) -> pd.Data
     return split
 
 
-def _check_table(table: pd.DataFrame, folds: int) -> None:
+def _check_table(table: pd.DataFrame) -> None:
     required = ["scan_id", "group", "patient_class", "label"]
     missing = [column for column in required if column not in table.columns]
     if missing:

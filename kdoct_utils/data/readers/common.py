@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -29,9 +29,7 @@ _SIGNS = {
     for dataset, name in {
         "neh": r"data_information\.csv",
         "ucsd": rf"(?:(?:train|test|val)/)?{_UCSD_FOLDERS}/{_UCSD_FOLDERS}-\d+-\d+\.jpe?g",
-        "octmnist": r"octmnist(?:_\d+)?\.npz",
         "octdl": r"OCTDL_labels\.csv",
-        "csv": r"scans\.csv",
     }.items()
 }
 
@@ -78,9 +76,6 @@ def unexpected_layout(dataset: str, root: Path, names: Iterable[str], because: s
     such = f", such as {', '.join(names[:NAMES_SHOWN])}" if names else ""
     lines = [f"{root} is not laid out as {dataset} is. {because}".rstrip(), f"  expected: {info.layout}"]
     lines.append(f"  found: {len(names)} files{such}")
-    deeper = [place for place in places(dataset, names) if place]
-    if deeper:
-        lines.append(f"  {dataset} seems to lie deeper: data_root {root / deeper[0]}")
     if info.url:
         lines.append(f"  {info.title} is to be had at {info.url} (license: {info.license}; cite {info.citation})")
         lines += [f"  {info.download}"] if info.download else []
@@ -100,19 +95,11 @@ def class_name(spelling: object, dataset: str, where: str) -> str:
 
 
 def nearest_table(dataset: str, file_name: str, source: Source) -> str:
-    """The table of that name, in any letter case, that lies nearest to the source's root.
-
-    Raises ScanError if there is none, or several equally near.
-    """
+    """The table of that name, in any letter case, that lies nearest to the root. Raises ScanError if there is none."""
     names = source.files()
-    tables = [name for name in names if PurePosixPath(name).name.lower() == file_name.lower()]
-    tables = [name for name in tables if name.count("/") == min(table.count("/") for table in tables)]
-    if not tables:
-        raise unexpected_layout(dataset, source.root, names, f"There is no {file_name}.")
-    if len(tables) > 1:
-        found = ", ".join(tables)
-        raise ScanError(f"{source.root} holds {len(tables)} tables, {found}; data_root must hold one of them")
-    return tables[0]
+    for place in places(dataset, names):
+        return next(name for name in names if name.lower() == f"{place}{file_name}".lower())
+    raise unexpected_layout(dataset, source.root, names, f"There is no {file_name}.")
 
 
 def parse_table(content: bytes, where: str, required: list[str], filled: Iterable[str] = ()) -> pd.DataFrame:

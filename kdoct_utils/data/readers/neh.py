@@ -77,19 +77,15 @@ def _image_place(root: Path, names: Collection[str], directories: pd.Series) -> 
 
 def _resolve_files(table: pd.DataFrame, files: list[str], found: Found, where: str) -> pd.DataFrame:
     """Add the column ``file``: the real spelling of each row's file. Rows without one are refused and counted."""
-    spellings = pd.Series(files).groupby(pd.Series(files).str.lower()).agg(list)
-    only = spellings[spellings.str.len() == 1].str[0]  # of a file in small letters, where there is no other
+    by_lower = {name.lower(): name for name in files}
     exact = table["Directory"].isin(files)
-    table["file"] = table["Directory"].where(exact, table["Directory"].str.lower().map(only)).tolist()
+    table["file"] = table["Directory"].where(exact, table["Directory"].str.lower().map(by_lower)).tolist()
     lost = table["file"].isna()
     found.refuse("no such file", table.loc[lost, "Directory"])
     taken = ~exact & table["file"].isin(table.loc[exact, "file"])
     found.refuse("another row's file in another letter case", table.loc[taken, "Directory"])
     table = table[~lost & ~taken]
     common.refuse_contradictions(table, "file", where)
-    respelled = int((table["file"] != table["Directory"]).sum())
-    if respelled:
-        found.notes.append(f"{respelled} paths were found under another letter case")
     return table
 
 
