@@ -88,9 +88,6 @@ def test_class_weights_scale_the_loss_and_leave_the_focus_alone():
     for reduction, expected in (("none", [right, right]), ("mean", right), ("sum", 2 * right)):
         found = focal_loss(logits, target, gamma, weights, reduction)
         assert found.tolist() == pytest.approx(expected, rel=1e-12)
-    weighted = functional.cross_entropy(logits, target, weights, reduction="none")
-    reference = ((1 - torch.exp(-weighted)) ** gamma * weighted)[0].item()
-    assert reference > 2 * right
 
 
 def test_focal_gradient_is_right_and_finite_where_the_model_is_certain():
@@ -135,38 +132,30 @@ def test_distillation_loss_and_soft_labels_are_their_closed_forms():
     assert actual.item() == pytest.approx(expected, rel=1e-12)
 
 
-class FixedLogits(nn.Module):
-    """A model that timm's task accepts and that passes its input through."""
+def test_distillation_loss_and_its_gradient_are_timms():
+    """timm's task takes whole networks: these pass their input, the logits, through."""
 
-    num_classes, in_chans = 3, 3
-    pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    class Logits(nn.Module):
+        num_classes = in_chans = 3
+        pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
-    def __init__(self, map_weight):
-        super().__init__()
-        self.map_weight = nn.Parameter(map_weight)
+        def __init__(self, weight: torch.Tensor):
+            super().__init__()
+            self.weight = nn.Parameter(weight)
 
-    def forward(self, images):
-        return images.mean(dim=(2, 3)) @ self.map_weight
+        def forward(self, images):
+            return images.mean(dim=(2, 3)) @ self.weight
 
-
-def test_distillation_loss_is_timms():
-    temperature, alpha = 4.0, 0.7
-    student, _, target = random_case(dtype=torch.float32)
-    generator = torch.Generator().manual_seed(1)
-    student_model = FixedLogits(torch.randn(3, 3, generator=generator))
-    teacher_model = FixedLogits(torch.randn(3, 3, generator=generator))
-    images = student[:, :, None, None].expand(-1, -1, 4, 4)
-    task = LogitDistillationTask(
-        student_model, teacher_model, nn.CrossEntropyLoss(), distill_loss_weight=alpha, task_loss_weight=1 - alpha,
-        temperature=temperature, verbose=False,
-    )
-    theirs = task(images, target)
-    ours = distillation_loss(student_model(images), teacher_model(images), target, temperature, alpha)
+    inputs, weights, target = random_case(dtype=torch.float32)
+    student, teacher = Logits(weights[:3]), Logits(weights[3:])
+    images = inputs[:, :, None, None].expand(-1, -1, 4, 4)
+    theirs = LogitDistillationTask(
+        student, teacher, nn.CrossEntropyLoss(), distill_loss_weight=0.7, task_loss_weight=0.3, temperature=4.0,
+        verbose=False,
+    )(images, target)  # fmt: skip
+    ours = distillation_loss(student(images), teacher(images), target, **USUAL)
     torch.testing.assert_close(ours, theirs["loss"])
-    soft, hard = distillation_terms(student_model(images), teacher_model(images), target, temperature)
-    torch.testing.assert_close(soft, theirs["kd_loss"])
-    torch.testing.assert_close(hard, theirs["task_loss"])
-    expected, actual = (torch.autograd.grad(loss, student_model.map_weight)[0] for loss in (theirs["loss"], ours))
+    expected, actual = (torch.autograd.grad(loss, student.weight)[0] for loss in (theirs["loss"], ours))
     torch.testing.assert_close(actual, expected)
 
 
@@ -182,7 +171,7 @@ def test_temperature_squared_keeps_the_gradient_the_same_size():
         torch.testing.assert_close(gradient, limit, rtol=1e-2, atol=1e-2)
 
 
-def test_reductions_agree_alpha_weighs_and_the_mean_is_the_same_for_every_batch_size():
+def test_reductions_agree_and_alpha_weighs():
     student, teacher, target = random_case()
     soft, hard = distillation_terms(student, teacher, target, reduction="none", temperature=4.0)
     for alpha in (0.0, 0.5, 0.7, 1.0):
@@ -191,9 +180,6 @@ def test_reductions_agree_alpha_weighs_and_the_mean_is_the_same_for_every_batch_
         torch.testing.assert_close(each, alpha * soft + (1 - alpha) * hard)
         mean = distillation_loss(student, teacher, target, alpha=alpha, temperature=4.0)
         torch.testing.assert_close(mean, each.mean())
-    five = student.repeat(5, 1), teacher.repeat(5, 1), target.repeat(5)
-    torch.testing.assert_close(distillation_loss(*five, **USUAL), distillation_loss(student, teacher, target, **USUAL))
-    torch.testing.assert_close(focal_loss(five[0], five[2], gamma=2.0), focal_loss(student, target, gamma=2.0))
 
 
 # ---- decoupled distillation

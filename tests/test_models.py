@@ -47,8 +47,7 @@ def test_every_profile_builds_both_families():
         assert teacher > student * (1 if name == "smoke" else 3)
 
 
-def test_course_student_is_small_known_to_timm_and_takes_grey_and_color():
-    assert "efficientnet_course_small" in timm.list_models("efficientnet_course*")
+def test_course_student_is_small_and_takes_grey_and_color():
     for channels, size in ((1, 64), (3, 96)):
         model = build_model(SMALL, 4, channels).eval()
         assert 0.09e6 < count_parameters(model) < 0.12e6
@@ -195,13 +194,9 @@ def test_the_quick_norm_in_extremes_and_in_half_precision():
     assert torch.isfinite(two_norms(2)[1].half()(large)).all()
     theirs, ours = two_norms(8)
     x = torch.randn(4, 8, 16, 16)
-    expected, near = theirs(x), {"rtol": 0.05, "atol": 0.1}
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = ours(x.bfloat16())
-        assert mixed.dtype == theirs(x.bfloat16()).dtype
-    torch.testing.assert_close(mixed.float(), expected, **near)
+    expected = theirs(x)
     for dtype in (torch.bfloat16, torch.float16):
-        torch.testing.assert_close(ours.to(dtype)(x.to(dtype)).float(), expected, **near)
+        torch.testing.assert_close(ours.to(dtype)(x.to(dtype)).float(), expected, rtol=0.05, atol=0.1)
 
 
 def test_a_network_with_quick_norms_keeps_its_parameters_and_its_answers():

@@ -130,13 +130,6 @@ def test_one_seed_gives_identical_weights_and_another_does_not():
     assert not same_weights(weights[0], weights[2])
 
 
-def test_progress_shows_loss_and_time_left(capsys):
-    for progress in (True, False):
-        make_trainer(progress=progress).fit()
-        shown = capsys.readouterr().err
-        assert all(part in shown for part in ("loss=", "12/12", "<00:00")) if progress else shown == ""
-
-
 def test_status_names_the_training_and_its_epoch(tmp_path, monkeypatch):
     status, seen = tmp_path / "status", []
 
@@ -150,8 +143,6 @@ def test_status_names_the_training_and_its_epoch(tmp_path, monkeypatch):
     make_trainer(Watching(), config=replace(CONFIG, epochs=2, threads=before + 1), name="student KD, seed 2").fit()
     assert seen[::4] == [(f"student KD, seed 2, epoch {epoch}/2", before + 1) for epoch in (1, 2)]
     assert torch.get_num_threads() == before
-    monkeypatch.setenv("KDOCT_STATUS", str(tmp_path / "no folder" / "status"))
-    make_trainer(config=replace(CONFIG, epochs=1)).fit()  # no reason to stop
 
 
 # --- gradients and rates --------------------------------------------------------------------------------------------
@@ -331,16 +322,14 @@ def test_average_is_the_mean_of_the_weights_and_is_used_only_where_it_wins():
 def test_average_of_a_network_with_batch_norm_gets_new_statistics():
     trainer, result, objective = train_scripted([1, 1, 1, 1, 0.5], config=AVERAGING, network=EFFICIENTNET)
     assert result.chosen == "swa"
-    model, means, variances = trainer.model, [], []
+    norm, means = trainer.model.bn1, []
     for (batch,), _ in epoch_batches(30, 8, 1, seed=4, epoch=3):
         images, _, indices = trainer.train_set.take(batch)
         with torch.no_grad():
-            features = model.conv_stem(augment(images, indices, STUDENT, 4, 3, SIZE, 1))  # (batch, 8, 16, 16)
+            features = trainer.model.conv_stem(augment(images, indices, STUDENT, 4, 3, SIZE, 1))  # (batch, 8, 16, 16)
         means.append(features.mean(dim=(0, 2, 3)))
-        variances.append(features.var(dim=(0, 2, 3)))
-    torch.testing.assert_close(model.bn1.running_mean, torch.stack(means).mean(dim=0), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.bn1.running_var, torch.stack(variances).mean(dim=0), rtol=1e-4, atol=1e-5)
-    assert (model.bn1.running_mean - objective.seen[3]["bn1.running_mean"]).abs().max() > 1e-4
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(dim=0), rtol=1e-4, atol=1e-5)
+    assert (norm.running_mean - objective.seen[3]["bn1.running_mean"]).abs().max() > 1e-4
 
 
 def test_early_stopping_counts_epochs_without_a_better_loss_and_accuracy_breaks_ties_by_loss():
