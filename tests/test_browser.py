@@ -75,30 +75,19 @@ def soft_label(temperature, scan):
     return bars_svg(["normal", "drusen", "cnv"], shares(LOGITS[scan], temperature), title=title, maximum=1)
 
 
-@pytest.fixture
-def export(tmp_path):
-    """Writes a page with one slider, as nbconvert exports a notebook; gives its path."""
-
-    def write(**options):
-        temperature = Slider(1.0, 10.0, 4.0, 0.25, label="temperature T")
-        panel = sliders(soft_label, temperature=temperature, scan=Choice(("easy", "hard")), height=180)
-        output = nbformat.v4.new_output("display_data", data=panel._repr_mimebundle_())
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])])
-        path = tmp_path / "page.html"
-        path.write_text(HTMLExporter(**options).from_notebook_node(with_alt_text(notebook))[0], encoding="utf-8")
-        return path
-
-    return write
+def export(path):
+    """Write a page with one slider, as nbconvert exports a notebook."""
+    temperature = Slider(1.0, 10.0, 4.0, 0.25, label="temperature T")
+    panel = sliders(soft_label, temperature=temperature, scan=Choice(("easy", "hard")), height=180)
+    output = nbformat.v4.new_output("display_data", data=panel._repr_mimebundle_())
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])])
+    path.write_text(HTMLExporter().from_notebook_node(with_alt_text(notebook))[0], encoding="utf-8")
+    return path
 
 
 def go_offline(page):
     """What a page asks of the network is empty; this machine answers."""
     page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.fulfill(body=""))
-
-
-def offline(page, path):
-    go_offline(page)
-    page.goto(path.as_uri())
 
 
 def drawn(page):
@@ -107,12 +96,13 @@ def drawn(page):
     return [text for text in texts if re.fullmatch(r"[01]\.\d{3}", text)], texts[0]
 
 
-def test_a_page_without_kernel_or_network_is_moved_by_keyboard(export):
+def test_a_page_without_kernel_or_network_is_moved_by_keyboard(tmp_path):
     def shown(scan, temperature):
         return [f"{share:.3f}" for share in shares(LOGITS[scan], temperature)]
 
     with open_page() as page:
-        offline(page, export())
+        go_offline(page)
+        page.goto(export(tmp_path / "page.html").as_uri())
         slider = page.get_by_role("slider", name="temperature T")
         assert slider.get_attribute("aria-valuetext") == "4.00" and drawn(page)[0] == shown("easy", 4.0)
         height = page.locator("kdoct-slider").bounding_box()["height"]
@@ -139,21 +129,6 @@ def test_a_page_without_kernel_or_network_is_moved_by_keyboard(export):
         )
         assert page.get_by_role("slider").count() == 1 and page.locator("output").inner_text() == "1.00"
         assert page.said == []
-
-
-@pytest.mark.slow
-def test_readers_without_the_script_see_the_note(export):
-    path = export()
-    for case in ("old browser", "script left out"):
-        with open_page() as page:
-            if case == "old browser":
-                page.add_init_script("delete window.DecompressionStream")
-            else:  # as GitHub and JupyterLab do with a notebook that nobody has trusted
-                html = path.read_text(encoding="utf-8")
-                path.write_text(re.sub(r"<script>\s*// <kdoct-slider.*?</script>", "", html, flags=re.DOTALL), "utf-8")
-            offline(page, path)
-            assert page.get_by_text("Slider “soft label”: run this cell to move it").is_visible()
-            assert page.get_by_role("slider").count() == 0 and page.said == []
 
 
 def what_does_not_fit(shown, width=760):

@@ -72,13 +72,6 @@ def test_hints_of_a_check(capsys):
     assert NotYet("Look again.")._render_traceback_() == ["Not yet. Look again."]  # no traceback
 
 
-def test_a_hint_can_name_the_place():
-    check = Check({"a": 1.0, "b": {"c": 2.0}}, passed="", otherwise="{where}: {got}.")
-    assert hint(check, {"a": 1.0, "b": {"c": 3.0}}) == "b, c: 3.."
-    assert hint(check, {"a": 0.0, "b": {"c": 2.0}}) == "a: 0.."
-    assert hint(check, {"a": 0.0}) == "the answer: {'a': 0.0}."
-
-
 def test_one_step_in_the_words_of_other_students(capsys):
     """The same mistakes written in another way get the same hints: what happened is looked at, not how it is put."""
 

@@ -96,18 +96,6 @@ def test_interval_plot_draws_the_interval_in_the_arm_look_and_a_dot_a_seed():
         figures.interval_plot({"mine": (0.9, 0.1, 0.2)}, xlabel="x", title="t")
 
 
-def test_seeds_are_dots_and_their_mean_a_marker_on_their_range():
-    rows = [("CE", name, value) for name in ("normal", "cnv") for value in (0.2, 0.4, 0.9)]
-    table = pd.DataFrame(rows, columns=["loss", "class", "found"])
-    axis = figures.seeds_plot(table, x="found", y="loss", classes="class", xlabel="sensitivity").axes[0]
-    dots = np.concatenate([item.get_offsets() for item in axis.collections if len(item.get_offsets())])
-    assert sorted(dots[:, 0]) == pytest.approx([0.2, 0.2, 0.4, 0.4, 0.9, 0.9])
-    means = [line for line in axis.lines if line.get_marker() in ("o", "^") and len(line.get_xdata())]
-    assert [line.get_xdata()[0] for line in means[:2]] == pytest.approx([0.5, 0.5])
-    assert {(0.2, 0.9)} <= {tuple(line.get_xdata()) for line in axis.lines if len(line.get_xdata()) == 2}
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["normal", "CNV"]
-
-
 def test_a_layer_overlay_names_what_is_there():
     mask = np.zeros_like(SCAN, dtype=int)
     mask[5:10], mask[15:20, :20] = 1, 2

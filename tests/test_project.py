@@ -30,14 +30,10 @@ CONDA_NAMES = {
 }
 IMPORT_NAMES = {
     "PIL": "pillow",
-    "axe_playwright_python": "axe-playwright-python",
-    "bs4": "beautifulsoup4",
     "cv2": "opencv-python-headless",
     "huggingface_hub": "huggingface-hub",
     "pytorch_grad_cam": "grad-cam",
-    "skimage": "scikit-image",
     "sklearn": "scikit-learn",
-    "yaml": "pyyaml",
 }
 
 
@@ -107,38 +103,18 @@ def test_binder_scripts_stop_at_errors_and_hand_over(tmp_path):
         subprocess.run([ROOT / "binder" / "postBuild"], env=os.environ | {"PATH": path}, cwd=tmp_path, check=True)
 
 
-def third_party_imports(folder):
-    """Distribution names that the modules of a folder import; its own modules and folders are none."""
-    found = {}
-    known = {*sys.stdlib_module_names, "kdoct_utils", "tools", *(path.stem for path in folder.iterdir())}
-    for path in sorted(folder.rglob("*.py") if folder.name == "kdoct_utils" else folder.glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = []
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                modules = [node.module]
-            for module in (name.split(".")[0] for name in modules):
-                if module not in known:
-                    found.setdefault(IMPORT_NAMES.get(module, module).lower().replace("_", "-"), path.name)
-    return found
-
-
-def declared(*groups):
-    lines = PROJECT["dependencies"] + [line for group in groups for line in PROJECT["optional-dependencies"][group]]
-    return {Requirement(line).name for line in lines}
-
-
 def test_what_the_package_imports_is_declared():
-    imports = third_party_imports(ROOT / "kdoct_utils")
-    assert {"numpy", "torch", "typer"} <= set(imports)
-    assert {name: where for name, where in imports.items() if name not in declared()} == {"dask": "workers.py"}
-    assert "dask" in declared("sweep")  # imported where it is used, with a message for those who lack it
-
-
-def test_what_the_tests_import_is_declared():
-    imports = third_party_imports(ROOT / "tests")
-    assert {name: where for name, where in imports.items() if name not in declared("test", "browser")} == {}
+    found = {}
+    for path in (ROOT / "kdoct_utils").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+            found |= {module.split(".")[0]: path.name for module in modules}
+    needed = {Requirement(line).name for line in PROJECT["dependencies"]}
+    names = {name: IMPORT_NAMES.get(name, name).replace("_", "-") for name in found}
+    imported = {name for name in names if name not in (*sys.stdlib_module_names, "kdoct_utils")}
+    assert {"numpy", "torch", "typer"} <= imported
+    assert {found[name] for name in imported if names[name] not in needed} == {"workers.py"}  # dask, an extra
 
 
 def test_shipped_files_are_package_data():

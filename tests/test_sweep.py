@@ -21,7 +21,7 @@ from filelock import FileLock
 from test_course import COMMON, write_notebook
 
 from kdoct_utils.course import cli, sweep, workers
-from kdoct_utils.course.sweep import flat, one_line, plan_sweep, read_results, run_sweep
+from kdoct_utils.course.sweep import plan_sweep, run_sweep
 from kdoct_utils.course.sweep_report import (
     cross_validation_table,
     differences_table,
@@ -30,7 +30,6 @@ from kdoct_utils.course.sweep_report import (
     sweep_text,
 )
 from kdoct_utils.data.splits import make_splits, save_splits
-from kdoct_utils.judge.crossval import hits
 from kdoct_utils.runs import RunError, load_run, open_run, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,14 +161,6 @@ def test_what_is_not_valid_is_refused_before_anything_is_made(home):
     with pytest.raises(ValueError, match="unknown split 'random'; valid splits: patient, official"):
         run_sweep(planned(home, {"split": "random"}))
     assert not list((home / "sweep").glob("*/notebooks"))
-
-
-def test_names_of_columns_and_errors_in_one_line():
-    nested = {"a": {"b": {"c": 1}, "interval": [0.1, 0.2], "confusion": [[1]], "name": "x", "no": None}}
-    assert flat(nested) == {"a_b_c": 1, "a_interval_low": 0.1, "a_interval_high": 0.2, "a_no": None}
-    long = "n.ipynb stopped at code cell 2 of 3:\n    x = 1\n    boom()\nValueError: no\nmore"
-    assert one_line(long) == "n.ipynb stopped at code cell 2 of 3: ValueError: no"
-    assert len(one_line("word " * 1000)) <= 300
 
 
 # --- on this machine -------------------------------------------------------------------------------------------------
@@ -371,17 +362,3 @@ def test_folds_are_pooled_and_their_ensemble_is_out_of_fold(home):
     assert "ensemble of 2 seeds" in report_sweep(made).read_text()
     found, notes = cross_validation_table(made, {name: predictions[name] for name in list(predictions)[:1]})
     assert found.empty and "4 of 8 scans were never tested" in notes[0]
-
-
-@pytest.mark.slow
-def test_notebook_05_over_two_temperatures_shares_one_teacher(tmp_path):
-    made = plan_sweep("05", {"temperature": [1, 4]}, profile="smoke", run_dir=tmp_path / "sweep")
-    results = run_sweep(made, jobs=2, progress=False)
-    assert results["status"].tolist() == ["done", "done"] and results.equals(read_results(made))
-    shared = {pattern: len(list((made.folder / "shared").glob(f"{pattern}_*.safetensors")))
-              for pattern in ("teacher", "student_alone_seed0", "student_kd*_seed0")}  # fmt: skip
-    assert shared == {"teacher": 1, "student_alone_seed0": 1, "student_kd*_seed0": 2}
-    for name, table in read_predictions(made).items():
-        accuracy = results.set_index("run").loc[name, "student_kd_accuracy"]
-        assert hits(table.query("network == 'student_kd'")).mean() == pytest.approx(accuracy)
-    assert "Mean accuracy of the runs by temperature" in report_sweep(made).read_text()
