@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from types import SimpleNamespace
@@ -38,25 +38,15 @@ def test_the_steps_are_the_courses_own_and_the_first_warms_up(role, monkeypatch)
     assert found["peak_bytes"] > (50e6 if found["device"] == "this CPU" else 0)
 
 
-class Pool:
-    """In the place of processes: each takes no step, or dies."""
-
-    dies = False
-
-    def __init__(self, *_, **__):
-        self.future = Future()
-
-    __enter__, __exit__ = lambda self: self, lambda *_: None
-
-    def submit(self, work, profile, role, steps):
-        taken = {"device": "this CPU", "precision": "bf16", "batch_size": 4, "accumulation": 4, "seconds": 8.0,
-                 "images_per_second": 2.0, "peak_bytes": 7e9}  # fmt: skip
-        self.future.set_exception(BrokenProcessPool()) if self.dies else self.future.set_result(taken)
-        return self.future
-
-
 def test_check_counts_takes_a_step_of_both_networks_and_says_too_little_memory(monkeypatch, capsys):
-    for name, value in (("gpu_memory", lambda: None), ("ProcessPoolExecutor", Pool), ("BYTES_A_PARAMETER", -1)):
+    taken = {"device": "this CPU", "precision": "bf16", "batch_size": 4, "accumulation": 4, "seconds": 8.0,
+             "images_per_second": 2.0, "peak_bytes": 7e9}  # fmt: skip
+    for name, value in (
+        ("gpu_memory", lambda: None),
+        ("ProcessPoolExecutor", lambda number, mp_context: ThreadPoolExecutor(number)),
+        ("take_steps", lambda *_: taken),
+        ("BYTES_A_PARAMETER", -1),
+    ):
         monkeypatch.setattr(true_step, name, value)
     monkeypatch.setattr(checks, "run_checks", lambda *_: [])
     for options, names in (
@@ -74,7 +64,11 @@ def test_check_counts_takes_a_step_of_both_networks_and_says_too_little_memory(m
             assert "8 s a step, 2 images/s, peak 7.0 GB" in found[3]["found"]
     check = check_steps(SMOKE, "teacher", 1e15)
     assert not check.ok and "the weights alone need 1000000.0 GB" in check.found and "--no-step" in check.remedy
-    monkeypatch.setattr(Pool, "dies", True)
+
+    def die(*_):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(true_step, "take_steps", die)
     assert "want of memory" in check_steps(SMOKE, "student", 0).found
 
 

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
@@ -31,17 +30,6 @@ SHOWN_LINES = 25  # of a failing cell
 ADDED_BY_PAPERMILL = "injected-parameters"
 
 
-@dataclass(frozen=True)
-class Execution:
-    """What a notebook cost: wall time, and resident memory at its peak in millions of bytes.
-
-    peak_mb: all its processes together, looked at every ``POLL_SECONDS``; pages that they share count in each.
-    """
-
-    seconds: float
-    peak_mb: float
-
-
 def execute_notebook(
     source: Path,
     output: Path,
@@ -52,7 +40,7 @@ def execute_notebook(
     on_poll: Callable[[str], None] | None = None,
     threads: int | None = None,
     cores: int | None = None,
-) -> Execution:
+) -> dict[str, float]:
     """Execute ``source`` into ``output`` with ``parameters``, in its own process.
 
     timeout: seconds for the whole notebook. on_poll: called every ``POLL_SECONDS`` with what runs now, such as
@@ -61,6 +49,8 @@ def execute_notebook(
     cores: that all processes together may use, so how many trainings run side by side; None: all.
     ``output`` keeps what was executed, also on failure. It is written by one process at a time, the others wait.
 
+    Returns "seconds" of wall time and "peak_mb": resident memory of all its processes at its peak, in millions of
+    bytes, looked at every ``POLL_SECONDS``; pages that they share count in each.
     Raises RunError with the cell's number, source and error if a cell fails, the kernel dies or time runs out.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +77,7 @@ def execute_notebook(
     if process.returncode != 0:
         reason = last_line or "no reason was given"
         raise RunError(_failure(source, output, "stopped", f"{reason} (peak memory: {peak / 1e6:.0f} MB)"))
-    return Execution(round(seconds, 1), round(peak / 1e6, 1))
+    return {"seconds": round(seconds, 1), "peak_mb": round(peak / 1e6, 1)}
 
 
 def _watch(process: subprocess.Popen, deadline: float, on_poll: Callable[[], None]) -> tuple[int, bool]:

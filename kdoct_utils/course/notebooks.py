@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kdoct_utils import __version__
 from kdoct_utils.course.check import check_memory
-from kdoct_utils.course.execute import Execution, execute_notebook
+from kdoct_utils.course.execute import execute_notebook
 from kdoct_utils.course.parameters import COMMON_PARAMETERS, plan_parameters, read_notebook
 from kdoct_utils.course.progress import CourseBar
 from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
@@ -182,13 +182,13 @@ def run_course(
                 continue
             bar.start()
             cost = _run_notebook(run, path, values, mark, limit, bar.show)
-            bar.finish(f"{cost.seconds:.0f} s, {cost.peak_mb:.0f} MB")
+            bar.finish(f"{cost['seconds']:.0f} s, {cost['peak_mb']:.0f} MB")
     return run
 
 
 def _run_notebook(
     run: RunFolder, source: Path, parameters: dict[str, object], mark: str, timeout: float, show: Callable[[str], None]
-) -> Execution:
+) -> dict[str, float]:
     """Execute one notebook, and record in the run folder what it cost and that it is done."""
     executed = run.notebooks_dir / source.name
     try:
@@ -201,7 +201,7 @@ def _run_notebook(
             f"{error}\nWhat was executed is in {executed}. Once the cause is mended, run the same command again: "
             "notebooks that are done are skipped."
         ) from None
-    run.update_metrics("notebooks", {notebook_number(source.name): asdict(cost)})
+    run.update_metrics("notebooks", {notebook_number(source.name): cost})
     notebook = read_notebook(executed)
     notebook["metadata"]["kdoct"] = {"fingerprint": mark}
     with atomic_path(executed) as temporary:

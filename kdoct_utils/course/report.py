@@ -90,15 +90,10 @@ def run_tables(metrics: dict) -> Tables:
         row |= {"interval": interval, "reading": read_interval(*interval)}
         row["seeds"] = len(seeds) if isinstance(seeds, list) else seeds
     edge = [
-        {
-            "name": name,
-            "kilobytes": cell_text(found["bytes"] / 1000 if found.get("bytes") is not None else None, 0),
-            "latency": cell_text(found.get("latency_ms"), 2),
-            "accuracy": found.get("accuracy"),
-        }
+        {"name": name, "kilobytes": cell_text(found["bytes"] / 1000, 0), "latency": cell_text(found["latency_ms"], 2),
+         "accuracy": found["accuracy"]}
         for name, found in metrics.get("edge", {}).items()
-        if isinstance(found, dict)
-    ]
+    ]  # fmt: skip
     costs = [
         {"name": number} | {key: cell_text(found.get(key), 0) for key in ("seconds", "peak_mb")}
         for number, found in sorted(metrics.get("notebooks", {}).items())

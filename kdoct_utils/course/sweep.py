@@ -234,9 +234,8 @@ def _execute(run: SweepRun, timeout: float, cores: int | None) -> dict:
         )  # fmt: skip
     except (RunError, OSError) as error:
         return _record(run, str(error), round(time.monotonic() - started, 1))
-    spent = {"seconds": cost.seconds, "peak_mb": cost.peak_mb}
-    folder.update_metrics("notebooks", {course.notebook_number(run.notebook.name): spent})
-    return _record(run, "", cost.seconds, DONE)
+    folder.update_metrics("notebooks", {course.notebook_number(run.notebook.name): cost})
+    return _record(run, "", cost["seconds"], DONE)
 
 
 def _record(run: SweepRun, message: str, seconds: float | None = None, status: str = FAILED) -> dict:
