@@ -111,7 +111,7 @@ def test_what_the_package_imports_is_declared():
             modules += [node.module] if isinstance(node, ast.ImportFrom) else []
             found |= {module.split(".")[0]: path.name for module in modules}
     needed = {Requirement(line).name for line in PROJECT["dependencies"]}
-    names = {name: IMPORT_NAMES.get(name, name).replace("_", "-") for name in found}
+    names = {name: IMPORT_NAMES.get(name, name).lower().replace("_", "-") for name in found}
     imported = {name for name in names if name not in (*sys.stdlib_module_names, "kdoct_utils")}
     assert {"numpy", "torch", "typer"} <= imported
     assert {found[name] for name in imported if names[name] not in needed} == {"workers.py"}  # dask, an extra
