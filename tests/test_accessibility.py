@@ -109,7 +109,6 @@ def test_text_of_figures_and_drawings_can_be_read():
         figures.class_bars(np.full((2, 4), 0.25), CLASS_NAMES, ["a", "b"], title="t"),
         figures.curves([1, 2], lines, xlabel="x", ylabel="y", title="t"),
         figures.layer_overlay(scan, mask, ["none", "A", "B", "C"], title="t"),
-        figures.scan_grid([scan] * 2, ["a", "b"], title="t"),
         figures.interval_plot({"a": (1, 0, 2)}, xlabel="x", title="t", reference=0, reference_label="none"),
     ):
         texts = [item for item in figure.findobj(Text) if item.get_text().strip()]

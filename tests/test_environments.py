@@ -22,18 +22,9 @@ def load(path):
     return module
 
 
-@pytest.fixture(scope="module")
-def colab():
-    return load("tests/colab/run.py")
-
-
-@pytest.fixture(scope="module")
-def binder():
-    return load("tests/binder/run.py")
-
-
-def test_colab_ships_what_its_setup_does_not_install(colab):
+def test_colab_ships_what_its_setup_does_not_install():
     """The setup cell installs the package with --no-deps: what it needs must be there, in a version it takes."""
+    colab = load("tests/colab/run.py")
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     cell = colab.setup_cell(ROOT)
     pins = {name.lower().replace("_", "-"): version.removesuffix(".*") for name, version in colab.pins().items()}
@@ -46,7 +37,8 @@ def test_colab_ships_what_its_setup_does_not_install(colab):
     assert repr(str(ROOT)) in cell and "github.com" not in cell
 
 
-def test_a_command_is_held_to_its_core_and_its_memory(binder):
+def test_a_command_is_held_to_its_core_and_its_memory():
+    binder = load("tests/binder/run.py")
     block = "import time; block = bytearray(b'1') * 400_000_000; time.sleep(60)"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {block!r}])"
     ended = binder.run_within([sys.executable, "-c", child], limit=300_000_000)
