@@ -79,13 +79,13 @@ def test_options_reach_the_run(capsys, monkeypatch, tmp_path):
 
     monkeypatch.setattr(course, "run_course", fake_run)
     monkeypatch.setattr(report, "report_run", lambda run: run.index_file)
-    options = ["-p", "alpha=0.5", "-p", "note=a=b", "--only", "03,05", "--again", "--timeout-minutes", "2"]
+    options = ["-p", "alpha=0.5", "-p", "note=a=b", "--only", "03,05"]
     options += ["--profile", "smoke", "--seed", "2", "--run-dir", str(tmp_path), "--json"]
     code, out, _ = kdoct(capsys, "run", *options)
     assert code == 0
     assert json.loads(out)["teacher"] == {"accuracy": 0.5}
     assert seen["values"] == ("smoke", None, "", tmp_path, 2, {"alpha": "0.5", "note": "a=b"})
-    assert seen["options"] == {"only": ["03", "05"], "again": True, "timeout": 120.0}
+    assert seen["options"] == {"only": ["03", "05"]}
 
 
 def test_datasets_and_profiles_are_listed_for_people_and_programs(capsys):

@@ -40,11 +40,6 @@ Parameters = Annotated[
         help="A notebook's parameter; repeat for more. In a sweep NAME=V1,V2, also fold=0,1.",
     ),
 ]
-Timeout = Annotated[
-    float | None,  # in seconds, once it is read
-    typer.Option("--timeout-minutes", help="Limit for each notebook.", callback=lambda value: value and 60 * value),
-]
-Again = Annotated[bool, typer.Option("--again", help="Also run what is already done.")]
 
 
 def print_json(value: object) -> None:
@@ -73,8 +68,6 @@ def run(
     seed: Seed = 0,
     parameter: Parameters = None,
     only: Annotated[str, typer.Option(help="Notebooks to run, such as 03,05.")] = "",
-    again: Again = False,
-    timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
     """Execute the notebooks in order into a run folder, print its results and write its index.html."""
@@ -82,13 +75,8 @@ def run(
     from kdoct_utils.course.parameters import parse_assignments
 
     names = [name for name in only.split(",") if name.strip()]
-    show_results(
-        run_course(
-            profile, dataset, data_root, run_dir, seed, parse_assignments(parameter or []), only=names, again=again,
-            timeout=timeout,
-        ),
-        as_json,
-    )  # fmt: skip
+    given = parse_assignments(parameter or [])
+    show_results(run_course(profile, dataset, data_root, run_dir, seed, given, only=names), as_json)
 
 
 @app.command()
@@ -124,8 +112,6 @@ def sweep(
     scheduler: Annotated[
         str | None, typer.Option(metavar="tcp://HOST:PORT", help="A Dask scheduler; its workers do the runs.")
     ] = None,
-    timeout: Timeout = None,
-    again: Again = False,
     as_json: AsJson = False,
 ) -> None:
     """Run one notebook for every combination of values, and compare the runs; exit code 1 where one failed."""
@@ -136,7 +122,7 @@ def sweep(
         notebook, parse_assignments(parameter or []), seeds=seeds, seed=seed, profile=profile, dataset=dataset,
         data_root=data_root, run_dir=run_dir,
     )  # fmt: skip
-    results = run_sweep(made, jobs=jobs, scheduler=scheduler, timeout=timeout, again=again)
+    results = run_sweep(made, jobs=jobs, scheduler=scheduler)
     from kdoct_utils.course.sweep_report import report_sweep, sweep_text
 
     index = report_sweep(made)

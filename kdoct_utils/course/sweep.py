@@ -153,17 +153,12 @@ def value_text(value: object) -> str:
 # --- the runs --------------------------------------------------------------------------------------------------------
 
 
-def run_sweep(
-    sweep: Sweep, *, jobs: int = 1, scheduler: str | None = None, timeout: float | None = None, again: bool = False,
-    progress: bool = True,
-) -> pd.DataFrame:  # fmt: skip
+def run_sweep(sweep: Sweep, *, jobs: int = 1, scheduler: str | None = None, progress: bool = True) -> pd.DataFrame:
     """Execute the runs that are not done and return ``results.csv``: a row a run, written anew as runs end.
 
     jobs: runs at the same time on this machine, which share its cores. scheduler: address of a Dask scheduler,
     "tcp://host:port"; then its workers do the runs, one for each of their threads, and jobs counts for nothing. They
     need this package and must see the run folders under the same paths.
-    timeout: seconds a run may take; None: the profile's in ``notebooks.TIMEOUTS``.
-    again: also execute runs that are done; the networks in their folders are kept.
 
     A run that fails is recorded with its error, and the others go on. Calling again does those that failed or are
     missing. Where this process ends early, so do its runs on this machine; what workers of a cluster have begun goes
@@ -179,10 +174,7 @@ def run_sweep(
     for run in sweep.runs:
         open_run(run.folder, profile=profile, dataset=sweep.dataset, data_root=sweep.data_root, seed=run.seed,
                  options=run.options, shared=sweep.folder / "shared")  # fmt: skip
-        if again:
-            run.result_file.unlink(missing_ok=True)
-    limit = course.TIMEOUTS[profile.name] if timeout is None else timeout
-    work = functools.partial(perform, timeout=limit, cores=cores)
+    work = functools.partial(perform, timeout=course.TIMEOUTS[profile.name], cores=cores)
     todo = [run for run in sweep.runs if not run.finished_result()]
     results = on_cluster(scheduler, todo, work, _record) if scheduler else on_this_machine(jobs, todo, work)
     _collect(sweep, results, progress)

@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 from kdoct_utils.course.notebooks import run_course
 for only in (None, ["07"]):
-    run_course("smoke", only=only, again=True, notebooks_folder=Path(sys.argv[1]), run_dir=sys.argv[2])
+    run_course("smoke", only=only, notebooks_folder=Path(sys.argv[1]), run_dir=sys.argv[2])
 """
 
 
@@ -96,6 +96,7 @@ def main(folder: Path) -> None:
     subprocess.run([python, "-c", SET_UP], input=setup_cell(source).encode(), **settings)
     if wrong := changed(installed(python), pins()):
         sys.exit(f"the setup cell has changed what Colab ships: {'; '.join(wrong)}")
+    shutil.rmtree(folder / "run", ignore_errors=True)
     subprocess.run([python, "-c", COURSE, str(ROOT / "notebooks"), str(folder.resolve() / "run")], **settings)
     if complaints := complaints_of(folder / "run" / "notebooks"):
         sys.exit("\n".join(complaints))
