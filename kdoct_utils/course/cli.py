@@ -128,11 +128,8 @@ def sweep(
     index = report_sweep(made)
     print_json(results.to_dict("records")) if as_json else typer.echo(sweep_text(made))
     typer.echo(f"\nResults: {made.results_file}\nReport: {index}", err=as_json)
-    failed = results[results["status"] == FAILED]
-    if len(failed):
-        typer.echo(f"kdoct: {len(failed)} of {len(results)} runs failed; the same command tries them again", err=True)
-        for row in failed.itertuples():
-            typer.echo(f"    {row.run}: {row.error}", err=True)
+    if failed := (results["status"] == FAILED).sum():
+        typer.echo(f"kdoct: {failed} of {len(results)} runs failed; the same command tries them again", err=True)
         raise typer.Exit(1)
 
 
