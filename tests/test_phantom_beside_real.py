@@ -83,3 +83,36 @@ def test_native_grain_is_alike():
     phantom = np.median([grain(frame) for frame in frames], axis=0)
     assert np.abs(real - phantom)[:2].max() < 0.2
     assert abs(real[2] - phantom[2]) < 5  # display levels
+
+
+DEPTHS = (-8, -4, 0, 20, 40, 80, 120, 160, 200)  # native pixels below the brightest row
+
+
+def depth_profile(frame):
+    """Mean gray level at each of DEPTHS below every column's brightest row of the smoothed frame."""
+    frame = np.where(frame == 255, 0, frame).astype(float)  # white canvas of registered frames
+    brightest = gaussian_filter(frame, (2, 6)).argmax(axis=0)  # (width,)
+    rows, columns = brightest + np.array(DEPTHS)[:, None], np.arange(frame.shape[1])
+    inside = (rows >= 0) & (rows < len(frame))
+    levels = np.where(inside, frame[np.clip(rows, 0, len(frame) - 1), columns], np.nan)
+    return np.nanmean(levels, axis=1)  # (depths,)
+
+
+def roughness(frame):
+    """Median over the inner retina of the local standard deviation over the local mean: the speckle."""
+    frame = frame.astype(float)
+    mean, square = (gaussian_filter(one, 2) for one in (frame, frame**2))
+    brightest = gaussian_filter(frame, (2, 6)).argmax(axis=0)
+    rows = np.arange(len(frame))[:, None]
+    inner = (mean > 45) & (mean < 140) & (rows < brightest - 25) & (rows > brightest - 90)
+    rough = np.sqrt(np.maximum(square - mean**2, 0))[inner] / mean[inner]
+    return np.median(rough) if rough.size else np.nan
+
+
+def test_levels_by_depth_and_grain_of_the_retina_lie_in_the_real_range():
+    real = [read_image(path) for path in sorted(SAMPLES.glob("*/*.jpeg"))]
+    drawn = [render_frames(draw_patient(CLASS_NAMES[k % 3], [32, k]), 1).images[0] for k in range(24)]
+    for measure in (depth_profile, roughness):
+        low, high = np.nanpercentile([measure(frame) for frame in real], [10, 90], axis=0)
+        median = np.nanmedian([measure(frame) for frame in drawn], axis=0)
+        assert ((low <= median) & (median <= high)).all(), (measure.__name__, low, median, high)

@@ -29,11 +29,12 @@ LAYER_NAMES = (
     "vitreous", "RNFL", "GCL", "IPL", "INL", "OPL", "ONL", "ELM", "EZ", "outer segments",
     "subretinal space", "RPE", "sub-RPE space", "choriocapillaris", "choroid", "deeper tissue",
 )  # fmt: skip
-LAYER_LEVELS = np.array([0, 118, 87, 93, 72, 83, 55, 65, 197, 157, 40, 183, 95, 105, 60, 29], np.float32)
+LAYER_LEVELS = np.array([0, 112, 84, 90, 66, 80, 52, 68, 134, 114, 36, 196, 100, 112, 103, 103], np.float32)
 INNER_FOVEA = np.array([13, 18, 22, 18, 24], np.float32)  # RNFL to OPL, at the pit
 INNER_PARAFOVEA = np.array([22, 50, 42, 40, 32], np.float32)  # and 1 mm away
 ONL_FOVEA, ONL_PARAFOVEA = 100.0, 65.0
-ELM_UM, EZ_UM, OUTER_SEGMENTS_UM, RPE_UM, CHORIOCAPILLARIS_UM = 8.0, 20.0, 30.0, 18.0, 10.0
+ELM_UM, EZ_UM, OUTER_SEGMENTS_UM, RPE_UM, CHORIOCAPILLARIS_UM = 9.0, 15.0, 27.0, 21.0, 14.0
+NASAL_RNFL = 0.016  # the nerve fiber layer grows toward the optic disc: um a um
 
 LESION_NAMES = (
     "none", "druse", "pigment epithelium detachment", "subretinal fluid",
@@ -95,22 +96,22 @@ def _uniform_rows(random: np.random.Generator, count: int, *ranges: tuple[float,
 def _draw_drusen(random: np.random.Generator, count: int, spread: float) -> np.ndarray:
     center = random.normal(0, 250, 2)
     position = random.normal(center, spread, (count, 2))
-    radius = random.uniform(30, 150, count)  # 60 to 300 um wide
+    radius = random.uniform(60, 190, count)  # 120 to 380 um wide
     # Wide drusen are high drusen, up to the 120 um at which they would be called detachments.
-    height = np.clip(20 + (radius - 30) * random.uniform(0.25, 0.95, count), 20, 120)
+    height = np.clip(16 + (radius - 60) * random.uniform(0.15, 0.75, count), 16, 120)
     return np.column_stack([position, radius, height]).astype(np.float32)
 
 
 def _draw_neovascular(random: np.random.Generator) -> np.ndarray:
     rows = []
     for _ in range(random.integers(1, 3)):
-        height = np.exp(random.uniform(np.log(80), np.log(400)))
-        radius_x = np.clip(max(random.normal(3.0, 0.8), 1.8) * height, 300, 1500)
-        fluid = random.uniform(30, 250) * (random.random() < 0.7)
+        height = np.exp(random.uniform(np.log(80), np.log(320)))
+        radius_x = np.clip(max(random.normal(3.4, 0.9), 2.0) * height, 350, 1600)
+        fluid = random.uniform(30, 180) * (random.random() < 0.7)
         material = random.uniform(30, 120) * (random.random() < 0.6)
         position = random.normal(0, (500, 250))
         radius_y = random.uniform(0.8, 1.6) * np.clip(radius_x, 500, 1100)
-        rows.append([*position, radius_x, radius_y, height, fluid, material, random.uniform(50, 250)])
+        rows.append([*position, radius_x, radius_y, height, fluid, material, random.uniform(20, 130)])
     return np.array(rows, np.float32)
 
 
@@ -153,10 +154,12 @@ def draw_patient(patient_class: str, seed: int | Sequence[int]) -> Patient:
         raise ValueError(f"unknown class {patient_class!r}; valid classes: {', '.join(CLASS_NAMES)}")
     seed = (int(seed),) if isinstance(seed, (int, np.integer)) else tuple(int(s) for s in seed)
     random = np.random.default_rng([*seed, CLASS_NAMES.index(patient_class)])
-    vessels = _uniform_rows(random, int(random.integers(5, 13)), (-4500, 4500), (-0.4, 0.4), (3, 14), (0.57, 0.78))
+    vessels = _uniform_rows(random, int(random.integers(4, 11)), (-4500, 4500), (-0.4, 0.4), (0, 1), (-0.06, 0.06))
+    vessels[:, 2] = 3 + 13 * vessels[:, 2] ** 2  # columns: most are thin
+    vessels[:, 3] += 0.86 - 0.021 * vessels[:, 2]  # and dim little
     vessels = vessels[np.abs(vessels[:, 0]) > 450]  # the fovea has none
-    lengths = random.uniform((1500, 1000, 500), (6000, 3000, 1500))  # um; all layers follow these waves
-    waves = (random.normal(0, (3.0, 2.0, 1.5)), 2 * np.pi / lengths, random.uniform(0, 6.28, 3))
+    lengths = random.uniform((4000, 2000, 800), (9000, 4000, 2000))  # um; all layers follow these waves
+    waves = (random.normal(0, (4.0, 1.5, 0.5)), 2 * np.pi / lengths, random.uniform(0, 6.28, 3))
     texture = (random.normal(0, 0.08, 3), 2 * np.pi / random.uniform(400, 2500, 3), random.uniform(0, 6.28, 3))
     return Patient(
         patient_class=patient_class,
@@ -176,15 +179,24 @@ def draw_patient(patient_class: str, seed: int | Sequence[int]) -> Patient:
         layer_gain=_draw_gain(random),
         texture=np.array(texture, np.float32),
         frames_averaged=float(random.uniform(8, 17)),
-        noise_level=float(random.uniform(15, 22)),
+        noise_level=float(random.uniform(13, 20)),
         registered=bool(random.random() < 0.35),
         lesions=_draw_lesions(patient_class, random),
     )
 
 
 def _bell(distance_squared: np.ndarray) -> np.ndarray:
-    """A dome of height 1 that is exactly 0 outside radius 1."""
+    """A dome of height 1 with a gentle foot, exactly 0 outside radius 1."""
     return np.clip(1 - distance_squared, 0, None) ** 1.5
+
+
+def _dome(distance_squared: np.ndarray) -> np.ndarray:
+    """A rounder dome of height 1 with steep sides, as drusen and detachments have; exactly 0 outside radius 1."""
+    return np.clip(1 - distance_squared, 0, None) ** 0.8
+
+
+# Lumps of a detachment: amplitude, length as a share of its radius, phase.
+_RIPPLES = ((0.11, 0.21, 0.0), (0.08, 0.11, 2.0), (0.05, 0.055, 4.0))
 
 
 def lesion_profiles(patient: Patient, x_um: np.ndarray, y_um: np.ndarray) -> dict[str, np.ndarray]:
@@ -200,11 +212,12 @@ def lesion_profiles(patient: Patient, x_um: np.ndarray, y_um: np.ndarray) -> dic
     profile["drusen"] = np.zeros(shape, np.float32)
     if len(lesions.drusen):
         dx, dy, radius, height = (lesions.drusen[None, :, i, None] for i in range(4))
-        profile["drusen"] = (height * _bell(((x - dx) ** 2 + (y - dy) ** 2) / radius**2)).max(1)
+        profile["drusen"] = (height * _dome(((x - dx) ** 2 + (y - dy) ** 2) / radius**2)).max(1)
     for px, py, rx, ry, height, fluid, material, thickening in lesions.detachments:
         across = ((y_um[:, None] - py) / ry) ** 2
-        dome = _bell(((x_um[None] - px) / rx) ** 2 + across)
-        ripple = 1 + 0.14 * np.sin(x_um[None] / (0.16 * rx) + py) + 0.06 * np.sin(x_um[None] / (0.06 * rx) + px)
+        dome = _dome(((x_um[None] - px) / rx) ** 2 + across)
+        waves = [a * np.sin(x_um[None] / (length * rx) + shift + py) for a, length, shift in _RIPPLES]
+        ripple = 0.85 + sum(waves)  # membranes are lumpy
         profile["detachment"] = np.maximum(profile["detachment"], height * dome * ripple)
         # Fluid gathers beside the detachment, material over its crown.
         profile["fluid"] += fluid * _bell(((x_um[None] - px - 0.7 * rx) / (0.9 * rx)) ** 2 + across)
@@ -242,7 +255,7 @@ def layer_heights(
     fovea_x, fovea_y = patient.fovea_um
     u = ((x_um[None] - fovea_x) ** 2 + (y_um[:, None] - fovea_y) ** 2) / (2 * patient.pit_sigma_um**2)
     rim = u * np.exp(1 - u)  # 0 at the pit, 1 at the parafoveal rim
-    rim = np.where(u > 1, 0.72 + 0.28 * rim, rim).astype(np.float32)  # (slices, columns)
+    rim = np.where(u > 1, 0.4 + 0.6 * rim, rim).astype(np.float32)  # (slices, columns)
     # The outer nuclear layer gives way to drusen; only the broad part of a lift reaches the ILM.
     lift = profile["drusen"] + profile["detachment"]
     column_um = float(x_um[1] - x_um[0]) if len(x_um) > 1 else LATERAL_UM
@@ -253,10 +266,14 @@ def layer_heights(
     plain_onl = ONL_FOVEA + (ONL_PARAFOVEA - ONL_FOVEA) * rim
     inner = (patient.pit_um + (368 - 217) * rim - outer - plain_onl) * patient.thickness_scale
     inner = np.maximum(inner, 8) + 0.5 * profile["thickening"]
+    nasal = (x_um[None] - fovea_x) * (1 if patient.eye == "OD" else -1)  # (1, columns), toward the optic disc
+    fibers = NASAL_RNFL * np.clip(nasal - 300, 0, 3500) * np.minimum(u, 1)
     share = INNER_FOVEA[:, None, None] + (INNER_PARAFOVEA - INNER_FOVEA)[:, None, None] * rim
     share /= share.sum(0)
     outer_segments = OUTER_SEGMENTS_UM * (1 - 0.5 * np.minimum(lift / 120, 1))
-    thickness = [*(share * inner), onl, np.full_like(onl, ELM_UM), np.full_like(onl, EZ_UM), outer_segments]
+    share = share * inner
+    share[0] += fibers
+    thickness = [*share, onl, np.full_like(onl, ELM_UM), np.full_like(onl, EZ_UM), outer_segments]
     thickness += [profile["fluid"] + profile["material"], np.full_like(onl, RPE_UM), lift]
     heights = np.cumsum(np.stack(thickness)[::-1], 0)[::-1]  # (12, slices, columns), ILM to sub-RPE
     below = [np.zeros_like(onl), np.full_like(onl, -CHORIOCAPILLARIS_UM), np.full_like(onl, -patient.choroid_um)]

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from kdoct_utils.phantom.anatomy import (
     AXIAL_UM,
@@ -76,24 +77,63 @@ class View:
         return (columns - FRAME_COLUMNS / 2) * LATERAL_UM  # (width,)
 
 
+TILE_UM = 7.0  # a sample of the textures, in both directions
+# Below Bruch's membrane the display level falls: a part of it quickly, the rest over a third of a millimeter.
+QUICK_SHARE, QUICK_UM, SLOW_UM = 0.16, 60.0, 345.0
+AXIAL_PSF_UM = 4.0  # sigma of the scanner's blur along the depth; a pixel of a small band is larger
+
+
 @lru_cache(maxsize=1)
-def _choroid_tiles() -> np.ndarray:
-    """Two periodic textures of dark vessels, (2, 256, 512), about 1 with vessels down to 0.6."""
+def _tiles() -> np.ndarray:
+    """Periodic noise fields of mean 0 and deviation 1, (5, 512, 1024), sampled every TILE_UM.
+
+    Two of small choroidal vessels, two of large ones, one of tissue grain that is longer along the layers.
+    """
     random = np.random.default_rng(20211)
-    fy, fx = np.fft.fftfreq(256)[:, None], np.fft.fftfreq(512)[None]
-    band = np.exp(-(((np.hypot(fy, fx) - 0.045) / 0.02) ** 2))  # vessels some 60 to 130 um wide
-    noise = np.fft.ifft2(np.fft.fft2(random.standard_normal((2, 256, 512))) * band).real
+    fy, fx = np.fft.fftfreq(512, TILE_UM)[:, None], np.fft.fftfreq(1024, TILE_UM)[None]  # cycles per um
+    frequency = np.hypot(fy, fx)
+    small, large = (np.exp(-((np.log(frequency.clip(1e-6) * length) / 0.55) ** 2)) for length in (90.0, 260.0))
+    grain = np.exp(-((fy * 11) ** 2) - (fx * 45) ** 2)
+    bands = np.stack([small, small, large, large, grain])
+    noise = np.fft.ifft2(np.fft.fft2(random.standard_normal((5, 512, 1024))) * bands).real
     return (noise / noise.std((1, 2), keepdims=True)).astype(np.float32)
 
 
-def _choroid_texture(patient: Patient, depth_um: np.ndarray, view: View, y_um: np.ndarray) -> np.ndarray:
-    tile_a, tile_b = _choroid_tiles()
-    z = (depth_um * (1 / 6.0) + patient.choroid_offset[0]).astype(np.int32) & 255
-    x = (view.x_um / 14.0 + patient.choroid_offset[1]).astype(np.int32) & 511
-    index = z * 512 + x  # (slices, height, width) into the flattened tile
-    turn = (y_um / 300.0)[:, None, None].astype(np.float32)
-    mixed = np.cos(turn) * tile_a.ravel().take(index) + np.sin(turn) * tile_b.ravel().take(index)
-    return np.clip(1.0 + 0.22 * mixed, 0.6, 1.15)
+def _tile_index(patient: Patient, depth_um: np.ndarray, view: View) -> np.ndarray:
+    """Where each pixel lies in a flattened tile; depth_um: (slices, height, width) below Bruch's membrane."""
+    z = (depth_um * (1 / TILE_UM) + patient.choroid_offset[0]).astype(np.int32) & 511
+    x = (view.x_um * (1 / TILE_UM) + patient.choroid_offset[1]).astype(np.int32) & 1023
+    return z * 1024 + x
+
+
+def _coarseness(view: View) -> float:
+    """How much of a texture finer than a pixel is left after averaging over it: 1 for native pixels."""
+    return float(max(1.0, view.rows_per_pixel * view.columns_per_pixel) ** -0.35)
+
+
+def _deep_levels(
+    patient: Patient, depth_um: np.ndarray, index: np.ndarray, view: View, y_um: np.ndarray
+) -> np.ndarray:
+    """Display level below Bruch's membrane, (slices, height, width): decay, the choroid's vessels, light that streaks.
+
+    Vessels are small under Bruch's membrane (Sattler's layer) and large deeper (Haller's); at the sclera they end.
+    """
+    tiles = _tiles().reshape(5, -1)
+    turn = (y_um / 300.0)[:, None, None].astype(np.float32)  # neighboring slices share most of a vessel
+    near, far = np.cos(turn), np.sin(turn)
+    share = np.clip(depth_um * (1.6 / patient.choroid_um), 0, 1)  # of the large vessels
+    small = near * tiles[0].take(index) + far * tiles[1].take(index)
+    large = near * tiles[2].take(index) + far * tiles[3].take(index)
+    vessels = (1 - share) * small + share * large
+    inside = np.clip((patient.choroid_um - depth_um) / 60, 0, 1)  # the border with the sclera is soft
+    contrast = (0.08 + 0.16 * share) * _coarseness(view) ** 0.5 * inside
+    columns = (view.x_um / TILE_UM + patient.choroid_offset[0]).astype(np.int32) & 1023
+    streaks = _tiles()[4, (y_um.astype(np.int32) // 240)[:, None] & 511, columns[None]]  # (slices, width)
+    below = np.minimum(-depth_um, 0)
+    level = QUICK_SHARE * np.exp(below * (1 / QUICK_UM)) + (1 - QUICK_SHARE) * np.exp(below * (1 / SLOW_UM))
+    level *= 1 + contrast * vessels
+    level *= 1 + (0.05 * _coarseness(view)) * streaks[:, None, :]
+    return level
 
 
 def speckle(patient: Patient, shape: tuple[int, ...], view: View, random: np.random.Generator) -> np.ndarray:
@@ -145,13 +185,18 @@ def _paint_blobs(
             mask[i, r0:r1, c0:c1][cover > 0.5] = code
 
 
-def _column_levels(patient: Patient, profile: dict[str, np.ndarray]) -> list[np.ndarray | np.float32]:
-    """Display level of each layer, a number or (slices, columns) where lesions change it."""
+def _column_levels(
+    patient: Patient, profile: dict[str, np.ndarray], shadow: np.ndarray
+) -> list[np.ndarray | np.float32]:
+    """Display level of each layer, a number or (slices, columns) where lesions or vessels change it."""
     levels: list[np.ndarray | np.float32] = list(LAYER_LEVELS * patient.layer_gain)
+    levels[1] = levels[1] * (1 + 0.8 * (1 - shadow))  # a vessel's wall shines in the nerve fiber layer
     lost = np.clip((profile["detachment"] - 30) / 60 + profile["material"] / 30, 0, 1)
     for name in ("EZ", "outer segments"):  # the ellipsoid zone is lost over neovascular lesions
         k = LAYER_NAMES.index(name)
-        levels[k] = levels[k] + lost * (70 - levels[k])
+        levels[k] = levels[k] + lost * (62 - levels[k])
+    rpe = LAYER_NAMES.index("RPE")
+    levels[rpe] = levels[rpe] * (1 - 0.25 * lost)
     fluid, material = profile["fluid"], profile["material"]
     levels[SUBRETINAL] = (30 * fluid + 145 * material) / np.maximum(fluid + material, 1e-3)
     drusen, detachment = profile["drusen"], profile["detachment"]
@@ -180,12 +225,12 @@ def _paint_layers(rows: np.ndarray, levels: list, view: View, shadow: np.ndarray
 
 
 def _vessel_shadow(patient: Patient, view: View, y_um: np.ndarray) -> np.ndarray:
-    """Brightness left under the vessels, (slices, columns)."""
+    """Brightness left under the vessels, (slices, columns); a shadow fades in over a third of its width."""
     shadow = np.ones((len(y_um), view.width), np.float32)
     for x, drift, width, dimming in patient.vessels:
         offset = np.abs(view.x_um[None] - x - drift * y_um[:, None]) / LATERAL_UM  # columns
-        covered = (width / 2 - offset) / view.columns_per_pixel + 0.5
-        overlap = np.clip(covered, 0, min(1, width / view.columns_per_pixel))
+        edge = max(width / 3, view.columns_per_pixel)
+        overlap = np.clip((width / 2 - offset) / edge + 0.5, 0, min(1, width / view.columns_per_pixel))
         shadow *= 1 - overlap * (1 - dimming)
     return shadow
 
@@ -207,16 +252,18 @@ def _render(patient: Patient, y_um: np.ndarray, view: View, noise: bool, style: 
     heights = layer_heights(patient, x_um, y_um, profile)
     rows = bruch[None] - heights / (AXIAL_UM * view.rows_per_pixel)
     shadow = _vessel_shadow(patient, view, y_um)
-    image, layers = _paint_layers(rows, _column_levels(patient, profile), view, shadow)
-    # Below Bruch the signal falls by 6 to 8 dB per 100 um; the choroid's vessels are dark.
+    image, layers = _paint_layers(rows, _column_levels(patient, profile, shadow), view, shadow)
     depth = (np.arange(view.height, dtype=np.float32)[None, :, None] + 0.5 - bruch[:, None, :]) * np.float32(
         AXIAL_UM * view.rows_per_pixel
     )
-    fade = 29 + 31 * np.exp(np.minimum(-depth, 0) / 110)
-    deep = layers >= CHOROID
-    texture = _choroid_texture(patient, depth, view, y_um)
-    fade *= np.where(layers == CHOROID, texture, 1) * shadow[:, None, :]
-    image = np.where(deep, fade, image)
+    index = _tile_index(patient, depth, view)
+    lift = profile["drusen"] + profile["detachment"]
+    below = shadow * (1 - 0.35 * np.clip(lift / 250, 0, 1)) * (LAYER_LEVELS[CHOROID] * patient.layer_gain[CHOROID])
+    deep = _deep_levels(patient, depth, index, view, y_um)
+    deep *= below[:, None, :]
+    image = np.where(layers >= CHOROID, deep, image)
+    grain = _tiles()[4].ravel().take(index)  # follows the layers, whose heights are counted from Bruch's membrane too
+    image *= 1 + np.float32(0.105 * _coarseness(view)) * grain
     lesions = _lesion_mask(layers, profile)
     _paint_blobs(image, lesions, patient.lesions.cysts, 28, LESION_NAMES.index("cyst"), rows, view, y_um)
     _paint_blobs(image, lesions, patient.lesions.foci, 190, LESION_NAMES.index("bright focus"), rows, view, y_um)
@@ -233,6 +280,8 @@ def _scanned(patient: Patient, image: np.ndarray, view: View, style: ScannerStyl
     """Blur, speckle and the detector's floor, in raw intensity; then the display. image: the first scanner's levels."""
     raw = (image * (1 / 255.0)) ** 2
     raw *= raw
+    if view.rows_per_pixel < 2:
+        raw = gaussian_filter1d(raw, AXIAL_PSF_UM / (AXIAL_UM * view.rows_per_pixel), axis=1)
     raw = style.blurred(raw, AXIAL_UM * view.rows_per_pixel)
     if noise:
         random = np.random.default_rng([*patient.seed, 11, *image.shape])
