@@ -91,7 +91,7 @@ def tissue_weights(size: int, seed: int) -> Tensor:
 
 
 def pretrain_teacher(
-    output: Path, patients: int = 900, epochs: int = 11, seed: int = 0, learning_rate: float = 2e-3
+    output: Path, patients: int = 1200, epochs: int = 16, seed: int = 0, learning_rate: float = 2e-3
 ) -> float:
     """Pre-train the quick profile's teacher backbone and write it as float16 safetensors (under 2 MB).
 
