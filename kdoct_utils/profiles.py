@@ -66,6 +66,7 @@ class Profile:
     crop_to_band: bool  # small inputs crop to the retina first; the paper resizes the frame
     phantom_patients: int  # per class
     phantom_slices: int  # B-scans a patient
+    phantom_test_patients: int  # per class, beyond the folds: they only test
     teacher: ModelConfig
     student: ModelConfig
     start_weights: str  # "none", "phantom" or "imagenet"
@@ -77,6 +78,7 @@ class Profile:
     temperature: float = 4.0  # distillation
     alpha: float = 0.7  # weight of the soft-label term; the rest is cross-entropy
     teacher_augmentation: float = 1.0  # strength of the teacher's pipeline, 1 is the paper's
+    student_augmentation: float = 1.0  # strength of the student's, on whose views a live teacher is asked
     departs_from_paper: str = ""  # what time forbids, for the table
 
     @property
@@ -141,6 +143,7 @@ PROFILES = {
         crop_to_band=True,
         phantom_patients=10,
         phantom_slices=4,
+        phantom_test_patients=8,
         teacher=ModelConfig(
             "convnextv2_atto",
             dropout=0.3,
@@ -180,6 +183,7 @@ PROFILES = {
         crop_to_band=True,
         phantom_patients=150,
         phantom_slices=5,
+        phantom_test_patients=400,
         teacher=QUICK_TEACHER,
         student=ModelConfig("efficientnet_course_small", dropout=0.3),
         start_weights="phantom",
@@ -212,6 +216,7 @@ PROFILES = {
         ),
         memory_gb=1.5,
         teacher_augmentation=0.4,  # the full pipeline wants the paper's 150 epochs
+        student_augmentation=0.4,  # the teacher is asked about views such as it was trained on
         departs_from_paper="small networks of the same families, 64 px retina band, few epochs at larger learning "
         "rates, the teacher's augmentation at 0.4 of its strength",
     ),
@@ -224,6 +229,7 @@ PROFILES = {
         crop_to_band=True,
         phantom_patients=100,
         phantom_slices=12,
+        phantom_test_patients=100,
         teacher=ModelConfig("convnextv2_tiny", dropout=0.3, drop_path=0.2, pretrained_tag="fcmae_ft_in22k_in1k"),
         student=ModelConfig("efficientnet_b0", dropout=0.3, pretrained_tag="ra_in1k"),
         start_weights="imagenet",
@@ -247,6 +253,7 @@ PROFILES = {
         crop_to_band=False,
         phantom_patients=150,
         phantom_slices=19,
+        phantom_test_patients=50,
         teacher=ModelConfig("convnextv2_large", dropout=0.3, drop_path=0.3, pretrained_tag="fcmae_ft_in22k_in1k"),
         student=ModelConfig("efficientnet_b2", dropout=0.3, pretrained_tag="ra_in1k"),
         start_weights="imagenet",

@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from test_training import same_weights
 
 from kdoct_utils.judge.metrics import paired_difference
 from kdoct_utils.lab import experiments, stages
-from kdoct_utils.lab.arms import ARMS, SETS, Arm, StudentRecipe, TeacherRecipe, arms_for, choose_arms
+from kdoct_utils.lab.arms import ARMS, SETS, TEACHERS_OF, Arm, StudentRecipe, TeacherRecipe, arms_for, choose_arms
 from kdoct_utils.lab.experiments import COMPARED, compare_arms, run_arms, side_by_side, train_all, workers
 from kdoct_utils.lab.keep import recipe_of
-from kdoct_utils.lab.training import NOISY_TEACHER, Trained, plan, train, wrong_labels
+from kdoct_utils.lab.material import wrong_labels
+from kdoct_utils.lab.training import Trained, plan, train
 from kdoct_utils.learn.objectives import CachedLogits, DistillationObjective
 from kdoct_utils.learn.pipelines import STUDENT, TEACHER
 from kdoct_utils.profiles import PROFILES, get_profile
@@ -32,7 +34,7 @@ TRAINED = replace(
     student_training=replace(TINY.student_training, epochs=3, batch_size=8, select_on="last", learning_rate=5e-3),
     teacher_training=replace(TINY.teacher_training, epochs=16),  # an arm's teacher has 4, the last 2 averaged
 )
-LONGER = {"alone_longer"}  # the one arm that is held against an arm of another budget: patience is its question
+BUDGETS = {"alone_longer": 2.0, "alone_short": 0.3, "alone_equal_seconds": 1.5}  # times that of the arm held against
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +90,22 @@ def test_rivals_come_first_have_the_same_budget_and_differ_in_one_thing():
     more = {  # the second change follows from the first
         "noisy_kd": {"objective", "teacher"}, "noisy_kd_right_teacher": {"objective"},
         "kd_relations": {"objective", "temperature"},  # the published T of that loss
+        "pool_kd": {"objective", "alpha", "labeled_by", "patients"},  # few labels, or a teacher for all
     }  # fmt: skip
     seen = set()
     for arm in ARMS.values():
         if arm.against:
             rival = ARMS[arm.against]
             assert arm.against in seen and rival.network == arm.network
-            assert (arm.recipe.effort == rival.recipe.effort) == (arm.name not in LONGER), arm.name
+            assert (arm.recipe.effort == rival.recipe.effort) == (arm.name not in BUDGETS), arm.name
             ours, theirs = asdict(arm.recipe), asdict(rival.recipe)
             differ = {name for name in ours if ours[name] != theirs[name]}
             assert differ == more.get(arm.name, differ) and len(differ) <= len(more.get(arm.name, "1")), arm.name
             assert differ or arm.test_views != rival.test_views
         seen.add(arm.name)
-    assert {arm.name for arm in ARMS.values() if not arm.against} == {"student_alone", "teacher_average"}
+    assert {arm.name for arm in ARMS.values() if not arm.against} == {
+        "student_alone", "clinic_alone", "pool_alone", "teacher_average"
+    }  # fmt: skip
     assert len({(arm.network, str(arm.changes), arm.test_views) for arm in ARMS.values()}) == len(ARMS)
 
 
@@ -116,6 +121,9 @@ def test_every_profile_gets_arms_that_it_can_train_chosen_by_set_or_name_with_th
         assert [arm.name for arm in choose_arms(profile, "noisy_kd, kd_alpha_0.5")] == [
             "student_alone", "student_kd", "kd_alpha_0.5", "noisy_alone", "noisy_kd",
         ]  # fmt: skip
+        assert "clinic_kd" in everything
+        assert not any(arm.recipe.scans == "clinic" for arm in choose_arms(profile, "all", clinic=False)
+                       if arm.network == "student")  # fmt: skip
         with pytest.raises(ValueError, match="unknown arm 'kd_beta'; valid: few, core, all, or of student_alone"):
             choose_arms(profile, "student_kd,kd_beta")
 
@@ -152,12 +160,12 @@ def test_exactly_the_share_of_training_labels_is_wrong_by_their_seed(data):
 
 def test_wrong_labels_are_for_training_and_for_the_noisy_teacher(run, data, trainer_of):
     expected = wrong_labels(data, 0.3, run.seed).target[data.rows("train")]
-    for arm in ("noisy_focal", NOISY_TEACHER):
+    for arm in ("noisy_focal", TEACHERS_OF["noisy"]):
         trainer = trainer_of(arm)
         assert np.array_equal(trainer.train_set.target.numpy(), expected)
         assert np.array_equal(trainer.validation_set.target.numpy(), data.target[data.rows("validation")])
     noisy, right = (trainer_of(arm).objective.teacher for arm in ("noisy_kd", "noisy_kd_right_teacher"))
-    teacher = train(run, data, NOISY_TEACHER, run.seed, progress=False).model
+    teacher = train(run, data, TEACHERS_OF["noisy"], run.seed, progress=False).model
     assert same_weights(noisy.state_dict(), teacher.state_dict())
     assert isinstance(right, CachedLogits)  # those of the run's teacher
 
@@ -170,12 +178,14 @@ def test_every_arm_runs_with_the_budget_of_its_rival(run, data, arms, results):
     for arm in arms:
         for network, rival in zip(results[arm.name], results.get(arm.against, results[arm.name]), strict=True):
             assert network.logits.shape == (len(data.rows("test")), 3) and np.isfinite(network.logits).all()
-            assert network.steps == rival.steps * (2 if arm.name in LONGER else 1)
+            ratio = network.steps / rival.steps
+            assert ratio == pytest.approx(BUDGETS.get(arm.name, 1), abs=0.4 if arm.name in BUDGETS else 0.2), arm.name
             assert not network.reused and network.seconds > 0
     steps = TRAINED.student_training.epochs * -(-len(data.rows("train")) // TRAINED.student_training.batch_size)
     assert {network.steps for network in results["student_kd"]} == {steps}
     answers = {name: networks[0].logits.tobytes() for name, networks in results.items()}
-    assert len(set(answers.values())) == len(answers)  # every arm says something of its own
+    same = [pair for pair in combinations(answers, 2) if answers[pair[0]] == answers[pair[1]]]
+    assert same in ([], [("kd_weak_teacher", "kd_middling_teacher")])  # with 8 patients of a class both know all
     kept = pd.read_csv(run.predictions_file)
     assert set(kept["network"]) == {arm.name for arm in arms}
     assert (kept[kept["seed"] == 0].groupby("network").size() == len(data.rows("test"))).all()
@@ -307,15 +317,16 @@ def made_up(data, shares):
 
 def test_an_arm_is_compared_with_its_rival_patient_by_patient(data):
     found = made_up(data, {"student_alone": 1 / 3, "student_kd": 2 / 3, "kd_views_1": 1.0})
+    slack = 1 / len(data.rows("test"))
     table = compare_arms(data, found).set_index("arm")
     assert tuple(table.reset_index().columns) == COMPARED
-    assert table["accuracy"].tolist() == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert table["accuracy"].tolist() == pytest.approx([1 / 3, 2 / 3, 1.0], abs=slack)
     assert np.isnan(table.loc["student_alone", "estimate"])
     right = {name: np.stack([one.logits.argmax(1) == data.target[data.rows("test")] for one in networks])
              for name, networks in found.items()}  # fmt: skip
     expected = paired_difference(right["kd_views_1"], right["student_kd"], data.groups[data.rows("test")])
     row = table.loc["kd_views_1"]
     assert np.isnan(compare_arms(data, {"kd_views_1": found["kd_views_1"]}).loc[0, "estimate"])  # without its rival
-    assert row["estimate"] == pytest.approx(1 / 3) and row["against"] == "student_kd"
+    assert row["estimate"] == pytest.approx(1 / 3, abs=slack) and row["against"] == "student_kd"
     assert (row["low"], row["high"]) == (expected["low"], expected["high"])
     assert (table[["seeds", "steps", "reused", "seconds"]] == [2, 30, 1, 2]).all(axis=None)

@@ -14,15 +14,18 @@ from sklearn.metrics import balanced_accuracy_score, recall_score, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_specificity
 
 from kdoct_utils.judge.metrics import (
+    best_temperature,
     confusion_scores,
     evaluate,
     expected_calibration_error,
     paired_difference,
     patient_bootstrap,
     percentile_interval,
+    probabilities,
 )
 
 NAMES = ("normal", "drusen", "cnv", "dme")
+
 
 def random_case(seed=0, n=200, classes=3, patients=25):
     generator = np.random.default_rng(seed)
@@ -97,8 +100,13 @@ def test_bootstrap_interval_is_scipys_over_patients():
     values, patients = unequal_patients()
     sums, sizes = np.bincount(patients, weights=values), np.bincount(patients)
     theirs = bootstrap(
-        (sums, sizes), lambda s, n, axis: s.sum(axis) / n.sum(axis), paired=True, vectorized=True,
-        method="percentile", n_resamples=20000, rng=np.random.default_rng(0),
+        (sums, sizes),
+        lambda s, n, axis: s.sum(axis) / n.sum(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=20000,
+        rng=np.random.default_rng(0),
     ).confidence_interval
     samples = patient_bootstrap(values, patients, resamples=20000, seed=1)
     assert percentile_interval(samples) == pytest.approx([theirs.low, theirs.high], abs=0.004)
@@ -182,3 +190,12 @@ def test_errors_name_what_is_wrong():
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_the_best_temperature_undoes_a_scale():
+    random = np.random.default_rng(0)
+    calibrated = random.normal(0, 2, (20000, 3))
+    drawn = (probabilities(calibrated).cumsum(axis=1) < random.random((20000, 1))).sum(axis=1)
+    assert best_temperature(calibrated, drawn) == pytest.approx(1, abs=0.05)
+    for scale in (0.3, 4.0):  # too doubtful, too sure
+        assert best_temperature(scale * calibrated, drawn) == pytest.approx(scale, rel=0.05)

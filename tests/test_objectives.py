@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from test_training import CONFIG, CONVNEXT, EFFICIENTNET, SIZE, make_scans, make_trainer, numbers, same_weights
 
 from kdoct_utils.learn.inference import cache_teacher_logits
@@ -21,6 +22,7 @@ from kdoct_utils.learn.objectives import (
     DistillationObjective,
     DISTObjective,
     DKDObjective,
+    OneSidedObjective,
 )
 from kdoct_utils.learn.pipelines import STUDENT
 
@@ -70,6 +72,25 @@ def test_cached_logits_repeat_their_views_or_meet_new_ones():
         seen.clear()
         make_trainer(Watching(CachedLogits(np.zeros((2, 30, 3)), replay=replay), **USUAL)).fit()
         assert seen[::4] == views
+
+
+def test_a_one_sided_temperature_softens_the_teacher_alone():
+    model, teacher = (build_model(EFFICIENTNET, 3, 1, seed=seed).eval() for seed in (1, 2))
+    images, target = torch.randn(4, 1, 32, 32), torch.tensor([0, 1, 2, 0])
+    losses, logits = OneSidedObjective(teacher, temperature=4.0, alpha=1.0)(model, images, target, torch.arange(4), 0)
+    soft = torch.softmax(teacher(images).detach() / 4, dim=1)
+    expected = F.kl_div(torch.log_softmax(logits, dim=1), soft, reduction="none").sum(dim=1)
+    torch.testing.assert_close(losses, expected)
+
+
+def test_class_weights_weigh_the_losses_of_training_only():
+    model, weights = build_model(EFFICIENTNET, 3, 1).eval(), torch.tensor([0.5, 1.0, 1.5])
+    images, target = torch.randn(3, 1, 32, 32), torch.tensor([0, 1, 2])
+    plain, _ = CrossEntropyObjective()(model, images, target, torch.arange(3), 0)
+    objective = CrossEntropyObjective(class_weights=weights)
+    losses, logits = objective(model, images, target, torch.arange(3), 0)
+    torch.testing.assert_close(losses, weights * plain)
+    torch.testing.assert_close(objective.validation_losses(logits, target), plain)
 
 
 def test_label_smoothing_is_for_training_only():

@@ -48,8 +48,9 @@ def test_data_is_made_once_and_read_the_same_and_an_edited_split_is_refused(run,
     again = stages.course_data(run, progress=False)
     assert run.images_file.stat().st_mtime_ns == before
     assert again.table.equals(data.table) and np.array_equal(again.images, data.images)
-    assert set(data.role) == {"train", "validation", "test"}
-    assert audit_leakage(data.table, data.split, data.fold, data.hashes).empty
+    assert set(data.role) == {"train", "validation", "fold test", "test", "clinic"}
+    in_folds = data.table[data.table["scan_id"].isin(data.split["scan_id"])]
+    assert audit_leakage(in_folds, data.split, data.fold, data.hashes).empty
     with pytest.raises(ValueError, match="no fold 9"):
         stages.course_data(run, fold=9, progress=False)
     text = run.splits_file.read_text()
@@ -141,7 +142,9 @@ def test_runs_of_a_sweep_share_what_they_have_in_common(tmp_path, monkeypatch):
     third, other_data, _ = one("c", fold=1)  # another fold: the same split, another teacher
     assert len(trained) == 2 and other_data.split_hash == data.split_hash
     tested, others = (set(part.groups[part.rows("test")]) for part in (data, other_data))
-    assert tested.isdisjoint(others)
+    assert tested == others  # the same patients beyond the folds test them all
+    folds = [set(part.groups[part.rows("fold test")]) for part in (data, other_data)]
+    assert folds[0].isdisjoint(folds[1])
     # Alone, without the folder that they share, a run gives the same numbers.
     alone = open_run(tmp_path / "alone", profile=TINY, dataset="phantom", seed=3)
     own = stages.teacher(alone, stages.course_data(alone, progress=False), progress=False)
@@ -158,10 +161,10 @@ def test_predictions_are_kept_by_network_seed_and_fold(run, data):
     random = np.random.default_rng(0)
     n, classes = len(data.rows("test")), len(data.class_names)
     first, second, third = random.normal(size=(3, n, classes))
-    stages.keep_predictions(run, data, "student_kd", 0, first)
-    stages.keep_predictions(run, data, "student_kd", 1, second)
-    stages.keep_predictions(run, data, "student_kd", 0, third)  # takes the place of the first
-    stages.keep_predictions(run, data, "student_kd", 0, first, replace=False)
+    stages.keep_predictions(run, data, {("student_kd", 0): first})
+    stages.keep_predictions(run, data, {("student_kd", 1): second})
+    stages.keep_predictions(run, data, {("student_kd", 0): third})  # takes the place of the first
+    stages.keep_predictions(run, data, {("student_kd", 0): first}, replace=False)
     kept = pd.read_csv(run.predictions_file)
     assert list(kept.columns) == [*stages.PREDICTION_COLUMNS, *(f"p_{name}" for name in data.class_names)]
     assert len(kept) == 2 * n and set(kept["seed"]) == {0, 1} and set(kept["fold"]) == {0}

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, field, fields
 
 from kdoct_utils.profiles import Profile
 
-OBJECTIVES = ("kd", "labels", "focal", "dkd", "dist", "mixup")
-ANSWERS = ("view", "scan")
+OBJECTIVES = ("kd", "labels", "focal", "dkd", "dist", "mixup", "one_sided")
+ANSWERS = ("view", "scan", "permuted")
 AUGMENTATIONS = ("student", "light", "heavy")
-TEACHERS = ("course", "noisy")
+TEACHERS = ("course", "noisy", "cross_entropy", "weak", "middling", "blind")
+SCANS = ("train", "clinic")
+LABELED_BY = ("scan", "patient", "nobody")
 STARTS = ("profile", "none", "phantom")
 WEIGHTS = ("average", "best")
 NETWORKS = ("student", "teacher")
@@ -26,16 +28,26 @@ class StudentRecipe:
     """How a student is trained. The defaults are KD-OCT's: a live teacher, the profile's temperature and alpha.
 
     objective: "kd"; "labels" (cross-entropy) or "focal" without a teacher; "dkd", "dist"; "mixup" (same blend to both,
-    no labels). temperature, alpha: None for the profile's. answers: the teacher's to the very "view" that the student
-    sees, or to the plain "scan". views: that many views repeat; 0 for new ones in every epoch. augmentation:
-    "student", "light" (LIGHT of its strength) or "heavy" (the paper's teacher's). noise: share of the training labels
-    that are wrong. teacher: the run's, or one trained on the same wrong labels. start: the profile's weights, "none",
-    or "phantom" (pre-trained on layers of other phantoms). effort: epochs, as a multiple of the profile's.
+    no labels); "one_sided" (kd, where only the teacher is softened: a known error).
+    temperature, alpha: None for the profile's. class_weights, smoothing: of the cross-entropy of "labels".
+    scans: the run's training scans, or those of a second "clinic" (phantoms only), with the last epoch's weights, for
+    nobody there has clean labels to choose by. labeled_by: each scan has the label that it shows, its patient's
+    diagnosis, or none. patients: that many labeled patients of each class, repeated to as many steps; 0 for all.
+    answers: the teacher's to the very "view" that the student sees, to the plain "scan", or "permuted" among the scans
+    of one label. views: that many views repeat; 0 for new ones in every epoch. augmentation: "student", "light" (LIGHT
+    of its strength) or "heavy" (the paper's teacher's). noise: share of the training labels that are wrong.
+    teacher: the run's ("course"), or one of TEACHERS_OF. start: the profile's weights, "none", or "phantom"
+    (pre-trained on layers of other phantoms). effort: epochs, as a multiple of the profile's.
     """
 
     objective: str = "kd"
     temperature: float | None = None
     alpha: float | None = None
+    class_weights: bool = False
+    smoothing: float = 0.0
+    scans: str = "train"
+    labeled_by: str = "scan"
+    patients: int = 0
     answers: str = "view"
     views: int = 0
     augmentation: str = "student"
@@ -46,9 +58,9 @@ class StudentRecipe:
 
     def __post_init__(self) -> None:
         _check_choices(self, objective=OBJECTIVES, answers=ANSWERS, augmentation=AUGMENTATIONS, teacher=TEACHERS)
-        _check_choices(self, start=STARTS)
-        if not self.can_be_kept and (self.views or self.answers == "scan"):
-            raise ValueError("repeated views and answers to plain scans need the run's teacher, usual views and epochs")
+        _check_choices(self, start=STARTS, scans=SCANS, labeled_by=LABELED_BY)
+        if not self.can_be_kept and (self.views or self.answers != "view"):
+            raise ValueError("repeated views, answers to plain scans and permuted ones need usual views and epochs")
 
     @property
     def asks_teacher(self) -> bool:
@@ -57,7 +69,7 @@ class StudentRecipe:
     @property
     def can_be_kept(self) -> bool:
         """Whether answers computed beforehand can serve: then they are shared by all arms of a seed."""
-        usual = self.augmentation == "student" and self.teacher == "course" and self.effort == 1
+        usual = self.augmentation == "student" and self.teacher != "noisy" and self.effort == 1
         return usual and self.asks_teacher and self.objective != "mixup"
 
 
@@ -67,13 +79,16 @@ class TeacherRecipe:
 
     gamma: of the focal loss, None for the profile's, 0 for cross-entropy. start: the profile's weights or "none".
     weights: those tested, the "average" (SWA) or the "best" epoch of the same training. noise: share of the training
-    labels that are wrong. effort: epochs, as a multiple of the profile's.
+    labels that are wrong. patients: of each class, 0 for all. unseen: a class whose scans are left out, "" for none.
+    effort: epochs, as a multiple of the profile's.
     """
 
     gamma: float | None = None
     start: str = "profile"
     weights: str = "average"
     noise: float = 0.0
+    patients: int = 0
+    unseen: str = ""
     effort: float = 0.25
 
     def __post_init__(self) -> None:
@@ -134,20 +149,48 @@ def _check_choices(record: object, **choices: tuple[str, ...]) -> None:
 
 LIGHT = 0.3  # strength of the "light" student augmentation, 1 is the paper's
 NOISE = 0.3  # share of wrong labels
+FEW_PATIENTS = 8  # labeled ones of each class
 PATIENCE = 2.0  # epochs of the long arms, as a multiple of the profile's: far from the thousands of Beyer et al.
 
 _LABELS, _NOISY = {"objective": "labels"}, {"noise": NOISE}
+_CLINIC = {"scans": "clinic", "labeled_by": "patient"}
+_POOL = {"scans": "clinic", "labeled_by": "nobody", "alpha": 1.0}
+_BUDGET, _FAIR = "How long may a student train?", "Is it the teacher, or what comes with it?"
+_TEACHER = "How good must the teacher be?"
 _FROM_NOTHING = "Do the start weights matter?"
 _TABLE = (
     Arm("student_alone", "labels alone", "Does a teacher help?", changes=_LABELS, course=True),
     Arm("student_kd", "KD, live teacher", "Does a teacher help?", "student_alone", course=True),
     Arm("student_cached", "answers to plain scans", "Must the teacher be live?", "student_kd", {"answers": "scan"},
         course=True),
+    Arm("clinic_alone", "patients' labels alone", "Patients' labels at a second clinic",
+        changes=_LABELS | _CLINIC),
+    Arm("clinic_kd", "patients' labels, KD", "Patients' labels at a second clinic", "clinic_alone", _CLINIC),
+    Arm("clinic_permuted", "patients' labels, permuted answers", "Patients' labels at a second clinic", "clinic_kd",
+        _CLINIC | {"answers": "permuted"}, extra=True),
+    Arm("pool_alone", "few labels alone", "Few labels and a pool",
+        changes=_LABELS | {"scans": "clinic", "patients": FEW_PATIENTS}),
+    Arm("pool_kd", "pool without labels, KD", "Few labels and a pool", "pool_alone", _POOL),
+    Arm("pool_permuted", "pool, permuted answers", "Few labels and a pool", "pool_kd",
+        _POOL | {"answers": "permuted"}, extra=True),
+    Arm("kd_permuted", "KD, permuted answers", _FAIR, "student_kd", {"answers": "permuted"}),
+    Arm("alone_weighted", "labels alone, class weights", _FAIR, "student_alone", _LABELS | {"class_weights": True}),
+    Arm("alone_smoothed", "labels alone, smoothed", _FAIR, "student_alone", _LABELS | {"smoothing": 0.1}),
+    Arm("alone_equal_seconds", "labels alone, as many seconds", _FAIR, "student_alone", _LABELS | {"effort": 1.5}),
+    Arm("kd_alpha_1", "KD, α = 1", _FAIR, "student_kd", {"alpha": 1.0}),
+    Arm("kd_cross_entropy_teacher", "KD, teacher by cross-entropy", _TEACHER, "student_kd",
+        {"teacher": "cross_entropy"}),
+    Arm("kd_weak_teacher", "KD, weak teacher", _TEACHER, "student_kd", {"teacher": "weak"}),
+    Arm("kd_middling_teacher", "KD, middling teacher", _TEACHER, "student_kd", {"teacher": "middling"}),
+    Arm("kd_blind_teacher", "KD, teacher never saw drusen", _TEACHER, "student_kd", {"teacher": "blind"}),
+    Arm("alone_short", "labels alone, short", _BUDGET, "student_alone", _LABELS | {"effort": 0.3}),
+    Arm("kd_short", "KD, short", _BUDGET, "alone_short", {"effort": 0.3}),
+    Arm("kd_one_sided", "KD, T on the teacher only", "Which temperature?", "student_kd", {"objective": "one_sided"}),
     Arm("kd_views_1", "1 view, replayed", "Must the teacher be live?", "student_kd", {"views": 1}),
     Arm("kd_views_4", "4 views, replayed", "Must the teacher be live?", "student_kd", {"views": 4}),
     *(
         Arm(f"kd_temperature_{t}", f"T = {t}", "Which temperature?", "student_kd", {"temperature": float(t)})
-        for t in (1, 2, 6)
+        for t in (1, 2, 6, 20)
     ),
     *(Arm(f"kd_alpha_{a}", f"α = {a}", "Which α?", "student_kd", {"alpha": a}) for a in (0.5, 0.9)),
     Arm("alone_focal", "labels alone, focal loss", "Focal loss or cross-entropy?", "student_alone",
@@ -188,6 +231,17 @@ _TABLE = (
 ARMS = {arm.name: arm for arm in _TABLE}
 
 
+TEACHERS_OF = {
+    name: Arm(f"teacher_{name}", f"teacher, {label}", "", network="teacher", changes=changes)
+    for name, label, changes in (
+        ("noisy", "wrong labels", _NOISY), ("cross_entropy", "cross-entropy", {"gamma": 0.0, "effort": 1.0}),
+        ("weak", "few patients", {"patients": FEW_PATIENTS, "effort": 1.0}),
+        ("middling", "some patients", {"patients": 3 * FEW_PATIENTS, "effort": 1.0}),
+        ("blind", "without drusen", {"unseen": "drusen"}),
+    )
+}  # fmt: skip
+
+
 def find_arm(arm: str | Arm) -> Arm:
     """The arm of that name, or the arm itself. Raises ValueError, with the valid names, for any other name."""
     if isinstance(arm, str) and arm not in ARMS:
@@ -195,16 +249,19 @@ def find_arm(arm: str | Arm) -> Arm:
     return ARMS[arm] if isinstance(arm, str) else arm
 
 
-def arms_for(profile: Profile, extra: bool = False) -> list[Arm]:
+def arms_for(profile: Profile, extra: bool = False, clinic: bool = True) -> list[Arm]:
     """The arms that make sense in a profile, in the order of the table; with ``extra`` also those that cost more.
 
-    Pre-trained arms are for profiles whose student starts from nothing, arms from scratch for the others.
+    clinic: whether the data have a second clinic, as phantoms do. Pre-trained arms are for profiles whose student
+    starts from nothing, arms from scratch for the others.
     """
     imagenet, bare = profile.start_weights == "imagenet", profile.start_weights == "none"
 
     def fits(arm: Arm) -> bool:
         if arm.network == "teacher":
             return not (bare and arm.recipe.start == "none")
+        if arm.recipe.scans == "clinic" and not clinic:
+            return False
         return arm.recipe.start == "profile" or (arm.recipe.start == "none") == imagenet
 
     return [arm for arm in _TABLE if fits(arm) and (extra or not arm.extra)]
@@ -217,12 +274,13 @@ CORE = (*FEW, "kd_views_1", "kd_views_4", "kd_temperature_2", "kd_temperature_6"
 SETS = ("few", "core", "all")
 
 
-def choose_arms(profile: Profile, wanted: str) -> list[Arm]:
+def choose_arms(profile: Profile, wanted: str, clinic: bool = True) -> list[Arm]:
     """The arms of a set ("few", "core" or "all"), or those named with commas between, in the order of the table.
 
-    The arms that they are held against come along. Raises ValueError for a name that is not valid in the profile.
+    The arms that they are held against come along. clinic: as in `arms_for`. Raises ValueError for a name that is not
+    valid in the profile.
     """
-    valid = {arm.name: arm for arm in arms_for(profile, extra=True)}
+    valid = {arm.name: arm for arm in arms_for(profile, True, clinic)}
     names = {"few": FEW, "core": CORE, "all": tuple(valid)}.get(wanted, tuple(wanted.replace(" ", "").split(",")))
     unknown = [name for name in names if name not in valid]
     if unknown:

@@ -20,9 +20,10 @@ from tqdm.auto import tqdm
 
 from kdoct_utils.judge.metrics import hits, paired_difference
 from kdoct_utils.lab import stages
-from kdoct_utils.lab.arms import ARMS, Arm, find_arm
+from kdoct_utils.lab.arms import ARMS, TEACHERS_OF, Arm, find_arm
+from kdoct_utils.lab.material import pretrained_student
 from kdoct_utils.lab.stages import CourseData
-from kdoct_utils.lab.training import NOISY_TEACHER, Trained, plan, pretrained_student, train
+from kdoct_utils.lab.training import Trained, plan, train
 from kdoct_utils.runs import RunError, RunFolder, memory_limit
 
 T = TypeVar("T")
@@ -65,11 +66,14 @@ def run_arms(
     wanted = [(arm, seed) for arm in arms for seed in seeds]
     results: dict[str, list[Trained]] = {arm.name: [] for arm in arms}
     each = _train_each(run, data, wanted, (temperature, alpha, None), jobs, progress)
+    answers: dict[bool, dict] = {True: {}, False: {}}  # of the course's students, and of the others
     for (arm, seed), trained in zip(wanted, each, strict=True):
         logits = stages.test_logits(run, data, trained.model, views=arm.test_views)
-        # Those of notebook 05 stay: metrics.json tells of them, and they may have another alpha.
-        stages.keep_predictions(run, data, arm.name, seed, logits, replace=not arm.course)
+        answers[arm.course][arm.name, seed] = logits
         results[arm.name].append(replace(trained, model=None, logits=logits))
+    for course, found in answers.items():
+        # Those of notebook 05 stay: metrics.json tells of them, and they may have another alpha.
+        stages.keep_predictions(run, data, found, replace=not course)
     return results
 
 
@@ -85,8 +89,8 @@ def _train_each(
         stages.teacher_file(run, data, progress)
     if any(recipe.start == "phantom" for recipe in recipes):
         pretrained_student(run, data)
-    if any(recipe.asks_teacher and recipe.teacher == "noisy" for recipe in recipes):
-        train(run, data, NOISY_TEACHER, run.seed, progress=own_bars)
+    for name in {recipe.teacher for recipe in recipes if recipe.asks_teacher} - {"course"}:
+        train(run, data, TEACHERS_OF[name], run.seed, progress=own_bars)
     plans = {one.file: (one, pair) for pair in arms if (one := plan(run, data, *pair, *options)).is_missing}
     # The longest first, so that no process ends with one while the others have nothing left to do.
     order = sorted(plans.values(), key=lambda each: -each[0].cost)

@@ -5,7 +5,7 @@ Each is kept with its recipe, see `kdoct_utils.lab.keep`. What another recipe ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from kdoct_utils.data.scans import ScanSet, read_scans
 from kdoct_utils.data.splits import load_splits, make_splits, official_splits, save_splits
 from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.judge.metrics import average_scores, evaluate, hits, paired_difference, probabilities
+from kdoct_utils.lab.beyond import draw_beyond, join_beyond
 from kdoct_utils.lab.keep import file_hash, full_recipe, keep, keep_network, short_hash, why_again
 from kdoct_utils.learn import models
 from kdoct_utils.learn.inference import ScanImages, cache_teacher_logits, predict_logits
@@ -31,6 +32,7 @@ from kdoct_utils.learn.pipelines import EVALUATION, STUDENT, TEACHER, AugmentCon
 from kdoct_utils.learn.trainer import Trainer, TrainingResult, threads
 from kdoct_utils.phantom import scanners
 from kdoct_utils.phantom.render import phantom_cohort
+from kdoct_utils.profiles import Profile
 from kdoct_utils.runs import RunFolder, atomic_path, read_json, write_json
 
 AVERAGED = ("accuracy", "sensitivity", "specificity", "auc", "ece")  # over the seeds of an arm
@@ -41,8 +43,10 @@ PREDICTION_COLUMNS = ["network", "seed", "fold", "scan_id", "group", "label"]
 class CourseData:
     """Scans, pictures and split of a run, in one order.
 
-    table: SCAN_COLUMNS and what else the dataset has; images: uint8 (n, R, R) memory map; role: (n,) "train",
-    "validation", "test" or "unused"; hashes: scan_id to SHA-256; split_hash: of the file that says the roles.
+    table: SCAN_COLUMNS and what else the dataset has; images: uint8 (n, R, R); role: (n,) "train", "validation", "test"
+    or "unused"; hashes: scan_id to SHA-256; split_hash: of the file that says the roles. On phantoms "test" are
+    patients beyond the folds (`kdoct_utils.lab.beyond`), the fold's own are "fold test", "clinic" is a second clinic's.
+    beyond: hash of what the patients beyond the folds follow from, "" where there are none.
     """
 
     table: pd.DataFrame
@@ -54,6 +58,7 @@ class CourseData:
     split: pd.DataFrame
     split_hash: str
     fold: int
+    beyond: str = ""
 
     @property
     def target(self) -> np.ndarray:
@@ -66,7 +71,7 @@ class CourseData:
 
     @cached_property
     def scans_hash(self) -> str:
-        """Of all scans' bytes, in the order of the table."""
+        """Of the bytes of all scans in the folds, in the order of the table."""
         return short_hash({"scans": list(self.hashes.values())})
 
     def rows(self, role: str) -> np.ndarray:
@@ -80,10 +85,11 @@ class CourseData:
         return ScanImages(self.images, target[rows], rows=rows)
 
 
-def course_data(run: RunFolder, fold: int | None = None, progress: bool = True) -> CourseData:
+def course_data(run: RunFolder, fold: int | None = None, progress: bool = True, beyond: bool = True) -> CourseData:
     """Read the scans, cache their pictures and write the split, or take all three from the run folder.
 
-    fold: whose test patients are tested; None: the run's.
+    fold: whose test patients are tested; None: the run's. beyond: test phantoms on patients beyond the folds; False
+    tests the fold's own, as real data are tested.
     Raises ScanError or SplitError for faults in the data, SplitError for an unknown fold.
     """
     fold = run.options.fold if fold is None else fold
@@ -96,7 +102,7 @@ def course_data(run: RunFolder, fold: int | None = None, progress: bool = True) 
     part = split[split["fold"] == fold]
     if part.empty:
         raise ValueError(f"no fold {fold}; folds of this split: 0 to {split['fold'].max()}")
-    return CourseData(
+    data = CourseData(
         table=table.drop(columns="image_hash"),
         images=kept_pictures(run, table, progress),
         role=table["scan_id"].map(part.set_index("scan_id")["role"]).to_numpy(dtype=object),
@@ -107,6 +113,7 @@ def course_data(run: RunFolder, fold: int | None = None, progress: bool = True) 
         split_hash=split.attrs["hash"],
         fold=fold,
     )
+    return join_beyond(data, draw_beyond(run)) if beyond else data
 
 
 def new_split(run: RunFolder, table: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
@@ -214,16 +221,22 @@ def student_trainer(
     seed: int,
     *,
     train: ScanImages | None = None,
-    augmentation: AugmentConfig = STUDENT,
+    augmentation: AugmentConfig | None = None,
     **options: object,
 ) -> Trainer:
-    """The profile's student training for any objective; train replaces the training scans. options: of `Trainer`."""
+    """The profile's student training for an objective; train, augmentation replace its own. options: of `Trainer`."""
     profile = run.profile
+    augmentation = student_views(profile) if augmentation is None else augmentation
     return Trainer(
         model, objective, data.part("train") if train is None else train, data.part("validation"),
         profile.student_training, augmentation=augmentation, image_size=profile.image_size,
         channels=profile.channels, seed=seed, **options,
     )  # fmt: skip
+
+
+def student_views(profile: Profile) -> AugmentConfig:
+    """The paper's student pipeline, at the strength that the profile gives it."""
+    return weakened(STUDENT, profile.student_augmentation)
 
 
 def training_recipe(run: RunFolder, data: CourseData, network: str, seed: int) -> dict[str, object]:
@@ -233,6 +246,7 @@ def training_recipe(run: RunFolder, data: CourseData, network: str, seed: int) -
         "stage": network, "seed": seed, "split": data.split_hash, "fold": data.fold, "scans": data.scans_hash,
         "image": [profile.image_size, profile.channels], "start_weights": profile.start_weights,
         "network": asdict(getattr(profile, network)), "training": asdict(getattr(profile, f"{network}_training")),
+        "augmentation": getattr(profile, f"{network}_augmentation"),
     }  # fmt: skip
 
 
@@ -257,7 +271,7 @@ def teacher_file(run: RunFolder, data: CourseData, progress: bool = True) -> Pat
 def teacher_recipe(run: RunFolder, data: CourseData) -> dict[str, object]:
     """What a teacher follows from: its data, its profile's hyper-parameters and the code."""
     recipe = training_recipe(run, data, "teacher", run.seed)
-    recipe |= {"gamma": run.profile.gamma, "augmentation": run.profile.teacher_augmentation}
+    recipe["gamma"] = run.profile.gamma
     return full_recipe(recipe, (new_teacher, teacher_trainer, models))
 
 
@@ -266,7 +280,7 @@ def teacher_logits(run: RunFolder, data: CourseData, model: nn.Module, progress:
     size, channels = run.profile.image_size, run.profile.channels
     recipe = {
         "stage": "teacher_logits", "teacher": file_hash(run.teacher_file), "scans": data.scans_hash,
-        "image": [size, channels],
+        "beyond": data.beyond, "image": [size, channels],
     }  # fmt: skip
 
     def answer() -> dict[str, np.ndarray]:
@@ -287,29 +301,34 @@ def test_logits(run: RunFolder, data: CourseData, model: nn.Module, views: bool 
 
 
 def keep_predictions(
-    run: RunFolder, data: CourseData, network: str, seed: int, logits: np.ndarray, replace: bool = True
+    run: RunFolder, data: CourseData, answers: Mapping[tuple[str, int], np.ndarray], replace: bool = True
 ) -> None:
     """Keep the probabilities of the test scans in ``predictions.csv``, for comparisons over runs and folds.
 
-    network: a name as in metrics.json, such as "student_kd". seed: of its training. logits: (n_test, classes).
-    Rows of the same network, seed and fold are replaced, or else stay. One row a test scan: PREDICTION_COLUMNS, then
-    p_<class>.
+    answers: (network, seed of its training) -> logits (n_test, classes); a network is named as in metrics.json, such
+    as "student_kd". Rows of the same network, seed and fold are replaced, or else stay. One row a test scan:
+    PREDICTION_COLUMNS, then p_<class>.
     """
-    rows = data.rows("test")
-    of_class = probabilities(logits)  # (n_test, classes)
-    table = data.table.iloc[rows][["scan_id", "group", "label"]].assign(network=network, seed=seed, fold=data.fold)
-    table = table[PREDICTION_COLUMNS].assign(
-        **{f"p_{name}": of_class[:, position] for position, name in enumerate(data.class_names)}
-    )
+    scans = data.table.iloc[data.rows("test")][["scan_id", "group", "label"]]
+    tables = [
+        scans.assign(network=network, seed=seed, fold=data.fold)[PREDICTION_COLUMNS].assign(
+            **{f"p_{name}": one for name, one in zip(data.class_names, probabilities(logits).T, strict=True)}
+        )
+        for (network, seed), logits in answers.items()
+    ]
+    key = PREDICTION_COLUMNS[:3]
     with FileLock(run.path / ".predictions.lock"):
         if run.predictions_file.exists():
             kept = pd.read_csv(run.predictions_file, dtype={"scan_id": str, "group": str})
-            same = (kept["network"] == network) & (kept["seed"] == seed) & (kept["fold"] == data.fold)
-            if same.any() and not replace:
-                return
-            table = pd.concat([kept[~same], table], ignore_index=True)
+            known = set(map(tuple, kept[key].drop_duplicates().to_numpy()))
+            if replace:
+                new = {(network, seed, data.fold) for network, seed in answers}
+                kept = kept[[one not in new for one in zip(*(kept[name] for name in key), strict=True)]]
+            else:
+                tables = [table for table in tables if tuple(table[key].iloc[0]) not in known]
+            tables = [kept, *tables]
         with atomic_path(run.predictions_file) as temporary:
-            table.to_csv(temporary, index=False)
+            pd.concat(tables, ignore_index=True).to_csv(temporary, index=False, float_format="%.9g")
 
 
 def score(data: CourseData, logits: np.ndarray, role: str = "test", seed: int = 0) -> dict:

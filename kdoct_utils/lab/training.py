@@ -8,7 +8,7 @@ rounding that is the live teacher, and all arms of a seed share its answers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,21 @@ import pandas as pd
 from torch import nn
 
 from kdoct_utils.lab import stages
-from kdoct_utils.lab.arms import ARMS, LIGHT, Arm, StudentRecipe, changed, find_arm
-from kdoct_utils.lab.keep import file_hash, full_recipe, keep, keep_network, short_hash, why_again
+from kdoct_utils.lab.arms import LIGHT, TEACHERS_OF, Arm, StudentRecipe, changed, find_arm
+from kdoct_utils.lab.keep import file_hash, full_recipe, keep_network, why_again
+from kdoct_utils.lab.material import (
+    ablations,
+    answers,
+    permuted,
+    pretrained_student,
+    pretraining,
+    student_scans,
+    teacher_data,
+)
 from kdoct_utils.lab.stages import CourseData
 from kdoct_utils.learn import models
-from kdoct_utils.learn.inference import cache_teacher_logits
+from kdoct_utils.learn.inference import ScanImages
+from kdoct_utils.learn.losses import balanced_class_weights
 from kdoct_utils.learn.models import build_model, load_backbone, load_weights
 from kdoct_utils.learn.objectives import (
     CachedLogits,
@@ -31,6 +41,7 @@ from kdoct_utils.learn.objectives import (
     DKDObjective,
     FocalObjective,
     Objective,
+    OneSidedObjective,
 )
 from kdoct_utils.learn.pipelines import STUDENT, TEACHER, weakened
 from kdoct_utils.learn.pretraining import pretrain_backbone
@@ -39,14 +50,11 @@ from kdoct_utils.learn.trainer import TrainingResult, threads
 from kdoct_utils.profiles import Profile, TrainingConfig, check_parameter
 from kdoct_utils.runs import RunFolder
 
-AUGMENTATIONS = {"student": STUDENT, "light": weakened(STUDENT, LIGHT), "heavy": TEACHER}
+AUGMENTATIONS = {"student": None, "light": weakened(STUDENT, LIGHT), "heavy": TEACHER}  # None: the profile's
 OBJECTIVES = {
     "kd": DistillationObjective, "labels": CrossEntropyObjective, "focal": FocalObjective, "dkd": DKDObjective,
-    "dist": DISTObjective, "mixup": ConsistentMixupObjective,
+    "dist": DISTObjective, "mixup": ConsistentMixupObjective, "one_sided": OneSidedObjective,
 }  # fmt: skip
-NOISY_TEACHER = Arm("teacher_noisy", "teacher, wrong labels", "", network="teacher",
-                    changes={"noise": ARMS["noisy_kd"].recipe.noise})  # fmt: skip
-PRETRAINING_EPOCHS = 4
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def train(
 
     reused = keep_network(training.home, model, training.file, training.recipe, fit)
     history = pd.read_csv(training.history_file)
-    per_epoch = steps_per_epoch(len(data.rows("train")), training.config.batch_size, training.config.accumulation)
+    per_epoch = steps_per_epoch(training.scans, training.config.batch_size, training.config.accumulation)
     steps = int(history["seconds"].notna().sum() * per_epoch)  # the row of the average has no seconds
     network = model[training.arm.recipe.weights] if training.arm.network == "teacher" else model
     return Trained(training.file, history, steps, reused, network)
@@ -107,14 +115,15 @@ def train(
 class Training:
     """All that is known of a training before anything is built. arm: with the temperature and alpha that it will have.
 
-    home, name: where its files lie, and what they are called. build: makes the network. fit: trains it, given what
-    else `Trainer` takes.
+    home, name: where its files lie, and what they are called. scans: their number. build: makes the network. fit:
+    trains it, given what else `Trainer` takes.
     """
 
     arm: Arm
     home: RunFolder
     name: str
     config: TrainingConfig
+    scans: int
     recipe: dict
     build: Callable[[], nn.Module]
     fit: Callable[..., TrainingResult]
@@ -170,11 +179,6 @@ def _completed(arm: Arm, profile: Profile, temperature: float | None, alpha: flo
     return replace(arm, changes=dict(arm.changes) | own)
 
 
-def ablations(run: RunFolder) -> RunFolder:
-    """The run in a folder of its own, for what only the ablations need."""
-    return replace(run, path=run.path / "ablations")
-
-
 def training_name(arm: Arm, seed: int) -> str:
     """Name of a training's files: arms that only test it in another way share it."""
     if arm.course:
@@ -187,19 +191,26 @@ def training_name(arm: Arm, seed: int) -> str:
 
 def _student_training(run: RunFolder, data: CourseData, arm: Arm, seed: int, teacher: Path | None) -> Training:
     recipe, profile = arm.recipe, run.profile
-    varied = replace(run, profile=replace(profile, student_training=_scaled(profile.student_training, recipe.effort)))
+    config = _scaled(profile.student_training, recipe.effort)
+    if recipe.scans == "clinic":
+        config = replace(config, select_on="last")  # nobody there has clean labels to choose by
+    varied = replace(run, profile=replace(profile, student_training=config))
     temperature = profile.temperature if recipe.temperature is None else recipe.temperature
     alpha = profile.alpha if recipe.alpha is None else recipe.alpha
     wanted = stages.training_recipe(varied, data, "student", seed) | _changes(run, arm)
-    code = [stages.new_student, stages.student_trainer, OBJECTIVES[recipe.objective], models]
+    code = [stages.new_student, stages.student_trainer, student_scans, OBJECTIVES[recipe.objective], models]
     if recipe.asks_teacher:
         wanted |= {"teacher": file_hash(_teacher_file(run, data, recipe, teacher))}
         wanted |= {"temperature": temperature, "alpha": alpha}
     if recipe.objective == "focal":
         wanted["gamma"] = profile.gamma
+    if recipe.scans == "clinic":
+        wanted |= {"beyond": data.beyond}
     if recipe.start == "phantom":
-        wanted["pretraining"] = _pretraining(run)
+        wanted["pretraining"] = pretraining(run)
         code.append(pretrain_backbone)
+
+    scans = student_scans(data, recipe, run.seed)
 
     def build() -> nn.Module:
         if recipe.start == "profile":
@@ -210,13 +221,13 @@ def _student_training(run: RunFolder, data: CourseData, arm: Arm, seed: int, tea
         return model
 
     def fit(model: nn.Module, **options: object) -> TrainingResult:
-        noisy = wrong_labels(data, recipe.noise, run.seed)
-        objective = _objective(run, data, arm, seed, teacher, temperature, alpha)
-        augmentation = AUGMENTATIONS[recipe.augmentation]
-        return stages.student_trainer(varied, noisy, model, objective, seed, augmentation=augmentation, **options).fit()
+        objective = _objective(run, data, arm, scans, seed, teacher, temperature, alpha)
+        options |= {"train": scans, "augmentation": AUGMENTATIONS[recipe.augmentation]}
+        return stages.student_trainer(varied, data, model, objective, seed, **options).fit()
 
-    home, config = run if arm.course else ablations(run), varied.profile.student_training
-    return Training(arm, home, training_name(arm, seed), config, full_recipe(wanted, code), build, fit)
+    home = run if arm.course else ablations(run)
+    recipe_of_all = full_recipe(wanted, code)
+    return Training(arm, home, training_name(arm, seed), config, len(scans), recipe_of_all, build, fit)
 
 
 def _teacher_training(run: RunFolder, data: CourseData, arm: Arm, seed: int) -> Training:
@@ -234,8 +245,10 @@ def _teacher_training(run: RunFolder, data: CourseData, arm: Arm, seed: int) -> 
     def build() -> nn.ModuleDict:
         return nn.ModuleDict({weights: stages.new_teacher(varied, data) for weights in ("best", "average")})
 
+    taught = teacher_data(data, recipe, run.seed)
+
     def fit(pair: nn.ModuleDict, **options: object) -> TrainingResult:
-        trainer = stages.teacher_trainer(varied, wrong_labels(data, recipe.noise, run.seed), pair["best"], **options)
+        trainer = stages.teacher_trainer(varied, taught, pair["best"], **options)
         result = trainer.fit()
         with threads(varied.profile.teacher_training.threads):
             trainer.load("swa")
@@ -245,11 +258,13 @@ def _teacher_training(run: RunFolder, data: CourseData, arm: Arm, seed: int) -> 
 
     wanted = stages.teacher_recipe(varied, data) | _changes(run, arm)
     config = varied.profile.teacher_training
-    return Training(arm, ablations(run), training_name(arm, seed), config, wanted, build, fit)
+    scans = len(taught.rows("train"))
+    return Training(arm, ablations(run), training_name(arm, seed), config, scans, wanted, build, fit)
 
 
 def _changes(run: RunFolder, arm: Arm) -> dict:
-    return {"changes": changed(arm.recipe)} | ({"noise_seed": run.seed} if arm.recipe.noise else {})
+    drawn = arm.recipe.noise or arm.recipe.patients
+    return {"changes": changed(arm.recipe)} | ({"noise_seed": run.seed} if drawn else {})
 
 
 def _scaled(config: TrainingConfig, effort: float) -> TrainingConfig:
@@ -258,92 +273,45 @@ def _scaled(config: TrainingConfig, effort: float) -> TrainingConfig:
     return replace(config, epochs=max(1, round(effort * config.epochs)), patience=patience)
 
 
-def wrong_labels(data: CourseData, share: float, seed: int) -> CourseData:
-    """The same data with a share of the training labels wrong: scans drawn evenly, each with another class, evenly.
-
-    Exactly round(share * n) labels change; those of validation and test scans stay right.
-    Raises ValueError for a share outside 0..1.
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be between 0 and 1, got {share}")
-    generator, rows = np.random.default_rng((seed, 1)), data.rows("train")
-    wrong = generator.permutation(rows)[: round(share * len(rows))]
-    target, classes = data.target.copy(), len(data.class_names)
-    target[wrong] = (target[wrong] + generator.integers(1, classes, len(wrong))) % classes
-    return replace(data, table=data.table.assign(target=target))
-
-
 # --- what a student learns from --------------------------------------------------------------------------------------
 
 
 def _teacher_file(run: RunFolder, data: CourseData, recipe: StudentRecipe, teacher: Path | None) -> Path:
     """The file of the teacher that a student learns from, trained now where it is missing."""
-    if recipe.teacher == "noisy":
-        return train(run, data, NOISY_TEACHER, run.seed, progress=False).file
+    if recipe.teacher != "course":
+        return train(run, data, TEACHERS_OF[recipe.teacher], run.seed, progress=False).file
     return teacher or stages.teacher_file(run, data, progress=False)
 
 
+def _teacher(run: RunFolder, data: CourseData, recipe: StudentRecipe, teacher: Path | None) -> nn.Module:
+    if recipe.teacher != "course":
+        return train(run, data, TEACHERS_OF[recipe.teacher], run.seed, progress=False).model
+    if teacher is None:
+        return stages.teacher(run, data, progress=False)
+    load_weights(model := stages.new_teacher(run, data), teacher)
+    return model
+
+
 def _objective(
-    run: RunFolder, data: CourseData, arm: Arm, seed: int, teacher: Path | None, temperature: float, alpha: float
-) -> Objective:
+    run: RunFolder, data: CourseData, arm: Arm, scans: ScanImages, seed: int, teacher: Path | None, temperature: float,
+    alpha: float,
+) -> Objective:  # fmt: skip
     recipe = arm.recipe
     if recipe.objective == "labels":
-        return CrossEntropyObjective()
+        weights = balanced_class_weights(scans.target, len(data.class_names)) if recipe.class_weights else None
+        return CrossEntropyObjective(recipe.smoothing, weights)
     if recipe.objective == "focal":
         return FocalObjective(run.profile.gamma)
-    if recipe.teacher == "noisy":
-        model = train(run, data, NOISY_TEACHER, run.seed, progress=False).model
-    elif teacher is None:
-        model = stages.teacher(run, data, progress=False)
-    else:
-        load_weights(model := stages.new_teacher(run, data), teacher)
+    model = _teacher(run, data, recipe, teacher)
     if recipe.objective == "mixup":
         return ConsistentMixupObjective(model, temperature, seed)
     source: nn.Module | CachedLogits = model
     if recipe.answers == "scan":
         source = CachedLogits(stages.teacher_logits(run, data, model, progress=False)[None], replay=False)
     elif recipe.can_be_kept and not arm.course:
-        answers = _answers(run, data, seed, model, _teacher_file(run, data, recipe, teacher))
-        source = CachedLogits(answers[: recipe.views or None], data.rows("train"))
+        found = answers(run, data, seed, model, _teacher_file(run, data, recipe, teacher), recipe.scans)
+        if recipe.answers == "permuted":  # among scans of one label; without labels, of what the teacher says
+            labels = found[0].argmax(axis=1) if recipe.labeled_by == "nobody" else scans.target.numpy()
+            found = permuted(found, labels, run.seed)
+        source = CachedLogits(found[: recipe.views or None], data.rows(recipe.scans))
     return OBJECTIVES[recipe.objective](source, temperature, alpha)
-
-
-def _answers(run: RunFolder, data: CourseData, seed: int, teacher: nn.Module, file: Path) -> np.ndarray:
-    """The teacher's logits (epochs, n_train, classes) for the views that a student of that seed will see."""
-    profile, epochs = run.profile, run.profile.student_training.epochs
-    recipe = {
-        "stage": "answers", "teacher": file_hash(file), "split": data.split_hash, "fold": data.fold, "seed": seed,
-        "views": epochs, "scans": data.scans_hash, "augmentation": asdict(STUDENT),
-        "image": [profile.image_size, profile.channels],
-    }  # fmt: skip
-    recipe = full_recipe(recipe, (cache_teacher_logits, models))
-
-    def answer() -> dict[str, np.ndarray]:
-        train, size, channels = data.part("train"), profile.image_size, profile.channels
-        with threads(profile.student_training.threads):
-            logits = cache_teacher_logits(teacher, train, STUDENT, seed, epochs, size, channels, progress=False)
-        return {"logits": logits}
-
-    folder = run.shared or ablations(run).path
-    return keep(folder / f"answers_seed{seed}_{short_hash(recipe)}.safetensors", recipe, answer)["logits"].numpy()
-
-
-def _pretraining(run: RunFolder) -> dict:
-    return {"patients": 2 * run.profile.phantom_patients, "epochs": PRETRAINING_EPOCHS, "seed": 0}
-
-
-def pretrained_student(run: RunFolder, data: CourseData) -> Path:
-    """File of a student whose backbone has learned to name the layers of other phantoms; one for all seeds."""
-    profile, settings, home = run.profile, _pretraining(run), ablations(run)
-    model = build_model(profile.student, len(data.class_names), profile.channels, "none", settings["seed"])
-
-    def fit(checkpoint: Path) -> TrainingResult:
-        with threads(profile.student_training.threads):
-            accuracy = pretrain_backbone(model, profile.image_size, profile.channels, **settings, progress=False)
-        return TrainingResult(pd.DataFrame([settings | {"pixel_accuracy": accuracy}]), "last", {})
-
-    path = home.network_file("student_pretrained")
-    recipe = {"stage": "pretraining", "image": [profile.image_size, profile.channels]} | settings
-    recipe |= {"network": asdict(profile.student)}
-    keep_network(home, model, path, full_recipe(recipe, (pretrain_backbone, models)), fit)
-    return path

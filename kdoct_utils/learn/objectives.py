@@ -46,15 +46,20 @@ class Objective(nn.Module):
 
 
 class CrossEntropyObjective(Objective):
-    """Cross-entropy with the labels, softened by ``label_smoothing`` in training (not in validation)."""
+    """Cross-entropy with the labels: softened by ``label_smoothing`` and weighted by class in training only.
 
-    def __init__(self, label_smoothing: float = 0.0):
+    class_weights: (classes,), None for none.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Tensor | None = None):
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.register_buffer("class_weights", class_weights)
 
     def forward(self, model, images, target, indices, view):
         logits = model(images).float()
-        return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing), logits
+        options = {"label_smoothing": self.label_smoothing, "weight": self.class_weights}
+        return F.cross_entropy(logits, target, reduction="none", **options), logits
 
 
 class FocalObjective(Objective):
@@ -162,6 +167,15 @@ class DKDObjective(DistillationObjective):
     """
 
     loss = staticmethod(decoupled_loss)
+
+
+class OneSidedObjective(DistillationObjective):
+    """A known error, to be measured: the teacher is softened by the temperature and the student is not."""
+
+    @staticmethod
+    def loss(student_logits, teacher_logits, target, temperature, alpha, reduction):
+        softened = teacher_logits / temperature
+        return distillation_loss(student_logits, softened, target, 1.0, alpha, reduction)
 
 
 class DISTObjective(DistillationObjective):

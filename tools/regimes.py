@@ -1,0 +1,105 @@
+"""Measure when a teacher helps: every arm on fresh data seeds, each with phantoms, teacher and students of its own.
+
+    python -m tools.regimes runs/regimes --first 1000 --seeds 16
+
+Data seeds run side by side, one thread each. A killed run goes on where it was: each network is kept with its recipe.
+The table is written into the package (`kdoct_utils/judge/regimes_quick.csv`), with the fingerprint of the code.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from torch import nn
+
+from kdoct_utils.judge.metrics import best_temperature
+from kdoct_utils.lab import stages, training
+from kdoct_utils.lab.arms import ARMS, TEACHERS_OF
+from kdoct_utils.lab.experiments import side_by_side
+from kdoct_utils.lab.keep import file_hash, fingerprint, keep, short_hash
+from kdoct_utils.lab.stages import CourseData
+from kdoct_utils.lab.training import train
+from kdoct_utils.runs import RunFolder, atomic_path, open_run
+
+OUTPUT = Path(__file__).resolve().parents[1] / "kdoct_utils" / "judge" / "regimes_quick.csv"
+# The arms that the bars are about, with the students that each data seed trains of each, then the others.
+CORE = {"student_alone": 2, "student_kd": 2, "kd_permuted": 1, "clinic_alone": 1, "clinic_kd": 1, "clinic_permuted": 1,
+        "pool_alone": 1, "pool_kd": 1, "pool_permuted": 1}  # fmt: skip
+MORE = dict.fromkeys((
+    "student_cached", "kd_alpha_1", "kd_one_sided", "kd_temperature_20", "alone_short", "kd_short", "kd_weak_teacher",
+    "kd_middling_teacher", "kd_blind_teacher", "alone_smoothed", "alone_weighted", "kd_temperature_2",
+    "alone_equal_seconds", "kd_cross_entropy_teacher", "kd_views_1", "alone_longer", "kd_longer",
+), 1)  # fmt: skip
+
+
+def row_of(seed: int, arm: str, student: int, found: dict) -> dict:
+    """Scores of one network on the test patients, from `stages.score`."""
+    row = {"seed": seed, "arm": arm, "student": student, "accuracy": found["accuracy"], "ece": found["ece"]}
+    return row | {f"sensitivity_{name}": one["sensitivity"] for name, one in found["per_class"].items()}
+
+
+def measure(folder: Path, profile: str, seed: int, arms: dict[str, int]) -> Path:
+    """Train and test every arm on one data seed; the file with a row a network."""
+    run = open_run(folder / f"seed{seed}", profile=profile, dataset="phantom", seed=seed)
+    data = stages.course_data(run, progress=False)
+    rows = [teacher_row(run, data, seed)]
+    for name, students in arms.items():
+        for student in range(students):
+            found = train(run, data, name, student, progress=False)
+            row = row_of(seed, name, student, kept_scores(run, data, found.file, found.model))
+            rows.append(row | {"steps": found.steps, "seconds": round(found.seconds, 1)})
+        other = getattr(ARMS[name].recipe, "teacher", "course")
+        if other != "course":
+            found = train(run, data, TEACHERS_OF[other], seed, progress=False)
+            rows.append(row_of(seed, f"teacher_{other}", 0, kept_scores(run, data, found.file, found.model)))
+    file = run.path / "regimes.csv"
+    with atomic_path(file) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+    return file
+
+
+def kept_scores(run: RunFolder, data: CourseData, file: Path, model: nn.Module) -> dict:
+    """`stages.score` on the test patients, from the run folder or found now."""
+
+    def score() -> dict:
+        return stages.score(data, stages.test_logits(run, data, model))
+
+    recipe, code = {"network": file_hash(file), "test": data.beyond}, (stages.score, stages.test_logits)
+    return keep(run.path / "scores" / f"{file.stem}.json", recipe, score, code=code)
+
+
+def teacher_row(run: RunFolder, data: CourseData, seed: int) -> dict:
+    """The teacher's scores, and the temperature that calibrates it on the validation patients."""
+    logits = stages.teacher_logits(run, data, stages.teacher(run, data, progress=False), progress=False)
+    rows = data.rows("validation")
+    row = row_of(seed, "teacher", 0, stages.score(data, logits[data.rows("test")]))
+    return row | {"best_temperature": best_temperature(logits[rows], data.target[rows])}
+
+
+def main(
+    folder: Path,
+    first: Annotated[int, typer.Option(help="First data seed.")] = 1000,
+    seeds: Annotated[int, typer.Option(help="How many.")] = 16,
+    profile: str = "quick",
+    arms: Annotated[str, typer.Option(help="core, all, or names with commas between.")] = "all",
+    jobs: int = 2,
+    output: Path = OUTPUT,
+) -> None:
+    """Measure the arms on data seeds that nothing was chosen on."""
+    wanted = {"core": CORE, "all": CORE | MORE}.get(arms) or dict.fromkeys(map(str.strip, arms.split(",")), 1)
+    tasks = {f"data seed {s}": partial(measure, folder, profile, s, wanted) for s in range(first, first + seeds)}
+    files = side_by_side(tasks, jobs, desc="data seeds")
+    table = pd.concat([pd.read_csv(file) for file in files.values()], ignore_index=True)
+    code = short_hash(fingerprint(training, stages.teacher, stages.course_data))
+    note = f"phantoms, profile {profile}, data seeds {first} to {first + seeds - 1}, one thread each; code {code}"
+    with atomic_path(output) as temporary:
+        temporary.write_text(f"# {note}\n" + table.to_csv(index=False, float_format="%.6g"), encoding="utf-8")
+    typer.echo(f"{len(table)} networks in {output}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
