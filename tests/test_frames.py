@@ -131,21 +131,12 @@ def wedge():
 
 
 def test_every_mode_reads_as_it_looks(tmp_path):
-    grey, three = Image.fromarray(grain()), np.repeat(grain()[:, :, None], 3, axis=2)
-    colored = Image.fromarray(with_bar(grain(), top=40)).quantize(64)
-    for image, expected in (
-        (grey.convert("P"), grain()), (grey.convert("LA"), grain()), (colored, np.asarray(colored.convert("RGB"))),
-        (grey.convert("RGBA"), three), (grey.convert("1"), np.asarray(grey.convert("1").convert("L"))),
-    ):  # fmt: skip
-        np.testing.assert_array_equal(decoded(image, "PNG"), expected)
+    grey = Image.fromarray(grain())
+    for image in (grey.convert("P"), grey.convert("LA"), grey.convert("RGBA"), grey):
         image.save(tmp_path / "a.png")
-        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.asarray(image.convert("L")))
-
-
-def test_sixteen_bits_are_scaled():
-    deep = grain().astype(np.uint16) * 257
-    for format in ("TIFF", "PNG"):
-        np.testing.assert_array_equal(decoded(deep, format), grain())
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), grain())
+    for format in ("TIFF", "PNG"):  # 16 bits keep the upper eight
+        np.testing.assert_array_equal(decoded(grain().astype(np.uint16) * 257, format), grain())
 
 
 def test_what_cannot_be_a_scan_is_refused():
@@ -172,7 +163,7 @@ def test_what_is_no_image_is_an_error_that_names_it(tmp_path):
     for content in (b"", b"\0" * 5000, b"no image at all", gif, postscript, b"\xff\xd8\xff\xe0"):
         with pytest.raises(ScanError, match="scan.jpeg: cannot be read as an image"):
             decode_image(content, "scan.jpeg")
-    with pytest.raises(ScanError, match="lost.png: no such file"):
+    with pytest.raises(ScanError, match="lost.png: cannot be read .No such file"):
         read_image(tmp_path / "lost.png")
 
 
@@ -390,18 +381,6 @@ def test_a_flat_frame_is_an_error():
         for work, image in ((clean_frame, flat), (clean_frame, with_bar(flat)), (crop_to_band, flat)):
             with pytest.raises(ScanError, match="flat|white"):
                 work(image)
-
-
-def test_brightness_leaves_out_border_bar_and_canvas(frames):
-    frame = frames[1]
-    bordered = frame.copy()
-    bordered[:60] = 255
-    found = clean_frame(bordered)
-    assert found.brightness == pytest.approx(frame[64:].mean(), abs=0.2)
-    assert found.border == pytest.approx(64 / 496, abs=0.003)
-    assert clean_frame(with_bar(frame)).brightness == pytest.approx(frame.mean(), abs=0.5)
-    small = shrunk(frame, 0.5)
-    assert clean_frame(on_canvas(small, 30, 40)).brightness == pytest.approx(small.mean(), abs=0.01)
 
 
 def test_a_changed_pipeline_has_a_new_version():

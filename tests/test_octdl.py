@@ -162,11 +162,7 @@ def test_zipped_images_folders_around_and_rows_that_occur_twice_change_nothing(s
     same_scans(small.parent, before)
     assert read("octdl", small).provenance["refused"]["exact duplicate row"] == 2
     shutil.make_archive(str(small / "OCTDL"), "zip", small, "OCTDL")  # as downloaded, beside the table
-    for folder in (small / "OCTDL").iterdir():
-        folder.rename(small / folder.name)
-    same_scans(small, before)
-    for folder in filter(Path.is_dir, small.iterdir()):
-        shutil.rmtree(folder)
+    shutil.rmtree(small / "OCTDL")
     same_scans(small, before)
 
 
@@ -178,8 +174,6 @@ def test_faults_in_the_table_are_errors_that_name_the_line(small):
         (put("condition", ""), "line 5: condition is empty"),
         (put("patient_id", "12"), "line 5: file_name .* names another patient than patient_id 12"),
         (lambda rows: pd.concat([rows, rows.iloc[[0]].assign(eye="OS")]), "lines 2 and .* is listed twice, with diff"),
-        (lambda rows: rows.rename(columns={"patient_id": "patient"}), "wrong columns, patient_id not found"),
-        (lambda rows: rows.iloc[:0], "OCTDL_labels.csv: no rows"),
     ):
         (small / TABLE).write_bytes(content)
         edit(small / TABLE, change)

@@ -1,12 +1,8 @@
 """What in a dataset would spoil a result: patients and images on both sides of a split, and shortcuts.
 
-``audit`` runs everything on a ScanSet; ``kdoct data NAME --data-root ...`` and notebook 01 show what it finds. The
-audits look at the scans that a run would use, after the reader's filters.
-
-A shortcut is what a network could learn instead of the disease, such as the file format or the size of the picture.
-If one such property tells the classes apart in patients that were not used to learn the rule, a network can use it
-too, and its score says less about retinas than it seems to. DeGrave et al. (Nat. Mach. Intell. 3:610, 2021) show how
-far that goes in chest radiographs.
+``audit`` runs everything on a ScanSet, after the reader's filters; ``kdoct data`` and notebook 01 show what it finds.
+A shortcut is what a network could learn instead of the disease, such as the file format or the size of the picture:
+DeGrave et al. (Nat. Mach. Intell. 3:610, 2021) show how far that goes in chest radiographs.
 """
 
 from __future__ import annotations

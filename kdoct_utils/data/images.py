@@ -38,8 +38,6 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read one image file as grey uint8, shape (height, width). Raises ScanError as decode_image does."""
     try:
         content = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise ScanError(f"{path}: no such file") from error
     except OSError as error:
         raise ScanError(f"{path}: cannot be read ({error.strerror})") from error
     return to_grey(decode_image(content, str(path)).pixels)
@@ -48,9 +46,9 @@ def read_image(path: str | Path) -> np.ndarray:
 def decode_image(content: bytes, name: str) -> StoredImage:
     """Decode the content of one image file. name: what messages call it.
 
-    16-bit images keep their upper eight bits; a grey palette becomes grey; an image turned by its EXIF tag is turned
-    upright, as viewers show it. Raises ScanError, with the name, for an image that is empty, cut off or damaged, holds
-    several pictures, is stored with 32 bits or in CMYK, or has too few or too many pixels.
+    16-bit images keep their upper eight bits; an image turned by its EXIF tag is turned upright, as viewers show it.
+    Raises ScanError, with the name, for an image that is empty, cut off or damaged, holds several pictures, is stored
+    with 32 bits or in CMYK, or has too few or too many pixels.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -71,14 +69,13 @@ def decode_image(content: bytes, name: str) -> StoredImage:
 def _check_header(image: Image.Image, content: bytes) -> None:
     """Raise a ScanError for what can be said against an image before its pixels are decoded."""
     width, height = image.size
-    pictures = getattr(image, "n_frames", 1)
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # I: PNG in Pillow < 11
     if min(width, height) < SMALLEST_SIDE:
         raise ScanError(f"{width} x {height} pixels are too few for a B-scan")
     if width * height > MOST_PIXELS:
         raise ScanError(f"{width} x {height} pixels are too many for a B-scan")
-    if pictures > 1:
-        raise ScanError(f"it holds {pictures} pictures; a B-scan is one: save each as a file of its own")
+    if getattr(image, "n_frames", 1) > 1:
+        raise ScanError(f"it holds {image.n_frames} pictures; a B-scan is one: save each as a file of its own")
     if image.mode not in MODES and not deep:
         raise ScanError(f"it is stored as Pillow's {image.mode!r}; save it as grey or RGB with 8 bits")
     # Decoders make something of a file whose end was lost and filled with zeros: only its last marker tells.
@@ -95,9 +92,7 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
         return (deep >> 8).astype(np.uint8)
     if image.mode in ("1", "L", "LA"):
         return np.array(image.convert("L"))
-    pixels = np.array(image.convert("RGB"))
-    grey = image.mode in ("P", "PA") and (pixels == pixels[:, :, :1]).all()  # a palette of greys
-    return pixels[:, :, 0].copy() if grey else pixels
+    return np.array(image.convert("RGB"))
 
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:

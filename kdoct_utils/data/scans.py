@@ -241,20 +241,19 @@ def link_patients(table: pd.DataFrame, hashes: dict[str, str]) -> pd.Series:
 def linked_pairs(table: pd.DataFrame, hashes: dict[str, str]) -> pd.DataFrame:
     """Every two patients that share an image, one row a pair, sorted.
 
-    Columns: patient, twin, scans (distinct images shared), patient_class and twin_class (their patient_class where they
-    share; several are joined by "/"), contradictory (whether an image that they share has two patient_classes).
+    Columns: patient, twin, scans (distinct images shared), patient_class and twin_class (several are joined by "/"),
+    contradictory (whether an image that they share has two patient_classes).
     """
     rows = table.assign(image=table["scan_id"].map(hashes))[["image", "patient", "patient_class"]].drop_duplicates()
     rows = rows[(rows["patient"] != UNKNOWN_PATIENT) & rows["image"].duplicated(keep=False)]
     pairs = rows.merge(rows, on="image", suffixes=("", "_twin"))
     pairs = pairs[pairs["patient"] < pairs["patient_twin"]]
     pairs = pairs.assign(contradictory=pairs["patient_class"] != pairs["patient_class_twin"])
-
-    grouped = pairs.rename(columns={"patient_twin": "twin"}).groupby(["patient", "twin"])
-    return grouped.agg(
+    pairs = pairs.rename(columns={"patient_twin": "twin", "patient_class_twin": "twin_class"})
+    return pairs.groupby(["patient", "twin"]).agg(
         scans=("image", "nunique"),
         patient_class=("patient_class", lambda classes: "/".join(sorted(set(classes)))),
-        twin_class=("patient_class_twin", lambda classes: "/".join(sorted(set(classes)))),
+        twin_class=("twin_class", lambda classes: "/".join(sorted(set(classes)))),
         contradictory=("contradictory", "any"),
     ).reset_index()
 

@@ -17,7 +17,6 @@ from kdoct_utils.data.readers.common import Found
 from kdoct_utils.datasets import DataOptions
 
 OCTDL_TABLE = "OCTDL_labels.csv"
-OCTDL_IMAGES = "OCTDL"
 # The columns that are used. The table also has subcategory, image_width and image_hight (spelled so).
 OCTDL_COLUMNS = ["file_name", "disease", "condition", "patient_id", "eye", "sex", "year"]
 MISSING = "0"  # stands for a value that is not known
@@ -102,18 +101,13 @@ def read_octdl(root: Path, options: DataOptions) -> Found:
         found.refuse(str(reason), rows["file_name"])
     kept = table[table["label"] != ""]
     known = kept[["eye", "sex", "year"]].replace(MISSING, common.UNKNOWN_EYE)
-    found.table = pd.DataFrame(
-        {
-            "scan_id": "octdl/" + kept["disease"] + "/" + kept["file_name"],
-            "path": kept["file"],
-            "patient": "octdl/" + kept["patient_id"],
-            "eye": known["eye"],
-            "slice": kept["slice"],
-            "patient_class": kept["label"],
-            **kept[["label", "disease", "condition"]],
-            **known[["sex", "year"]],
-        }
-    )
+    found.table = kept.assign(
+        scan_id="octdl/" + kept["disease"] + "/" + kept["file_name"],
+        path=kept["file"],
+        patient="octdl/" + kept["patient_id"],
+        patient_class=kept["label"],
+        **known,
+    )[[*common.FOUND_COLUMNS, "disease", "condition", "sex", "year"]]
     return found
 
 

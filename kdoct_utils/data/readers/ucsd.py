@@ -72,24 +72,18 @@ def _count(table: pd.DataFrame, found: Found) -> None:
     """Tell the version by the number of images, and count what is published of it."""
     n = len(table) + sum(map(len, found.refused.values()))
     published = DATASETS["ucsd"].published_counts
-    expected = {
-        "2": published["scans (version 2)"],
-        "3": published["training scans (version 3)"] + published["test scans (version 3)"],
-    }
-    version = next((name for name, of in expected.items() if abs(n - of) <= VERSION_TOLERANCE * of), None)
-    if version is None:
-        sizes = " and ".join(f"version {name} has {of:,}" for name, of in expected.items())
-        found.notes.append(f"the version cannot be told from {n:,} images: {sizes}")
-        return
-    held_out = table[table[PART] == "test"]
-    trained = set(table.loc[table[PART] == "train", "patient"])
+    third = published["training scans (version 3)"] + published["test scans (version 3)"]
+    of_version = {"2": published["scans (version 2)"], "3": third}
+    tested, trained = table[table[PART] == "test"], table[table[PART] != "test"]
     counts = {
         "scans": len(table),
         "patients": table["patient"].nunique(),
-        "training scans": len(table) - len(held_out),
-        "test scans": len(held_out),
-        "test patients": held_out["patient"].nunique(),
-        "patients in train and test": len(trained & set(held_out["patient"])),
+        "training scans": len(trained),
+        "test scans": len(tested),
+        "test patients": tested["patient"].nunique(),
+        "patients in train and test": len(set(trained.loc[trained[PART] == "train", "patient"]) & {*tested["patient"]}),
     }
-    found.notes.append(f"version {version}, told from the number of images")
-    found.counts = {f"{what} (version {version})": count for what, count in counts.items()}
+    for version, scans in of_version.items():
+        if abs(n - scans) <= VERSION_TOLERANCE * scans:
+            found.notes.append(f"version {version}, told from the number of images")
+            found.counts = {f"{what} (version {version})": count for what, count in counts.items()}
