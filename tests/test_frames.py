@@ -142,6 +142,7 @@ def test_every_mode_reads_as_it_looks(tmp_path):
 def test_what_cannot_be_a_scan_is_refused():
     pages = [Image.fromarray(grain(seed)) for seed in range(3)]
     deep = grain().astype(np.uint16) * 16
+    bright, clear = grain().astype(np.uint16) * 257, Image.new("LA", (64, 64), (90, 128))
     huge = encoded(Image.new("L", (64, 64)), "BMP")  # a few bytes that say they are 60,000 x 60,000 pixels
     for content, message in (
         (encoded(grain().astype(np.int32), "TIFF"), "stored as Pillow's 'I'"),
@@ -152,6 +153,8 @@ def test_what_cannot_be_a_scan_is_refused():
         (encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]), "it holds 3 pictures"),
         (encoded(deep, "TIFF"), "its 16 bits reach no more than .* of 65535"),
         (encoded(deep, "PNG"), "its 16 bits reach no more than .* of 65535"),
+        (encoded(bright, "TIFF", tiffinfo={262: 0}), "a negative with 16 bits"),
+        (encoded(clear, "PNG"), "partly transparent"),
         (huge[:18] + struct.pack("<ii", 60000, 60000) + huge[26:], ""),
     ):
         with pytest.raises(ScanError, match=f"x.tif: .*{message}"):

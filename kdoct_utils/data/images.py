@@ -17,6 +17,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")  # of Pillow, beside 
 SMALLEST_SIDE = 16  # pixels; anything smaller is no B-scan
 MOST_PIXELS = 2**24  # 34 times a Spectralis frame; anything larger is no B-scan, or is made to fill the memory
 FEWEST_DEEP_LEVELS = 2**14  # of a 16-bit image; darker ones hold 10, 12 or 14 bits, and their upper 8 are near black
+TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag, and its value in negatives, which Pillow turns for 8 bits only
 JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"  # markers; neither occurs within compressed data
 
 
@@ -47,8 +48,8 @@ def decode_image(content: bytes, name: str) -> StoredImage:
     """Decode the content of one image file. name: what messages call it.
 
     16-bit images keep their upper eight bits; an image turned by its EXIF tag is turned upright, as viewers show it.
-    Raises ScanError, with the name, for an image that is empty, cut off or damaged, holds several pictures, is stored
-    with 32 bits or in CMYK, or has too few or too many pixels.
+    Raises ScanError, with the name, for an image that is empty, cut off or damaged, holds several pictures, is partly
+    transparent, a negative of 16 bits, stored with 32 bits or in CMYK, or has too few or too many pixels.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -87,9 +88,13 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
     """uint8 (height, width) or (height, width, 3). image: decoded, in one of MODES or with 16 bits."""
     if image.mode.startswith("I"):
         deep = np.asarray(image)
+        if getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:
+            raise ScanError("it is a negative with 16 bits (white is zero); save it with black as zero")
         if deep.max() < FEWEST_DEEP_LEVELS:
             raise ScanError(f"its 16 bits reach no more than {deep.max()} of 65535; save it with 8")
         return (deep >> 8).astype(np.uint8)
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        raise ScanError("it is partly transparent, and what shows through is not told: save it without transparency")
     if image.mode in ("1", "L", "LA"):
         return np.array(image.convert("L"))
     return np.array(image.convert("RGB"))

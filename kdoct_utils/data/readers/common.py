@@ -95,11 +95,18 @@ def class_name(spelling: object, dataset: str, where: str) -> str:
 
 
 def nearest_table(dataset: str, file_name: str, source: Source) -> str:
-    """The table of that name, in any letter case, that lies nearest to the root. Raises ScanError if there is none."""
+    """The table of that name, in any letter case, that lies nearest to the root.
+
+    Raises ScanError if there is none, or several are equally near.
+    """
     names = source.files()
-    for place in places(dataset, names):
-        return next(name for name in names if name.lower() == f"{place}{file_name}".lower())
-    raise unexpected_layout(dataset, source.root, names, f"There is no {file_name}.")
+    tables = [name for name in names if f"/{name}".lower().endswith(f"/{file_name}".lower())]
+    nearest = [name for name in tables if name.count("/") == min(one.count("/") for one in tables)]
+    if len(nearest) > 1:
+        raise ScanError(f"{source.root} holds {', '.join(nearest)}; data_root must hold one of them")
+    if not nearest:
+        raise unexpected_layout(dataset, source.root, names, f"There is no {file_name}.")
+    return nearest[0]
 
 
 def parse_table(content: bytes, where: str, required: list[str], filled: Iterable[str] = ()) -> pd.DataFrame:
