@@ -81,6 +81,16 @@ def test_few_patients_are_as_many_of_each_class_seen_as_often_as_all(data):
     np.testing.assert_array_equal(scans.target, data.target[scans.rows])
 
 
+def test_a_rare_class_keeps_its_share_of_patients_and_the_others_all(data):
+    recipe = replace(ARMS["rare_alone"].recipe, rare=0.5)
+    scans, rows = student_scans(data, recipe, 0), data.rows("train")
+    patients = {
+        k: [len(set(data.groups[part][data.target[part] == k])) for part in (rows, scans.rows)] for k in range(3)
+    }
+    assert patients[0][0] == patients[0][1] and patients[2][0] == patients[2][1]
+    assert patients[1][1] == max(1, round(0.5 * patients[1][0])) < patients[1][0]
+
+
 def test_permuted_answers_keep_what_is_said_of_a_class_and_lose_the_scan():
     random = np.random.default_rng(0)
     answers, target = random.normal(size=(2, 60, 3)), np.repeat([0, 1, 2], 20)

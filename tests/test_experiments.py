@@ -90,6 +90,7 @@ def test_rivals_come_first_have_the_same_budget_and_differ_in_one_thing():
     more = {  # the second change follows from the first
         "noisy_kd": {"objective", "teacher"}, "noisy_kd_right_teacher": {"objective"},
         "kd_relations": {"objective", "temperature"},  # the published T of that loss
+        "rare_focal": {"objective"}, "rare_weighted_focal": {"objective"},
         "pool_kd": {"objective", "alpha", "labeled_by", "patients"},  # few labels, or a teacher for all
     }  # fmt: skip
     seen = set()

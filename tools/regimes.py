@@ -26,13 +26,18 @@ from kdoct_utils.lab.training import train
 from kdoct_utils.runs import RunFolder, atomic_path, open_run
 
 OUTPUT = Path(__file__).resolve().parents[1] / "kdoct_utils" / "judge" / "regimes_quick.csv"
-# The arms that the bars are about, with the students that each data seed trains of each, then the others.
+# The arms that the bars are about, with the networks that each data seed trains of each, then the others.
 CORE = {"student_alone": 2, "student_kd": 2, "kd_permuted": 1, "clinic_alone": 1, "clinic_kd": 1, "clinic_permuted": 1,
         "pool_alone": 1, "pool_kd": 1, "pool_permuted": 1}  # fmt: skip
 MORE = dict.fromkeys((
     "student_cached", "kd_alpha_1", "kd_one_sided", "kd_temperature_20", "alone_short", "kd_short", "kd_weak_teacher",
     "kd_middling_teacher", "kd_blind_teacher", "alone_smoothed", "alone_weighted", "kd_temperature_2",
     "alone_equal_seconds", "kd_cross_entropy_teacher", "kd_views_1", "alone_longer", "kd_longer",
+), 1)  # fmt: skip
+
+FOCAL = dict.fromkeys((
+    "rare_alone", "rare_weighted", "rare_focal", "rare_weighted_focal", "noisy_alone", "noisy_focal", "alone_focal",
+    "teacher_average", "teacher_best",
 ), 1)  # fmt: skip
 
 
@@ -90,7 +95,7 @@ def main(
     output: Path = OUTPUT,
 ) -> None:
     """Measure the arms on data seeds that nothing was chosen on."""
-    wanted = {"core": CORE, "all": CORE | MORE}.get(arms) or dict.fromkeys(map(str.strip, arms.split(",")), 1)
+    wanted = {"core": CORE, "all": CORE | MORE | FOCAL}.get(arms) or dict.fromkeys(map(str.strip, arms.split(",")), 1)
     tasks = {f"data seed {s}": partial(measure, folder, profile, s, wanted) for s in range(first, first + seeds)}
     files = side_by_side(tasks, jobs, desc="data seeds")
     table = pd.concat([pd.read_csv(file) for file in files.values()], ignore_index=True)

@@ -29,13 +29,14 @@ class StudentRecipe:
 
     objective: "kd"; "labels" (cross-entropy) or "focal" without a teacher; "dkd", "dist"; "mixup" (same blend to both,
     no labels); "one_sided" (kd, where only the teacher is softened: a known error).
-    temperature, alpha: None for the profile's. class_weights, smoothing: of the cross-entropy of "labels".
+    temperature, alpha: None for the profile's. class_weights: of "labels" and "focal". smoothing: of "labels".
     scans: the run's training scans, or those of a second "clinic" (phantoms only), with the last epoch's weights, for
     nobody there has clean labels to choose by. labeled_by: each scan has the label that it shows, its patient's
     diagnosis, or none. patients: that many labeled patients of each class, repeated to as many steps; 0 for all.
     answers: the teacher's to the very "view" that the student sees, to the plain "scan", or "permuted" among the scans
     of one label. views: that many views repeat; 0 for new ones in every epoch. augmentation: "student", "light" (LIGHT
-    of its strength) or "heavy" (the paper's teacher's). noise: share of the training labels that are wrong.
+    of its strength) or "heavy" (the paper's teacher's). noise: share of the training labels that are wrong. rare: share
+    of RARE_CLASS's training patients that stay, 0 for all.
     teacher: the run's ("course"), or one of TEACHERS_OF. start: the profile's weights, "none", or "phantom"
     (pre-trained on layers of other phantoms). effort: epochs, as a multiple of the profile's.
     """
@@ -52,6 +53,7 @@ class StudentRecipe:
     views: int = 0
     augmentation: str = "student"
     noise: float = 0.0
+    rare: float = 0.0
     teacher: str = "course"
     start: str = "profile"
     effort: float = 1.0
@@ -149,6 +151,7 @@ def _check_choices(record: object, **choices: tuple[str, ...]) -> None:
 
 LIGHT = 0.3  # strength of the "light" student augmentation, 1 is the paper's
 NOISE = 0.3  # share of wrong labels
+RARE, RARE_CLASS = 0.1, "drusen"  # share of its patients that stay
 FEW_PATIENTS = 8  # labeled ones of each class
 PATIENCE = 2.0  # epochs of the long arms, as a multiple of the profile's: far from the thousands of Beyer et al.
 
@@ -157,6 +160,7 @@ _CLINIC = {"scans": "clinic", "labeled_by": "patient"}
 _POOL = {"scans": "clinic", "labeled_by": "nobody", "alpha": 1.0}
 _BUDGET, _FAIR = "How long may a student train?", "Is it the teacher, or what comes with it?"
 _TEACHER = "How good must the teacher be?"
+_RARE = "What helps a rare class?"
 _FROM_NOTHING = "Do the start weights matter?"
 _TABLE = (
     Arm("student_alone", "labels alone", "Does a teacher help?", changes=_LABELS, course=True),
@@ -208,6 +212,12 @@ _TABLE = (
         {"teacher": "noisy"} | _NOISY),
     Arm("noisy_kd_right_teacher", "wrong labels, teacher had right ones", "What do wrong labels do?", "noisy_alone",
         _NOISY, extra=True),
+    Arm("rare_alone", "a rare class", _RARE, "student_alone", _LABELS | {"rare": RARE}),
+    Arm("rare_weighted", "a rare class, class weights", _RARE, "rare_alone",
+        _LABELS | {"rare": RARE, "class_weights": True}),
+    Arm("rare_focal", "a rare class, focal loss", _RARE, "rare_alone", {"objective": "focal", "rare": RARE}),
+    Arm("rare_weighted_focal", "a rare class, weights and focal loss", _RARE, "rare_weighted",
+        {"objective": "focal", "rare": RARE, "class_weights": True}),
     Arm("alone_pretrained", "labels alone, pre-trained", _FROM_NOTHING, "student_alone",
         _LABELS | {"start": "phantom"}),
     Arm("kd_pretrained", "KD, pre-trained", _FROM_NOTHING, "alone_pretrained", {"start": "phantom"}),

@@ -10,7 +10,7 @@ import pandas as pd
 from torch import nn
 
 from kdoct_utils.lab import stages
-from kdoct_utils.lab.arms import StudentRecipe, TeacherRecipe
+from kdoct_utils.lab.arms import RARE_CLASS, StudentRecipe, TeacherRecipe
 from kdoct_utils.lab.keep import file_hash, full_recipe, keep, keep_network, short_hash
 from kdoct_utils.lab.stages import CourseData
 from kdoct_utils.learn import models
@@ -46,12 +46,24 @@ def student_scans(data: CourseData, recipe: StudentRecipe, seed: int) -> ScanIma
         target = data.table["patient_class"].map(data.class_names.index).to_numpy()
     if recipe.labeled_by == "nobody":
         target = np.zeros_like(target)  # never looked at: alpha is 1
+    if recipe.rare:
+        rows = without_most(data, rows, recipe.rare, seed)
     if not recipe.patients:
         return data.part("", rows=rows, target=target)
     few = rows_of_few(data, rows, recipe.patients, seed)
     repeats = max(1, round(len(rows) / len(few)))
     few = np.tile(few, repeats)
     return ScanImages(data.images, target[few], indices=len(data.table) + np.arange(len(few)), rows=few)
+
+
+def without_most(data: CourseData, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """``rows`` without most patients of RARE_CLASS: a share of them stays, at least one."""
+    if RARE_CLASS not in data.class_names:
+        raise ValueError(f"no class {RARE_CLASS!r} to make rare; classes: {', '.join(data.class_names)}")
+    rare = data.target[rows] == data.class_names.index(RARE_CLASS)
+    patients = np.unique(data.groups[rows][rare])
+    stay = np.random.default_rng((seed, 5)).permutation(patients)[: max(1, round(share * len(patients)))]
+    return rows[~rare | np.isin(data.groups[rows], stay)]
 
 
 def rows_of_few(data: CourseData, rows: np.ndarray, patients: int, seed: int) -> np.ndarray:

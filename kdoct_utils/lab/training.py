@@ -297,11 +297,11 @@ def _objective(
     alpha: float,
 ) -> Objective:  # fmt: skip
     recipe = arm.recipe
+    weights = balanced_class_weights(scans.target, len(data.class_names)) if recipe.class_weights else None
     if recipe.objective == "labels":
-        weights = balanced_class_weights(scans.target, len(data.class_names)) if recipe.class_weights else None
         return CrossEntropyObjective(recipe.smoothing, weights)
     if recipe.objective == "focal":
-        return FocalObjective(run.profile.gamma)
+        return FocalObjective(run.profile.gamma, weights)
     model = _teacher(run, data, recipe, teacher)
     if recipe.objective == "mixup":
         return ConsistentMixupObjective(model, temperature, seed)

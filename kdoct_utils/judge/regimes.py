@@ -1,0 +1,69 @@
+"""When does a teacher help? The measurement that the package carries, over data seeds that nothing was chosen on.
+
+``python -m tools.regimes`` makes it: for every data seed phantoms, a teacher and students of their own, all tested on
+1,200 patients beyond the folds. Data seeds are the independent repeats; differences are paired within each.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+# The three places on the map: name, the arm with the teacher, the arm without, and what the student has.
+REGIMES = {
+    "same labels": ("student_kd", "student_alone", "the teacher's own scans and labels"),
+    "patients' labels": ("clinic_kd", "clinic_alone", "other patients' scans, each labeled with a diagnosis"),
+    "few labels and a pool": ("pool_kd", "pool_alone", "24 labeled patients, or 288 the teacher answers for"),
+}
+
+
+def kept_regimes() -> tuple[pd.DataFrame, str]:
+    """The carried measurement, a row a network, and how it was made.
+
+    Columns: seed (of the data), arm ("teacher" and names as in `kdoct_utils.lab.arms`), student (its seed), accuracy,
+    ece, sensitivity_<class>, best_temperature (of the teacher), steps, seconds.
+    """
+    text = (files("kdoct_utils.judge") / "regimes_quick.csv").read_text(encoding="utf-8")
+    note, _, table = text.partition("\n")
+    return pd.read_csv(io.StringIO(table)), note.strip("# ")
+
+
+def by_data_seed(table: pd.DataFrame, score: str = "accuracy") -> pd.DataFrame:
+    """A row a data seed, a column an arm: the score, averaged over the students of that data seed."""
+    return table.pivot_table(index="seed", columns="arm", values=score, aggfunc="mean")
+
+
+def gains(table: pd.DataFrame, pairs: Sequence[tuple[str, str]], score: str = "accuracy") -> pd.DataFrame:
+    """For each (arm, arm held against) the mean paired difference over data seeds, as a family of claims.
+
+    Columns: arm, against, estimate, low, high (95 %, Student's t over data seeds), p (two-sided), holm (p after Holm's
+    correction for all pairs together), seeds, by_seed (the differences). Pairs without two common data seeds are left
+    out. Source of the correction: Holm 1979.
+    """
+    scores, rows = by_data_seed(table, score), []
+    for arm, against in pairs:
+        if not {arm, against} <= set(scores):
+            continue
+        values = (scores[arm] - scores[against]).dropna().to_numpy()
+        if len(values) < 2:
+            continue
+        test = stats.ttest_1samp(values, 0.0)
+        low, high = test.confidence_interval(0.95)
+        rows.append((arm, against, values.mean(), low, high, test.pvalue, len(values), values.tolist()))
+    found = pd.DataFrame(rows, columns=["arm", "against", "estimate", "low", "high", "p", "seeds", "by_seed"])
+    found.insert(6, "holm", holm(found["p"].to_numpy()))
+    return found
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p values (n,) after Holm's step-down correction: below 0.05, the claim holds with all others in mind."""
+    order = np.argsort(p)
+    corrected = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    found = np.empty(len(p))
+    found[order] = np.minimum(corrected, 1)
+    return found

@@ -1,0 +1,48 @@
+"""The carried measurement of when a teacher helps, and how it is read."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from kdoct_utils.judge.regimes import REGIMES, by_data_seed, gains, holm, kept_regimes
+from kdoct_utils.lab.arms import ARMS
+
+
+def made_up(differences):
+    rows = [(seed, "student_alone", student, 0.8) for seed in range(len(differences)) for student in (0, 1)]
+    rows += [(seed, "student_kd", student, 0.8 + d + s) for seed, d in enumerate(differences)
+             for student, s in ((0, 0.01), (1, -0.01))]  # fmt: skip
+    return pd.DataFrame(rows, columns=["seed", "arm", "student", "accuracy"])
+
+
+def test_a_gain_is_the_mean_over_data_seeds_with_a_t_interval():
+    differences = np.array([0.01, 0.03, -0.02, 0.05])
+    (row,) = gains(made_up(differences), [("student_kd", "student_alone")]).itertuples()
+    assert row.seeds == 4 and row.estimate == pytest.approx(differences.mean())
+    half = stats.t.ppf(0.975, 3) * differences.std(ddof=1) / 2
+    assert (row.low, row.high) == pytest.approx((row.estimate - half, row.estimate + half))
+    assert row.p == row.holm == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert row.by_seed == pytest.approx(differences.tolist())
+
+
+def test_an_arm_that_was_not_measured_is_left_out():
+    assert gains(made_up([0.1, 0.2]), [("kd_short", "alone_short")]).empty
+
+
+def test_holm_is_the_published_example():
+    """p values and corrected ones of R's p.adjust(c(.01, .04, .03, .005), "holm")."""
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+
+
+def test_the_carried_measurement_holds_the_regimes_on_seeds_never_looked_at():
+    table, note = kept_regimes()
+    assert "phantoms, profile quick" in note and "code " in note
+    scores = by_data_seed(table)
+    assert len(scores) >= 12 and scores.index.min() >= 1000
+    for arm, against, _ in REGIMES.values():
+        assert ARMS[arm].against == against
+        assert scores[[arm, against]].notna().all(axis=None)
+    assert set(table["arm"]) - set(ARMS) <= {"teacher"} | {f"teacher_{name}" for name in (
+        "noisy", "cross_entropy", "weak", "middling", "blind")}  # fmt: skip
+    assert scores["teacher"].min() > 0.9
