@@ -352,4 +352,9 @@ def test_folds_are_pooled_and_their_ensemble_is_out_of_fold(home):
     assert found["pooled sensitivity"][0].startswith("0.875 [")  # (1 + 6 / 8) / 2
     assert "ensemble of 2 seeds" in report_sweep(made).read_text()
     found, notes = cross_validation_table(made, {name: predictions[name] for name in list(predictions)[:1]})
-    assert found.empty and "4 of 8 scans were never tested" in notes[0]
+    assert found.empty and "4 scans were never tested" in notes[0]
+
+    # Phantoms are tested on patients beyond the folds, by the networks of all folds.
+    beyond = {name: one.assign(scan_id="x" + one["scan_id"], group="x") for name, one in predictions.items()}
+    found, notes = cross_validation_table(made, beyond)
+    assert notes == [] and found["patients"].tolist() == ["1"] and found["pooled accuracy"][0].startswith("0.875")

@@ -132,7 +132,9 @@ def cross_validation_table(sweep: Sweep, predictions: Predictions) -> tuple[pd.D
     """For every arm, seed and network: mean and SD over folds, and scores of the pooled out-of-fold predictions.
 
     A network that was trained with several seeds in each fold has a second row: their ensemble, on scans that none of
-    them has seen. Returns the rows and sentences on what could not be pooled; both empty where fold is not swept.
+    them has seen. Where all folds test the same patients, who lie beyond them (phantoms), these are resampled once,
+    with what the networks of all folds say. Returns the rows and sentences on what could not be pooled; both empty
+    where fold is not swept.
     """
     rows, notes = [], []
     groups: dict[str, list[SweepRun]] = {}
@@ -146,6 +148,9 @@ def cross_validation_table(sweep: Sweep, predictions: Predictions) -> tuple[pd.D
             split = load_splits(folder.splits_file, pd.read_csv(folder.table_file, dtype=str, keep_default_na=False))
         for network, part in together.groupby("network", sort=False):
             name, seeds = f"{arm}: {network_name(network)}", part["seed"].nunique()
+            if split is not None and not part["scan_id"].isin(split["scan_id"]).any():
+                rows.append(_pooled_row(name, part, part))
+                continue
             try:
                 rows.append(_pooled_row(name, part, crossval.pool_out_of_fold(part, split)))
                 if seeds > 1 and split is not None:
