@@ -386,6 +386,8 @@ def test_what_cannot_be_trained_is_named():
         name = {"training": "train_set", "validation": "validation_set"}[role]
         with pytest.raises(ValueError, match=f"the {role} set holds no scan"):
             make_trainer(**{name: make_scans(3).subset(np.arange(0))})
+    with pytest.raises(ValueError, match="unknown select_on 'acuracy'; valid: loss, accuracy, last"):
+        make_trainer(config=replace(CONFIG, select_on="acuracy"))
     if not torch.accelerator.is_available():
         with pytest.warns(UserWarning, match="fp16 needs a GPU.*float32"):
             make_trainer(config=replace(CONFIG, precision="fp16"))

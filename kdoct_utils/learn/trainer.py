@@ -33,6 +33,7 @@ from kdoct_utils.learn.schedules import epoch_batches, learning_rate_factor, ste
 from kdoct_utils.profiles import TrainingConfig
 from kdoct_utils.runs import report_status
 
+SELECTIONS = ("loss", "accuracy", "last")
 LOOK_EVERY = 10  # optimizer steps between looks at the loss: each look makes a GPU wait
 
 
@@ -58,8 +59,8 @@ class Trainer:
     Under ``torchrun`` or ``accelerate launch`` each process takes its share of every batch: ``config.batch_size`` is
     per process. torch's global random generator is seeded anew at every epoch.
 
-    Raises ValueError for empty sets; ``fit`` raises TrainingError for a loss that is not a number, and CheckpointError
-    for the checkpoint of another run.
+    Raises ValueError for empty sets or an unknown ``select_on``; ``fit`` raises TrainingError for a loss that is not
+    a number, and CheckpointError for the checkpoint of another run.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Trainer:
         name: str = "training", checkpoint: Path | None = None, progress: bool = True,
     ):  # fmt: skip
         _check_sets(training=train_set, validation=validation_set)
+        if config.select_on not in SELECTIONS:
+            raise ValueError(f"unknown select_on {config.select_on!r}; valid: {', '.join(SELECTIONS)}")
         objective.check(train_set.indices)
         self.accelerator = _accelerator(config.precision)
         self.device = self.accelerator.device
