@@ -112,10 +112,13 @@ def a_course(root, text):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(words)])
         notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
         nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
-    for name in ("README.md", "docs/glossary.md", "docs/workshop.md"):
+    for name in ("README.md", *(f"docs/{page}.md" for page in PAGES)):
         (root / name).write_text("# D\n")
     (root / "LICENSE").write_text("free")
     return root
+
+
+PAGES = ("glossary", "workshop", "datasets", "sweeps", "package", "speed")
 
 
 def build(course, output):

@@ -18,6 +18,8 @@ from pathlib import Path
 from kdoct_utils.course.execute import own_code_cells
 from kdoct_utils.course.notebooks import finished_fingerprint, notebook_number, notebook_title
 from kdoct_utils.datasets import PHANTOMS
+from kdoct_utils.judge.regimes import REGIMES, by_data_seed, gains, kept_regimes
+from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, load_run
 from kdoct_utils.show.output import figure_png, without_widgets
 from tools.overview import ARM_LOOKS, overview_figure
@@ -99,6 +101,7 @@ def publish(run: RunFolder, root: Path = ROOT) -> list[Path]:
         notebooks.append(source)
     readme, workshop, overview = root / "README.md", root / "docs" / "workshop.md", root / "docs" / "overview.png"
     text = fill_block(readme.read_text(encoding="utf-8"), "badges", badges(notebooks[0].name, repository))
+    text = fill_block(text, "regimes", regimes_block()) if "<!-- kdoct:regimes -->" in text else text
     _write(readme, fill_block(text, "notebooks", notebook_table(notebooks, costs)))
     written = [*notebooks, readme]
     if workshop.exists():
@@ -143,6 +146,21 @@ def notebook_table(notebooks: list[Path], costs: dict) -> str:
         link = f"[{title if title.startswith(number) else f'{number} {title}'}](notebooks/{path.name})"
         lines.append(f"| {link} | {minutes(cost['seconds'])} | {gigabytes(cost['peak_mb'])} |")
     return "\n".join(lines)
+
+
+def regimes_block() -> str:
+    """Markdown: the carried measurement of when a teacher helps, a row a regime, and its setting."""
+    table, _ = kept_regimes()
+    scores = by_data_seed(table)
+    found = gains(table, [(arm, against) for arm, against, _ in REGIMES.values()]).set_index("arm")
+    lines = ["| what the student has | alone | with the teacher | gain in points, 95% interval |", "|---|---|---|---|"]
+    for arm, against, has in REGIMES.values():
+        alone, taught, gain = scores[against].mean(), scores[arm].mean(), found.loc[arm]
+        points = " ".join([f"{100 * gain.estimate:+.1f}", f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"])
+        lines.append(f"| {has} | {alone:.1%} | {taught:.1%} | {points} |")
+    patients, teacher = 3 * get_profile("quick").phantom_test_patients, f"{scores['teacher'].mean():.1%}"
+    setting = f"Means over {len(scores)} data seeds that nothing was chosen on, {patients:,} test patients in each"
+    return "\n".join([*lines, "", f"{setting} (phantoms, 64 px). Accuracy of the teacher: {teacher}."])
 
 
 def carry_outputs(notebook: dict, done: dict, name: str) -> None:

@@ -1,4 +1,4 @@
-"""`make bench` prints what it measured as one table and writes it into the README, with the machine it ran on."""
+"""`make bench` prints what it measured as one table and writes it into docs/speed.md, with the machine it ran on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from measuring import verdict
 from kdoct_utils.runs import atomic_path
 from tools.publish import fill_block
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "speed.md"
 Measured = Callable[[str, str, str], None]
 
 
@@ -49,6 +49,6 @@ def measured():
     lines += [f"| {' | '.join(row)} |" for row in rows]
     print("\n" + "\n".join(lines))
     if os.environ.get("KDOCT_BENCH_WRITE"):
-        text = fill_block(README.read_text(encoding="utf-8"), "bench", "\n".join(lines))
-        with atomic_path(README) as temporary:
+        text = fill_block(PAGE.read_text(encoding="utf-8"), "bench", "\n".join(lines))
+        with atomic_path(PAGE) as temporary:
             temporary.write_text(text, encoding="utf-8")
