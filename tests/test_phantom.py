@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdoct_utils.phantom import anatomy
+from kdoct_utils.phantom import anatomy, texture
 from kdoct_utils.phantom import render as phantom
 from kdoct_utils.profiles import CLASS_NAMES
 
@@ -75,8 +75,8 @@ def test_speckle_correlates_as_in_real_frames():
     vitreous = frame.images[0, 20:110, 100:600].astype(float)
     vitreous = vitreous[:, (vitreous < 255).all(0)]
     assert 0.10 < (vitreous == 0).mean() < 0.22  # the clipped floor
-    view = phantom.View(200, 200, 0, 0, 1, 1)
-    speckle = phantom.speckle(patient, (1, 200, 200), view, np.random.default_rng(0))[0]
+    view = texture.View(200, 200, 0, 0, 1, 1)
+    speckle = texture.speckle(patient, (1, 200, 200), view, np.random.default_rng(0))[0]
     centered = speckle - speckle.mean()
     correlation = [np.mean(centered[:, lag:] * centered[:, : 200 - lag]) / centered.var() for lag in (1, 2)]
     assert correlation[0] == pytest.approx(0.6, abs=0.06)
@@ -90,7 +90,7 @@ def test_signal_decays_below_bruch():
     for seed in range(8):
         patient = phantom.draw_patient("normal", [3, seed])
         frame = phantom.render_frames(patient, 1, noise=False)
-        x = phantom.View(496, 768, 0, 0, 1, 1).x_um
+        x = texture.View(496, 768, 0, 0, 1, 1).x_um
         bruch = anatomy.bruch_rows(patient, x, phantom.slice_positions(1))[0].astype(int)
         columns = np.arange(768)
         near, far = (frame.images[0, bruch + rows, columns].astype(float).mean() for rows in (6, 32))

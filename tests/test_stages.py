@@ -15,7 +15,7 @@ from PIL import Image
 from kdoct_utils.data.files import cache_root
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.splits import SplitError, audit_leakage
-from kdoct_utils.lab import stages
+from kdoct_utils.lab import reading, stages
 from kdoct_utils.learn.models import load_backbone, save_weights
 from kdoct_utils.learn.pretraining import LayerSegmenter, pretrain_teacher, segmentation_batches, tissue_weights
 from kdoct_utils.profiles import CLASS_NAMES, get_profile
@@ -199,7 +199,7 @@ def test_pictures_of_files_come_from_the_cache_and_never_from_other_files(tmp_pa
     first = stages.course_data(run, progress=False)
     assert isinstance(first.images, np.memmap) and not run.images_file.exists()
     with monkeypatch.context() as patch:  # a later notebook reads no image file
-        patch.setattr(stages, "read_scans", None)
+        patch.setattr(reading, "read_scans", None)
         again = stages.course_data(run, progress=False)
     np.testing.assert_array_equal(again.images, first.images)
     pictures = np.array(first.images)

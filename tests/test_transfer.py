@@ -14,7 +14,7 @@ from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.scans import read_scans
 from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.judge.metrics import evaluate, paired_difference, unpaired_difference
-from kdoct_utils.lab import stages, transfer
+from kdoct_utils.lab import reading, stages, transfer
 from kdoct_utils.phantom import render as phantom
 from kdoct_utils.phantom.anatomy import draw_patient
 from kdoct_utils.phantom.scanners import SCANNERS, SECOND_SCANNER
@@ -154,7 +154,7 @@ def test_the_other_phantoms_are_pictures_of_the_runs_size_and_not_too_many(run, 
 
 
 def test_phantoms_are_kept_and_drawn_again_for_another_recipe(run, data, other, monkeypatch):
-    monkeypatch.setattr(stages, "read_scans", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(reading, "read_scans", lambda *_, **__: 1 / 0)
     again = transfer.other_data(run, data, "phantom_b", progress=False)
     np.testing.assert_array_equal(again.images, other.images)
     assert list(again.groups) == list(other.groups) and again.provenance == other.provenance

@@ -23,7 +23,7 @@ from kdoct_utils.judge.metrics import (
     probabilities,
     unpaired_difference,
 )
-from kdoct_utils.lab import stages
+from kdoct_utils.lab import reading, stages
 from kdoct_utils.lab.stages import CourseData
 from kdoct_utils.learn.inference import ScanImages, predict_logits
 from kdoct_utils.runs import RunError, RunFolder
@@ -112,10 +112,10 @@ def other_data(
         profile=replace(run.profile, phantom_patients=min(PHANTOM_PATIENTS, run.profile.phantom_patients)),
     )  # fmt: skip
     if dataset in PHANTOMS:
-        table, record = stages.kept_scans(theirs, progress)
-        images = stages.kept_pictures(theirs, table, progress)
+        table, record = reading.kept_scans(theirs, progress)
+        images = reading.kept_pictures(theirs, table, progress)
     else:
-        table, images, record = stages.read_now(theirs, progress)
+        table, images, record = reading.read_now(theirs, progress)
     known = table["image_hash"].isin(set(data.hashes.values()))
     known_patient = table["group"].isin(table.loc[known, "group"])
     new = table[~known_patient]
