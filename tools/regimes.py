@@ -8,12 +8,15 @@ The table is written into the package (`kdoct_utils/judge/regimes_quick.csv`), w
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import typer
+from scipy.special import rel_entr, softmax
 from torch import nn
 
 from kdoct_utils.judge.metrics import best_temperature
@@ -42,44 +45,58 @@ FOCAL = dict.fromkeys((
 
 
 def row_of(seed: int, arm: str, student: int, found: dict) -> dict:
-    """Scores of one network on the test patients, from `stages.score`."""
+    """Scores of one network on the test patients, from `kept_scores`."""
     row = {"seed": seed, "arm": arm, "student": student, "accuracy": found["accuracy"], "ece": found["ece"]}
-    return row | {f"sensitivity_{name}": one["sensitivity"] for name, one in found["per_class"].items()}
+    row |= {f"sensitivity_{name}": one["sensitivity"] for name, one in found["per_class"].items()}
+    return row | {name: found[name] for name in ("agreement", "divergence") if name in found}
 
 
 def measure(folder: Path, profile: str, seed: int, arms: dict[str, int]) -> Path:
     """Train and test every arm on one data seed; the file with a row a network."""
     run = open_run(folder / f"seed{seed}", profile=profile, dataset="phantom", seed=seed)
     data = stages.course_data(run, progress=False)
-    rows = [teacher_row(run, data, seed)]
+    answers = stages.teacher_logits(run, data, stages.teacher(run, data, progress=False), progress=False)
+    rows, of_teacher = [teacher_row(data, seed, answers)], {"course": answers[data.rows("test")]}
     for name, students in arms.items():
+        other = getattr(ARMS[name].recipe, "teacher", "course")
+        if other not in of_teacher:
+            found = train(run, data, TEACHERS_OF[other], seed, progress=False)
+            of_teacher[other] = stages.test_logits(run, data, found.model)
+            rows.append(row_of(seed, f"teacher_{other}", 0, stages.score(data, of_teacher[other])))
         for student in range(students):
             found = train(run, data, name, student, progress=False)
-            row = row_of(seed, name, student, kept_scores(run, data, found.file, found.model))
+            row = row_of(seed, name, student, kept_scores(run, data, found.file, found.model, of_teacher[other]))
             rows.append(row | {"steps": found.steps, "seconds": round(found.seconds, 1)})
-        other = getattr(ARMS[name].recipe, "teacher", "course")
-        if other != "course":
-            found = train(run, data, TEACHERS_OF[other], seed, progress=False)
-            rows.append(row_of(seed, f"teacher_{other}", 0, kept_scores(run, data, found.file, found.model)))
     file = run.path / "regimes.csv"
     with atomic_path(file) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
     return file
 
 
-def kept_scores(run: RunFolder, data: CourseData, file: Path, model: nn.Module) -> dict:
-    """`stages.score` on the test patients, from the run folder or found now."""
+def kept_scores(run: RunFolder, data: CourseData, file: Path, model: nn.Module, teacher: np.ndarray) -> dict:
+    """`stages.score` on the test patients and `beside_teacher`, from the run folder or found now."""
 
     def score() -> dict:
-        return stages.score(data, stages.test_logits(run, data, model))
+        logits = stages.test_logits(run, data, model)
+        return stages.score(data, logits) | beside_teacher(logits, teacher, run.profile.temperature)
 
-    recipe, code = {"network": file_hash(file), "test": data.beyond}, (stages.score, stages.test_logits)
+    recipe = {"network": file_hash(file), "test": data.beyond, "teacher": hashlib.sha256(teacher.tobytes()).hexdigest()}
+    code = (stages.score, stages.test_logits, beside_teacher)
     return keep(run.path / "scores" / f"{file.stem}.json", recipe, score, code=code)
 
 
-def teacher_row(run: RunFolder, data: CourseData, seed: int) -> dict:
-    """The teacher's scores, and the temperature that calibrates it on the validation patients."""
-    logits = stages.teacher_logits(run, data, stages.teacher(run, data, progress=False), progress=False)
+def beside_teacher(logits: np.ndarray, teacher: np.ndarray, temperature: float) -> dict[str, float]:
+    """agreement: share of scans with the teacher's answer; divergence: mean KL(teacher_T || student_T) in nats.
+
+    logits, teacher: (n, classes), of the student and of the teacher of its arm (of the run, where it had none).
+    """
+    soft, ours = (softmax(one.astype(np.float64) / temperature, axis=1) for one in (teacher, logits))
+    same = logits.argmax(axis=1) == teacher.argmax(axis=1)
+    return {"agreement": float(same.mean()), "divergence": float(rel_entr(soft, ours).sum(axis=1).mean())}
+
+
+def teacher_row(data: CourseData, seed: int, logits: np.ndarray) -> dict:
+    """The teacher's scores, and the temperature that calibrates it on the validation patients. logits: of all scans."""
     rows = data.rows("validation")
     row = row_of(seed, "teacher", 0, stages.score(data, logits[data.rows("test")]))
     return row | {"best_temperature": best_temperature(logits[rows], data.target[rows])}
