@@ -59,6 +59,7 @@ nbval: $(ENVIRONMENT)
 # Every notebook on a folder of real UCSD scans, with the smallest profile.
 real: $(ENVIRONMENT)
 	$(PY) -m kdoct_utils.course.cli run --profile smoke --dataset ucsd --data-root $(UCSD) --run-dir runs/smoke-ucsd
+	$(PY) -m kdoct_utils.course.cli run --profile smoke --dataset ucsd --data-root $(UCSD) --run-dir runs/smoke-ucsd --only more
 
 lab: $(ENVIRONMENT)
 	$(PY) -m jupyterlab notebooks
@@ -68,6 +69,7 @@ bench: $(ENVIRONMENT)
 
 notebooks: $(ENVIRONMENT)
 	$(PY) -m kdoct_utils.course.cli run --profile quick --run-dir runs/quick
+	$(PY) -m kdoct_utils.course.cli run --profile quick --run-dir runs/quick --only more
 	$(PY) -m tools.publish runs/quick
 
 book: $(ENVIRONMENT)

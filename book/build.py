@@ -21,7 +21,7 @@ from kdoct_utils.show.output import with_alt_text
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
-FOLDERS = ("", "exercises", "solutions")  # under notebooks/
+FOLDERS = ("", "more", "exercises", "solutions")  # under notebooks/
 BADGE = re.compile(r"\[!\[([^\]]+)\]\(https://[^)]+\.svg\)\]\(([^)]+)\)")
 BETWEEN = ")\n[!["  # two badges
 ATTACHMENT = re.compile(r"!\[([^\]]*)\]\(attachment:([^)]+)\)")
@@ -35,7 +35,7 @@ def stage(root: Path, target: Path) -> list[Path]:
     for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
         pages[path.relative_to(root).as_posix()] = on_the_site(path.read_text(encoding="utf-8"))
     for folder in FOLDERS:
-        for path in sorted((root / "notebooks" / folder).glob("[0-9][0-9]_*.ipynb")):
+        for path in sorted((root / "notebooks" / folder).glob("[0-9][0-9]*_*.ipynb")):
             notebook = json.loads(path.read_text(encoding="utf-8"))
             title = notebook["cells"][0]
             if folder == "solutions":  # so that a search tells it from the exercise
@@ -64,6 +64,8 @@ def page_of(notebook: dict) -> dict:
             continue
         if "google.colab" in text:
             fold(cell, "hide-input", "Setup for Colab")
+        elif cell["metadata"].get("jupyter", {}).get("source_hidden"):
+            fold(cell, "hide-input", "Code that sets up or draws")
         if "solution" in tags:
             fold(cell, "hide-cell", "A solution")
         cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]

@@ -14,21 +14,22 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+PLACES = (".", "more", "solutions")
 CHECK = """from kdoct_utils.show.sliders import check_registered
 
-assert check_registered(), 'this notebook registered no slider'"""
+assert check_registered() or {beside}, 'this notebook registered no slider'"""
 
 
 def prepare(folder: Path) -> list[Path]:
     """Write the copies; outputs are dropped, since the smallest profile has others."""
     written = []
-    (folder / "solutions").mkdir(parents=True, exist_ok=True)
-    sources = [sorted(NOTEBOOKS.glob(f"{place}[0-9][0-9]_*.ipynb")) for place in ("", "solutions/")]
-    for source in sum(sources, []):
+    for place in PLACES:
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    for source in [path for place in PLACES for path in sorted((NOTEBOOKS / place).glob("[0-9][0-9]*_*.ipynb"))]:
         parameters = {"profile": "smoke", "run_dir": str(folder.resolve() / "run")}
         notebook = parameterize_notebook(load_notebook_node(str(source)), parameters)
-        if source.parent == NOTEBOOKS:
-            notebook.cells.append(nbformat.v4.new_code_cell(CHECK))
+        if source.parent.name != "solutions":
+            notebook.cells.append(nbformat.v4.new_code_cell(CHECK.format(beside=source.parent.name == "more")))
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None

@@ -30,7 +30,7 @@ from kdoct_utils.show.style import SEQUENTIAL, use_style
 from kdoct_utils.show.svg import bars_svg, curves_svg
 
 ROOT = Path(__file__).resolve().parents[1]
-BOOKS = sorted((ROOT / "notebooks").rglob("[0-9][0-9]_*.ipynb"))
+BOOKS = sorted((ROOT / "notebooks").rglob("[0-9][0-9]*_*.ipynb"))
 TEXTS = [*BOOKS, ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "book" / "index.md"]
 AA = 4.5  # WCAG 2.2, 1.4.3: contrast of text
 COLORS = "red|green|blue|orange|purple|violet|yellow|pink|brown|gr[ae]y"

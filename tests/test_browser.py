@@ -158,7 +158,7 @@ def test_every_drawing_of_the_course_fits_in_a_wide_and_a_narrow_font():
     for what in ("higher than its area", "cut off: " + "a word " * 9):
         assert {f"{font}: Slider: one: {what}" for font in FONTS} <= set(found)
     assert not [what for what in found if what.endswith("cut off: a word ")]
-    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+    for path in sorted([*(ROOT / "notebooks").glob("[0-9]*.ipynb"), *(ROOT / "notebooks").glob("more/[0-9]*.ipynb")]):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         outputs = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.get("outputs", [])]
         assert what_does_not_fit([text for text in map("".join, outputs) if "<kdoct-slider" in text]) == [], path.name

@@ -255,7 +255,8 @@ def test_parameters_are_read_with_their_types_and_values_cast_or_refused(folder)
 
 
 def test_every_number_that_a_notebook_takes_has_a_range_and_every_profile_a_time_limit():
-    for notebook in find_notebooks_folder().glob("*.ipynb"):
+    folder = find_notebooks_folder()
+    for notebook in [*folder.glob("*.ipynb"), *folder.glob("more/*.ipynb")]:
         for name, kind in declared_parameters(notebook).items():
             assert kind in (str, bool) or kind in (PARAMETERS[name], PARAMETERS[name] | None), (notebook.name, name)
     assert set(TIMEOUTS) == set(PROFILES)
@@ -269,3 +270,9 @@ def test_assignments_and_names_of_notebooks(folder):
     for name in ("00_a.ipynb", "03_b.ipynb", "10_c.ipynb"):
         write_notebook(folder / name)
     assert [path.name for path in select_notebooks(["10_c.ipynb", "3", "03"], folder)] == ["03_b.ipynb", "10_c.ipynb"]
+    (folder / "more").mkdir()
+    for name in ("03b_d.ipynb", "10b_e.ipynb"):
+        write_notebook(folder / "more" / name)
+    found = select_notebooks(["3b", "03"], folder)
+    assert [path.relative_to(folder).as_posix() for path in found] == ["03_b.ipynb", "more/03b_d.ipynb"]
+    assert [path.name for path in select_notebooks(["more"], folder)] == ["03b_d.ipynb", "10b_e.ipynb"]

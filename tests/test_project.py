@@ -129,7 +129,8 @@ def test_shipped_files_are_package_data():
 
 
 def test_notebook_badges_come_from_the_one_setting():
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
+    for path in [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "notebooks").glob("more/*.ipynb")]:
         text = path.read_text()
         links = set(re.findall(r"https://(?:mybinder\.org/v2|colab\.research\.google\.com/github)[^)\s\\\"]*", text))
-        assert links <= set(re.findall(r"\]\((https://[^)]*)\)", badges(path.name, repository_url(ROOT))))
+        own = badges(path.relative_to(ROOT / "notebooks").as_posix(), repository_url(ROOT))
+        assert links <= set(re.findall(r"\]\((https://[^)]*)\)", own))

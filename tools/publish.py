@@ -16,7 +16,7 @@ import tomllib
 from pathlib import Path
 
 from kdoct_utils.course.execute import own_code_cells
-from kdoct_utils.course.notebooks import finished_fingerprint, notebook_number, notebook_title
+from kdoct_utils.course.notebooks import finished_fingerprint, notebook_number, notebook_path, notebook_title
 from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.judge.regimes import REGIMES, by_data_seed, gains, kept_regimes
 from kdoct_utils.profiles import get_profile
@@ -39,7 +39,7 @@ def repository_url(root: Path) -> str:
 
 
 def badges(notebook: str, repository: str) -> str:
-    """Markdown of the Binder and Colab badges that open ``notebook`` (a name in the notebooks folder)."""
+    """Markdown of the Binder and Colab badges that open ``notebook`` (a path in the notebooks folder)."""
     slug = repository.removeprefix("https://github.com/")
     binder = f"https://mybinder.org/v2/gh/{slug}/{BRANCH}?urlpath=lab/tree/notebooks/{notebook}"
     colab = f"https://colab.research.google.com/github/{slug}/blob/{BRANCH}/notebooks/{notebook}"
@@ -93,11 +93,12 @@ def publish(run: RunFolder, root: Path = ROOT) -> list[Path]:
     metrics, repository = run.read_metrics(), repository_url(root)
     costs, notebooks = metrics.get("notebooks", {}), []
     for executed in sorted(run.notebooks_dir.glob("*.ipynb")):
-        source = root / "notebooks" / executed.name
+        source = notebook_path(executed.name, root / "notebooks")
         cost = costs.get(notebook_number(executed.name))
         if not source.exists() or cost is None or finished_fingerprint(executed) is None:
             raise RunError(f"{executed.name} is not complete in {run.path}; run it again")
-        _publish_notebook(source, executed, badges(source.name, repository), cost, run.profile.name)
+        links = badges(source.relative_to(root / "notebooks").as_posix(), repository)
+        _publish_notebook(source, executed, links, cost, run.profile.name)
         notebooks.append(source)
     readme, workshop, overview = root / "README.md", root / "docs" / "workshop.md", root / "docs" / "overview.png"
     text = fill_block(readme.read_text(encoding="utf-8"), "badges", badges(notebooks[0].name, repository))
@@ -143,7 +144,8 @@ def notebook_table(notebooks: list[Path], costs: dict) -> str:
     for path in notebooks:
         number, title = notebook_number(path.name), notebook_title(path)
         cost = costs[number]
-        link = f"[{title if title.startswith(number) else f'{number} {title}'}](notebooks/{path.name})"
+        place = f"more/{path.name}" if path.parent.name == "more" else path.name
+        link = f"[{title if title.startswith(number) else f'{number} {title}'}](notebooks/{place})"
         lines.append(f"| {link} | {minutes(cost['seconds'])} | {gigabytes(cost['peak_mb'])} |")
     return "\n".join(lines)
 

@@ -67,7 +67,7 @@ def run(
     run_dir: RunDir = None,
     seed: Seed = 0,
     parameter: Parameters = None,
-    only: Annotated[str, typer.Option(help="Notebooks to run, such as 03,05.")] = "",
+    only: Annotated[str, typer.Option(help="Notebooks to run, such as 03,05,01b; more: all in notebooks/more.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Execute the notebooks in order into a run folder, print its results and write its index.html."""

@@ -49,16 +49,24 @@ def find_notebooks_folder() -> Path:
 
 
 def notebook_number(name: str) -> str:
-    """ "03" of "03_teacher_with_swa.ipynb"."""
+    """ "03" of "03_teacher_with_swa.ipynb", "01b" of "01b_datasets_and_their_quirks.ipynb"."""
     return name.split("_")[0]
+
+
+def notebook_path(name: str, folder: Path) -> Path:
+    """Where a notebook lies: in the course's folder or, beside the way through the course, in its ``more``."""
+    beside = folder / "more" / name
+    return beside if beside.exists() else folder / name
 
 
 def select_notebooks(only: Sequence[str] | None, folder: Path) -> list[Path]:
     """Paths of the core notebooks, or of those that ``only`` names by number ("03", "3") or by name, in course order.
 
-    A number or name beyond the core finds any notebook in the folder. Raises RunError for one that is not there.
+    A number or name beyond the core finds any notebook in the folder or in its folder ``more`` ("01b"); "more" finds
+    all of the latter. Raises RunError for one that is not there.
     """
-    there = sorted(path.name for path in folder.glob("[0-9][0-9]_*.ipynb"))
+    beside = [path.name for path in folder.glob("more/[0-9][0-9][a-z]_*.ipynb")]
+    there = sorted([path.name for path in folder.glob("[0-9][0-9]_*.ipynb")] + beside)
     if not only:
         missing = [name for name in NOTEBOOKS if name not in there]
         if missing:
@@ -67,11 +75,13 @@ def select_notebooks(only: Sequence[str] | None, folder: Path) -> list[Path]:
     chosen = set()
     for wanted in only:
         key = wanted.strip().removesuffix(".ipynb")
-        names = [name for name in there if key.zfill(2) == notebook_number(name) or key == name.removesuffix(".ipynb")]
+        number = key.zfill(2 + key[-1:].isalpha())
+        names = [name for name in there if number == notebook_number(name) or key == name.removesuffix(".ipynb")]
+        names += beside if key == "more" else []
         if not names:
             raise RunError(f"no notebook {wanted!r}; valid: {', '.join(notebook_number(name) for name in there)}")
         chosen.update(names)
-    return [folder / name for name in sorted(chosen)]
+    return [notebook_path(name, folder) for name in sorted(chosen)]
 
 
 def fingerprint(notebook: Path, parameters: dict[str, object]) -> str:

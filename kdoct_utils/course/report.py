@@ -136,7 +136,7 @@ def report_run(run: RunFolder) -> Path:
         raise RunError(f"{run.path} has no executed notebook; `kdoct run` makes them")
     notebooks = [
         {
-            "number": int(notebook_number(path.name)),
+            "number": int(notebook_number(path.name)[:2]),
             "title": notebook_title(path),
             "page": export_notebook(path).relative_to(run.path).as_posix(),
         }

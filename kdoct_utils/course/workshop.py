@@ -186,7 +186,7 @@ def copy_if_missing(source: str, target: str) -> None:
 def clean_notebooks(plan: Plan) -> dict[str, str]:
     """Path in the folder for participants -> text: every notebook without outputs, its parameters set to this run."""
     cleaned = {}
-    for folder in (".", "exercises", "solutions"):
+    for folder in (".", "more", "exercises", "solutions"):
         run_dir = Path(".." if folder == "." else "../..", "runs", plan.folder.name)
         values = course.common_values(get_profile(plan.profile), plan.dataset, plan.data_root, run_dir, plan.seed)
         for path in sorted((plan.notebooks / folder).glob("*.ipynb")):

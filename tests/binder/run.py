@@ -73,7 +73,9 @@ def run_within(command: Sequence[str], limit: int = LIMIT_BYTES, cores: int = 1)
 
 
 def main(profile: str, run_dir: str, numbers: Sequence[str]) -> None:
-    numbers = numbers or [path.name[:2] for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+    folder = ROOT / "notebooks"
+    names = sorted(path.name for place in (".", "more") for path in (folder / place).glob("[0-9][0-9]*_*.ipynb"))
+    numbers = numbers or [name.split("_")[0] for name in names]
     start = [] if os.name == "nt" else [str(ROOT / "binder" / "start")]
     course = [sys.executable, "-m", "kdoct_utils.course.cli", "run", "--profile", profile, "--run-dir", run_dir]
     ended = {number: run_within([*start, *course, "--only", number]) for number in numbers}

@@ -30,7 +30,7 @@ COURSE = """
 import sys
 from pathlib import Path
 from kdoct_utils.course.notebooks import run_course
-for only in (None, ["07"]):
+for only in (None, ["07", "more"]):
     run_course("smoke", only=only, notebooks_folder=Path(sys.argv[1]), run_dir=sys.argv[2])
 """
 
