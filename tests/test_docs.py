@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+from tools.publish import reading_minutes
+
 ROOT = Path(__file__).resolve().parents[1]
 book = importlib.util.module_from_spec(importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py"))
 book.__spec__.loader.exec_module(book)
@@ -60,6 +62,16 @@ def test_the_minutes_of_a_plan_add_up_and_its_sections_are_there():
 
 def test_the_times_of_the_plans_are_those_of_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    measured = dict(re.findall(r"\(notebooks/(\d\d)_\S+\) \| ([^|]+) \|", readme))
+    measured = dict(re.findall(r"\(notebooks/(\d\d)_\S+\) \|(?: \d+ min \|)? ([^|]+) \| [\d.]+ GB", readme))
     rows = re.findall(r"^\| \d+ \| .*?/(\d\d)_.*\| ([^|]+) \|$", WORKSHOP, re.M)
     assert len(rows) > 15 and all(measured[number] == time for number, time in rows)
+
+
+def test_reading_minutes_follow_their_formula():
+    text = {"cell_type": "markdown", "metadata": {}, "source": ["**Before you run.** "] + 297 * ["word "]}
+    seen = {"cell_type": "code", "metadata": {}, "source": 15 * ["x\n"], "outputs": 3 * [{"data": {"image/png": ""}}]}
+    hidden = seen | {"metadata": {"jupyter": {"source_hidden": True}}, "outputs": []}
+    assert reading_minutes({"cells": [hidden]}) == 0
+    assert reading_minutes({"cells": [text]}) == 5  # 120 s and 90 s
+    assert reading_minutes({"cells": [seen]}) == 5  # 120 s and 180 s
+    assert reading_minutes({"cells": [text, seen, hidden]}) == 10
