@@ -1,15 +1,18 @@
 """The carried measurement of when a teacher helps, and how it is read."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from scipy import stats
 
-from kdoct_utils.judge.regimes import REGIMES, by_data_seed, gains, holm, kept_regimes
+from kdoct_utils.judge.regimes import PERMUTED, REGIMES, by_data_seed, gains, holm, kept_regimes
 from kdoct_utils.lab import stages
 from kdoct_utils.lab.arms import ARMS
 from kdoct_utils.lab.training import train
 from kdoct_utils.runs import open_run
+from kdoct_utils.show.regime_figures import map_figure, map_message, map_rows
 
 
 def made_up(differences):
@@ -61,3 +64,26 @@ def test_a_network_of_the_measurement_is_trained_again_to_the_same_score(tmp_pat
     kept = table.query("seed == 1000 and arm == 'student_alone' and student == 0")["accuracy"].item()
     # To the last digit where floats round as they did there; elsewhere a training drifts by a scan in a hundred.
     assert stages.score(data, stages.test_logits(run, data, model))["accuracy"] == pytest.approx(kept, abs=0.02)
+
+
+def test_the_map_draws_and_says_the_gains_of_the_table():
+    table = pd.concat([made_up([0.018, 0.02, 0.022]), pd.DataFrame(
+        [(seed, arm, 0, accuracy + seed * change) for seed in range(3) for arm, accuracy, change in (
+            ("teacher", 0.95, 0), ("clinic_alone", 0.7, 0), ("clinic_kd", 0.78, 0.001),
+            ("clinic_permuted", 0.69, 0.001))],
+        columns=["seed", "arm", "student", "accuracy"])])  # fmt: skip
+    rows = map_rows(table)
+    assert list(rows.index) == ["same labels", "patients' labels"] and rows["seeds"].tolist() == [3, 3]
+    assert rows["estimate"].tolist() == pytest.approx([0.02, 0.081]) and rows.loc["same labels", "kd"] > 0.81
+    assert rows.loc["patients' labels", "permuted_estimate"] == pytest.approx(-0.009)
+    assert np.isnan(rows.loc["same labels", "permuted_low"])
+    figure, alt, takeaway = map_figure(table)
+    drawn = {item.get_text() for item in figure.findobj(Text)}
+    assert {"80.0%", "82.0%", "95.0%"} <= drawn and "patients' labels +8.1" in takeaway and "-0.9 points" in alt
+    assert map_message(table) == "A teacher helps most where it knows what the labels do not say"
+    plt.close(figure)
+
+
+def test_permuted_answers_belong_to_the_regime_they_are_drawn_in():
+    for name, arm in PERMUTED.items():
+        assert ARMS[arm].recipe.answers == "permuted" and ARMS[arm].against == REGIMES[name][0]

@@ -20,6 +20,10 @@ REGIMES = {
     "patients' labels": ("clinic_kd", "clinic_alone", "other patients' scans, each labeled with a diagnosis"),
     "few labels and a pool": ("pool_kd", "pool_alone", "24 labeled patients, or 288 the teacher answers for"),
 }
+# The same, with the teacher's answers permuted among the scans of one class: the class stays, the scan is lost.
+PERMUTED = {
+    "same labels": "kd_permuted", "patients' labels": "clinic_permuted", "few labels and a pool": "pool_permuted"
+}
 
 
 def kept_regimes() -> tuple[pd.DataFrame, str]:
