@@ -17,12 +17,11 @@ from pathlib import Path
 
 from kdoct_utils.course.execute import own_code_cells
 from kdoct_utils.course.notebooks import finished_fingerprint, notebook_number, notebook_path, notebook_title
-from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.judge.regimes import REGIMES, by_data_seed, gains, kept_regimes
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, load_run
 from kdoct_utils.show.output import figure_png, without_widgets
-from tools.overview import ARM_LOOKS, overview_figure
+from tools.overview import carried_map, scans_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 BRANCH = "main"
@@ -109,7 +108,7 @@ def publish(run: RunFolder, root: Path = ROOT) -> list[Path]:
     """Write the run's outputs, badges and costs into the notebooks of ``root``, and badges and table into its README.
 
     Each notebook's metadata get ``kdoct: {seconds, peak_mb}``, from which a later run tells how long it will take.
-    docs/workshop.md gets this run's times in its plans; docs/overview.png is drawn where the four arms were measured.
+    docs/workshop.md gets this run's times in its plans; the README's table and map come from the carried measurement.
     Returns the files written. Raises RunError if an executed notebook is not complete or its source has changed since.
     """
     metrics, repository = run.read_metrics(), repository_url(root)
@@ -122,7 +121,7 @@ def publish(run: RunFolder, root: Path = ROOT) -> list[Path]:
         links = badges(source.relative_to(root / "notebooks").as_posix(), repository)
         _publish_notebook(source, executed, links, cost, run.profile.name)
         notebooks.append(source)
-    readme, workshop, overview = root / "README.md", root / "docs" / "workshop.md", root / "docs" / "overview.png"
+    readme, workshop = root / "README.md", root / "docs" / "workshop.md"
     text = fill_block(readme.read_text(encoding="utf-8"), "badges", badges(notebooks[0].name, repository))
     text = fill_block(text, "regimes", regimes_block()) if "<!-- kdoct:regimes -->" in text else text
     _write(readme, fill_block(text, "notebooks", notebook_table(notebooks, costs)))
@@ -130,11 +129,9 @@ def publish(run: RunFolder, root: Path = ROOT) -> list[Path]:
     if workshop.exists():
         _write(workshop, with_running_times(workshop.read_text(encoding="utf-8"), costs))
         written.append(workshop)
-    if {*ARM_LOOKS, "kd_gain"} <= metrics.keys():
-        data = "phantoms" if run.dataset in PHANTOMS else run.dataset
-        setting = f"{data}, {run.profile.image_size} px, students: {metrics['kd_gain']['seeds']} seeds"
-        _write(overview, figure_png(overview_figure(metrics, setting), largest_kb=150))
-        written.append(overview)
+    for name, figure in (("overview", scans_figure()), ("map", carried_map())) if workshop.exists() else ():
+        written.append(root / "docs" / f"{name}.png")
+        _write(written[-1], figure_png(figure, largest_kb=150))
     return written
 
 
