@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from kdoct_utils.show.style import LINE_COLORS, LINE_STYLES, LOOKS, SEQUENTIAL, Look, headline, message
@@ -70,10 +71,14 @@ def scan_grid(
     return figure
 
 
-def layer_overlay(image: np.ndarray, layers: np.ndarray, names: Sequence[str], *, title: str = "") -> Figure:
-    """A B-scan beside the same scan with its layers tinted and named at the edge.
+def layer_overlay(
+    image: np.ndarray, layers: np.ndarray, names: Sequence[str], *, title: str = "",
+    membrane: tuple[str, int] | None = None,
+) -> Figure:
+    """A B-scan beside the same scan with its layers tinted and named at the edge; neighbors differ in tint.
 
     image, layers: (H, W); layers holds indices into names. Index 0 is taken as background and left clear.
+    membrane: name of a line, and the index of the layer whose upper edge it is.
     """
     present = [int(value) for value in np.unique(layers) if value > 0]
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.0))
@@ -83,10 +88,10 @@ def layer_overlay(image: np.ndarray, layers: np.ndarray, names: Sequence[str], *
     # Thin layers crowd, so the names are spread evenly and a line leads from each to its layer.
     order = sorted(present, key=lambda value: np.nonzero(layers == value)[0].mean())
     places = np.linspace(0.04 * height, 0.96 * height, len(order)) if len(order) > 1 else [height / 2]
-    colors = plt.get_cmap(SEQUENTIAL)(np.linspace(0.15, 1, max(len(present), 2)))
-    for value, place, color in zip(order, places, colors, strict=False):
+    for k, (value, place) in enumerate(zip(order, places, strict=True)):
+        color = to_rgb(LINE_COLORS[k % 4])
         tint = np.zeros((height, width, 4))
-        tint[layers == value] = (*color[:3], 0.45)
+        tint[layers == value] = (*color, 0.5)
         right.imshow(tint)
         right.contour(layers == value, levels=[0.5], colors="white", linewidths=0.4)  # neighbors have close tints
         column = np.flatnonzero((layers == value).any(axis=0))[-1]  # the layer's right end
@@ -95,6 +100,11 @@ def layer_overlay(image: np.ndarray, layers: np.ndarray, names: Sequence[str], *
             names[value], xy=(column, row), xytext=(1.06 * width, place), fontsize=8, va="center",
             annotation_clip=False, arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1.2, "relpos": (0, 0.5)},
         )  # fmt: skip
+    if membrane and membrane[1] in present:
+        edge = (layers == membrane[1]).argmax(axis=0)
+        left.plot(np.arange(width), edge, color="#FFD166", linewidth=1, linestyle=":")
+        left.annotate(membrane[0], (0.08 * width, edge[int(0.08 * width)]), (0.08 * width, 0.92 * height), fontsize=8,
+                      color="#FFD166", arrowprops={"arrowstyle": "-", "color": "#FFD166"})  # fmt: skip
     headline(figure, title)
     return figure
 
