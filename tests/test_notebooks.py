@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdoct_utils.profiles import PROFILES
-from tools.publish import badges, repository_url
+from tools.publish import badges, repository_url, visible
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -52,9 +52,9 @@ def test_one_setup_cell_for_colab_from_the_one_setting():
 
 
 def test_code_cells_are_short(book):
-    lengths = [len(source(cell).splitlines()) for cell in cells(book, "code")]
-    assert max(lengths) <= 25
-    assert statistics.median(lengths) <= 6
+    code = cells(book, "code")
+    assert max(len(source(cell).splitlines()) for cell in code) <= 25
+    assert statistics.median(len(source(cell).splitlines()) for cell in code if visible(cell)) <= 6
 
 
 def test_outputs_are_there_and_clean(book):
@@ -63,7 +63,7 @@ def test_outputs_are_there_and_clean(book):
     assert all(cell["execution_count"] for cell in code)
     assert "Traceback" not in text and "Warning" not in text
     assert not re.search(r"/(root|home|work|tmp|usr)/|site-packages", text)
-    assert book.stat().st_size < 500_000
+    assert book.stat().st_size < 1_500_000
 
 
 def test_the_parts_of_a_notebook(book):

@@ -55,7 +55,7 @@ def distillation_figure(image: np.ndarray, label: str, answer: Mapping[str, floa
     headline(figure, "A label names one class; a teacher weighs them all")
     spoken = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, answer.values(), strict=True))
     alt = (f"A synthetic scan; bars of its label, {look(label).label} 1.00 and nothing else; bars of a teacher's "
-           f"answer: {spoken}. An arrow leads from both to a box: the student.")  # fmt: skip
+           f"answer: {spoken}. An arrow leads to a box: the student learns from both.")  # fmt: skip
     return figure, alt, "distillation trains the student on the label and on the teacher's whole answer."
 
 
@@ -109,7 +109,7 @@ def lesions_figure(examples: Mapping[str, tuple[np.ndarray, np.ndarray]], side: 
         if (lesions[part] > 0).any():
             below.contour(lesions[part] > 0, levels=[0.5], colors=OUTLINE, linewidths=0.9)
     fewest = min((name for name in share if name != "normal"), key=share.get)
-    headline(figure, f"Lesions are small: of these eyes', {look(fewest).label} cover {share[fewest]:.1%} of the frame")
+    headline(figure, f"Lesions are small: {look(fewest).label} cover {share[fewest]:.1%} of this frame")
     listed = ", ".join(f"{look(name).label} {value:.1%}" for name, value in share.items())
     alt = f"Whole phantom frames, below each its framed part, lesions outlined. Share of the pixels: {listed}."
     return figure, alt, f"Most of a frame is empty. Lesions cover, of the frame: {listed}."
