@@ -265,8 +265,13 @@ def band_figure(frames: Mapping[str, np.ndarray], bands: Mapping[str, tuple], sm
                          "the columns: vitreous and deep tissue go, and so does the retina at both sides.")  # fmt: skip
 
 
-def cleaned_figure(stored: Mapping[str, np.ndarray], cleaned: Mapping[str, np.ndarray]) -> Told:
-    """Frames as stored above the same without scale bar, canvas or border."""
+def cleaned_figure(
+    stored: Mapping[str, np.ndarray], cleaned: Mapping[str, np.ndarray], bar: tuple[int, int, int, int]
+) -> Told:
+    """Frames as stored above the same without scale bar, canvas or border.
+
+    bar: top, bottom, left and right of the scale bar of the first frame; its surroundings are enlarged.
+    """
     figure, axes = plt.subplots(2, len(stored), figsize=(6.8, 3.4))
     for (name, picture), column in zip(stored.items(), axes.T, strict=True):
         for axis, shown, title in zip(column, (picture, cleaned[name]), (name, "cleaned"), strict=True):
@@ -275,6 +280,16 @@ def cleaned_figure(stored: Mapping[str, np.ndarray], cleaned: Mapping[str, np.nd
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
             axis.spines[:].set_visible(True)  # so that a white border ends where the frame ends
+    top, bottom, left, right = bar
+    around = np.s_[max(top - 8, 0) : bottom + 8, max(left - 8, 0) : right + 8]
+    for axis, picture in zip(axes[:, 0], (list(stored.values())[0], list(cleaned.values())[0]), strict=True):
+        inset = axis.inset_axes((0.4, 0.04, 0.56, 0.34))
+        inset.imshow(picture[around], cmap="gray", vmin=0, vmax=255)
+        inset.set(xticks=[], yticks=[])
+        inset.grid(False)
+        inset.spines[:].set(visible=True, color=OUTLINE)
+        axis.add_patch(Rectangle((left - 8, top - 8), right - left + 16, bottom - top + 16, fill=False,
+                                 edgecolor=OUTLINE))  # fmt: skip
     headline(figure, "As stored, and without what is not the eye")
     alt = (f"Frames as stored: {', '.join(stored)}; below each the same without them: bar and borders filled, the "
            "small picture cut out.")  # fmt: skip
