@@ -40,7 +40,7 @@ def test_png_is_small_and_true_to_color(displayed):
     axis.plot([5], [2], marker="o", markersize=5, color="#D55E00")  # a small spot must keep its color
     png = output.figure_png(figure, description="a line and a spot")
     picture = Image.open(io.BytesIO(png))
-    assert len(png) < 20_000 and picture.mode == "P" and picture.text["Description"] == "a line and a spot"
+    assert len(png) < 40_000 and picture.mode == "P" and picture.text["Description"] == "a line and a spot"
     pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
     for wanted in ((0, 0x72, 0xB2), (0xD5, 0x5E, 0), (255, 255, 255)):
         assert np.abs(pixels - wanted).max(axis=1).min() <= 12
@@ -61,7 +61,10 @@ def test_show_reaches_every_reader(displayed):
     output.show(figure, alt=alt, takeaway="KD adds **7 points**.")
     (picture, metadata), (prose, _) = displayed
     assert not plt.fignum_exists(figure.number)
-    assert metadata == {"image/png": {"alt": alt}} and picture["text/plain"] == alt
+    about = metadata["image/png"]
+    kept = Image.open(io.BytesIO(picture["image/png"])).width  # sharper than it is shown
+    assert about["alt"] == alt and about["width"] == pytest.approx(kept / 2, abs=1)
+    assert picture["text/plain"] == alt
     assert prose["text/markdown"].startswith("**Takeaway:** KD adds **7 points**.")
     assert "<always>" not in prose["text/markdown"]
     encoded = {**picture, "image/png": base64.b64encode(picture["image/png"]).decode()}
@@ -70,7 +73,7 @@ def test_show_reaches_every_reader(displayed):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=saved)])
     nbformat.validate(notebook)
     page = BeautifulSoup(HTMLExporter().from_notebook_node(output.with_alt_text(notebook))[0], "html.parser")
-    assert [image["alt"] for image in page.select("main img")] == [alt]
+    assert [(image["alt"], image["width"]) for image in page.select("main img")] == [(alt, str(about["width"]))]
     assert page.select_one("main details").text == "Figure in words" + alt
     assert "image/png" in notebook.cells[0].outputs[0].data, "the notebook itself is left alone"
 

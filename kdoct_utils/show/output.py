@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode  # takes a second to import, and a notebook seldom needs it
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-PNG_DPI = 90
-PNG_LARGEST_KB = 36
+SCREEN_DPI = 90  # at which a figure is shown
+PNG_DPI = 2 * SCREEN_DPI  # at which it is kept: sharp on a screen of high resolution, and when enlarged
+PNG_LARGEST_KB = 100
 
 
-def figure_png(figure: Figure, largest_kb: float = PNG_LARGEST_KB, description: str = "") -> bytes:
+def figure_png(
+    figure: Figure, largest_kb: float = PNG_LARGEST_KB, description: str = "", dpi: int = PNG_DPI
+) -> bytes:
     """The figure as PNG with a palette, fewer colors and then fewer dots an inch until it fits.
 
     largest_kb is an aim: grainy scans that miss it even with 16 colors are returned all the same.
@@ -39,13 +42,13 @@ def figure_png(figure: Figure, largest_kb: float = PNG_LARGEST_KB, description: 
     if description:
         note.add_itxt("Description", description)
     tries = []
-    for dpi, colors in ((PNG_DPI, 128), (PNG_DPI, 48), (PNG_DPI, 16), (0.8 * PNG_DPI, 16)):
+    for dots, colors in ((dpi, 128), (dpi, 48), (dpi, 16), (0.7 * dpi, 16)):
         drawn, packed = io.BytesIO(), io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=dpi, facecolor="white")
+        figure.savefig(drawn, format="png", dpi=dots, facecolor="white")
         picture = Image.open(drawn).convert("RGB")
         # MAXCOVERAGE keeps small spots of a strong color, which MEDIANCUT averages away.
         picture = picture.quantize(colors, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
-        picture.save(packed, format="png", optimize=True, pnginfo=note)
+        picture.save(packed, format="png", optimize=True, pnginfo=note, dpi=(dots, dots))
         tries.append(packed.getvalue())
         if len(tries[-1]) <= 1000 * largest_kb:
             break
@@ -66,9 +69,16 @@ def show(figure: Figure, *, alt: str, takeaway: str, largest_kb: float = PNG_LAR
     png = figure_png(figure, largest_kb, description=alt)
     plt.close(figure)
     # raw bytes: IPython encodes them; text/plain is what VS Code speaks for a picture
-    display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    about = {"alt": alt, "width": shown_width(png)}
+    display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": about})
     words = f"<details><summary>Figure in words</summary>{html.escape(alt)}</details>"
     say(f"**Takeaway:** {takeaway}\n\n{words}", plain=f"Takeaway: {takeaway}")
+
+
+def shown_width(png: bytes) -> int:
+    """Pixels of a screen that a picture of `figure_png` takes: fewer than it has."""
+    picture = Image.open(io.BytesIO(png))
+    return round(picture.width * SCREEN_DPI / picture.info["dpi"][0])
 
 
 def say(text: str, plain: str | None = None) -> None:
@@ -89,10 +99,11 @@ def with_alt_text(notebook: NotebookNode) -> NotebookNode:
     for cell in (cell for cell in notebook.cells if "outputs" in cell):
         cell.outputs = [from_dict(output) for output in without_widgets(cell.outputs)]
         for output in cell.outputs:
-            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
-            if alt:
-                png = "".join(output.data.pop("image/png").split())
-                output.data["text/html"] = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png}">'
+            about = output.get("metadata", {}).get("image/png", {})
+            if "alt" in about:
+                png, size = "".join(output.data.pop("image/png").split()), f'width="{about.get("width", "")}"'
+                alt = html.escape(about["alt"])
+                output.data["text/html"] = f'<img alt="{alt}" {size} src="data:image/png;base64,{png}">'
     return notebook
 
 

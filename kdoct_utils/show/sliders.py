@@ -27,7 +27,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from kdoct_utils.show.output import figure_png
+from kdoct_utils.show.output import SCREEN_DPI, figure_png
 
 Draw = Callable[..., "Figure | str"]
 MOST_FRAMES = 600  # drawings of one slider
@@ -118,7 +118,7 @@ class Panel:
             if not isinstance(drawing, Figure):
                 found = type(drawing).__name__
                 raise TypeError(f"a drawing must be a matplotlib Figure or a string of SVG or HTML, not {found}")
-            png = base64.b64encode(figure_png(drawing)).decode()
+            png = base64.b64encode(figure_png(drawing, 36, dpi=SCREEN_DPI)).decode()
             plt.close(drawing)
         except Exception as error:
             raise RuntimeError(f"slider drawing {self.name!r} fails at {dict(values)}: {error}") from error

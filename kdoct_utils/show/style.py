@@ -11,7 +11,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdoct_utils.show.output import PNG_DPI
+from kdoct_utils.show.output import SCREEN_DPI
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ LINE_COLORS = ("#0072B2", "#D55E00", "#1B9E77", "#7A1F5C", "#222222", "#7F7F7F")
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 RC = {
     "figure.figsize": (6.8, 3.2),
-    "figure.dpi": PNG_DPI,
+    "figure.dpi": SCREEN_DPI,
     "figure.constrained_layout.use": True,
     "font.sans-serif": matplotlib.rcParamsDefault["font.sans-serif"],  # the first comes with matplotlib: one everywhere
     "axes.titlesize": 11,
