@@ -1,25 +1,49 @@
-"""Checks of the exercises of notebook 00: a softened answer, a table of datasets, an interval."""
+"""Checks of the exercises of notebook 00: gains by data seed, a table of datasets, an interval."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import softmax
+import pandas as pd
 
 from kdoct_utils.datasets import DATASETS
 from kdoct_utils.exercises.checking import Check
 
-_LEADING, _EVEN = np.array([0.85, 0.10, 0.05]), np.array([0.2, 0.5, 0.2, 0.1])
 
-check_soften = Check(
-    lambda p, t: softmax(np.log(p) / t),
-    (lambda p, t: p ** (1 / t), "Add up what your function returns. Are these still probabilities?"),
-    (lambda p, t: p / t / (p / t).sum(),
-     "At T = 4 your answer is the one at T = 1. What does scaling to sum 1 do to a plain division?"),
-    (lambda p, t: softmax(p / t),
-     "Softmax expects logits, and these are probabilities already. At T = 1 nothing may change: does it?"),
-    cases=[(_LEADING, 4.0), (_LEADING, 1.0), (_EVEN, 2.0)],
-    passed="The order stays, the differences shrink.",
-    otherwise="For one of the answers you get {got}. What may not change at T = 1, and what becomes flatter?",
+def _networks(seed: int, **accuracies: list[float]) -> pd.DataFrame:
+    """Rows as in `judge.regimes`: one per network of a data seed."""
+    rows = [(seed, arm, k, value) for arm, values in accuracies.items() for k, value in enumerate(values)]
+    return pd.DataFrame(rows, columns=["seed", "arm", "student", "accuracy"])
+
+
+_TABLE = pd.concat([
+    _networks(1000, teacher=[0.97], student_alone=[0.80, 0.86, 0.83], student_kd=[0.84, 0.85, 0.89]),
+    _networks(1001, teacher=[0.95], student_alone=[0.88, 0.87, 0.81], student_kd=[0.87, 0.83, 0.85]),
+    _networks(1002, teacher=[0.98], student_alone=[0.79, 0.81, 0.74], student_kd=[0.82, 0.88, 0.85]),
+], ignore_index=True)  # fmt: skip
+
+
+def _gain_by_seed(table: pd.DataFrame, arm: str, against: str) -> pd.Series:
+    scores = table.pivot_table(index="seed", columns="arm", values="accuracy", aggfunc="mean")
+    return scores[arm] - scores[against]
+
+
+def _first_students(table: pd.DataFrame, arm: str, against: str) -> pd.Series:
+    return _gain_by_seed(table[table["student"] == 0], arm, against)
+
+
+check_gain_by_seed = Check(
+    _gain_by_seed,
+    (lambda table, arm, against: _gain_by_seed(table, against, arm),
+     "Your signs are turned round: a student that is better with its teacher should show a positive number."),
+    (lambda table, arm, against: _gain_by_seed(table, arm, against).mean(),
+     "You return one number. Each data seed has phantoms and a teacher of its own: what did each of them show?"),
+    (lambda table, arm, against: _gain_by_seed(table, arm, against).abs(),
+     "No data seed of yours shows a loss. Is that so, or did you drop the sign?"),
+    (_first_students, "Each data seed has several students in each arm. How many of them does your answer look at?"),
+    observe=lambda gain: [float(value) for value in np.ravel(gain)],
+    cases=[(_TABLE, "student_kd", "student_alone"), (_TABLE, "teacher", "student_alone")],
+    passed="One number per data seed: these are the dots on the map.",
+    otherwise="For one of the data seeds you get {got}. Which rows of the table belong to it, and to which arm?",
 )  # fmt: skip
 
 _SPLITTABLE = set(DATASETS) - {"octmnist"}
