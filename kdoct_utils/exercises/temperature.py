@@ -1,4 +1,4 @@
-"""Checks of the exercises of notebook 04: soft labels, entropy, the distillation loss, temperature scaling."""
+"""Checks of the exercises of notebook 04: soft labels, the distillation loss, its mean, temperature scaling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.stats import entropy
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
@@ -44,18 +43,6 @@ check_louder_temperature = Check(
     passed="T means nothing without the size of the logits it divides.",
     otherwise="You have {got}. Write softmax(c z / T') = softmax(z / T), and compare what is in the brackets.",
 )  # fmt: skip
-
-check_entropy = Check(
-    lambda p: entropy(p, axis=1),
-    (lambda p: -(p * p.log()).sum(dim=1),
-     "Right between 0 and 1. For a probability of exactly 0 you get nan: 0 times minus infinity."),
-    (lambda p: entropy(p, axis=0),
-     "You have one number a class. Entropy is one number a scan: over which axis do you add?"),
-    cases=[(torch.softmax(_TEACHER, dim=1),), (torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]),)],
-    passed="0 for a certain answer, log 2 for a choice between two.",
-    otherwise="You have {got}. A certain answer has 0; two equal ones have log 2.",
-)  # fmt: skip
-
 
 def _soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return losses.distillation_terms(student, teacher, torch.zeros(len(student), dtype=torch.long), temperature)[0]
@@ -112,6 +99,26 @@ check_distillation_loss = Check(
     observe=_loss_and_gradients,
     passed="The two parts, their weights, and a teacher that only teaches.",
     otherwise="Looked at: {where}. You have {got}. Look at alpha = 0 and alpha = 1: one part must remain.",
+)  # fmt: skip
+
+
+def _mean_of_means(batches: list[Tensor]) -> float:
+    return float(sum(batch.mean() for batch in batches) / len(batches))
+
+
+check_epoch_loss = Check(
+    lambda batches: float(torch.cat(batches).mean()),
+    (_mean_of_means,
+     "A scan in a small last batch counts more than the others. In batches of 4, 4 and 1, what does each scan weigh?"),
+    (lambda batches: float(torch.cat(batches).sum()),
+     "You have the sum over the scans. With twice as many scans it would double."),
+    (lambda batches: float(torch.cat(batches).sum() / len(batches)),
+     "Added up over scans, but divided by the number of batches. What is there to divide by?"),
+    (lambda batches: float(torch.cat(batches[:-1]).mean()),
+     "The last batch is missing. Its scans belong to the epoch, too."),
+    cases=[(list(torch.arange(9.0).split(4)),), (list(torch.arange(12.0).flip(0).split(5)),), ([torch.tensor([2.0])],)],
+    passed="Every scan counts once, whatever the batches.",
+    otherwise="You have {got}. Take nine scans with losses 0 to 8: the mean must be 4 in batches of any size.",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Drawings for the sliders of single notebooks: splits and lesions (01), the walk of the weights (03), pushes (05).
+"""Drawings for the sliders of single notebooks: splits and lesions (01), pushes (05).
 
 Strings of SVG, each made in a millisecond or two. Every meaning is said twice: by color, and by letter, hatch or words.
 """
@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 
 from kdoct_utils.data.splits import ROLES
 from kdoct_utils.phantom.anatomy import (
@@ -21,8 +20,8 @@ from kdoct_utils.phantom.anatomy import (
     lesion_profiles,
     visible_classes,
 )
-from kdoct_utils.show.style import SEQUENTIAL, look
-from kdoct_utils.show.svg import framed_svg, png_uri, svg_prose, svg_text
+from kdoct_utils.show.style import look
+from kdoct_utils.show.svg import framed_svg, svg_prose, svg_text
 
 # --- notebook 01: who is tested in a split ---------------------------------------------------------------------------
 
@@ -166,45 +165,6 @@ def _names(edge: np.ndarray, width: int) -> list[str]:
         parts.append(f'<path d="M{width} {middle:.0f}L{width + 14} {place:.0f}" stroke="#000"/>')
         parts.append(svg_text(width + 18, round(place + 4), name, 108, size=12))
     return parts
-
-
-# --- notebook 03: the walk of the weights over the loss --------------------------------------------------------------
-
-
-def walk_svg(
-    x: Sequence[float], y: Sequence[float], losses: np.ndarray, path: np.ndarray, mean: Sequence[float], seen: int,
-    *, title: str, description: str, side: int = 300,
-) -> str:
-    """A walk over the loss as an SVG string: snapshots numbered from 1, the first ``seen`` filled, their mean a star.
-
-    x, y (k,): places where the loss was measured, losses (k, k) with y down the rows; dark is low.
-    path (n, 2), mean (2,): in the units of x and y.
-    """
-    step = np.array([x[1] - x[0], y[1] - y[0]])
-    low = np.array([x[0], y[0]]) - step / 2  # the outer edge of the first cell
-
-    def place(point: Sequence[float]) -> tuple[float, float]:
-        across, up = (np.asarray(point) - low) / (np.array([x[-1], y[-1]]) - low + step / 2)
-        return side * across, 30 + side * (1 - up)
-
-    losses = np.asarray(losses, dtype=float)[::-1]  # a picture's first row is its top
-    shades = colormaps[SEQUENTIAL]((losses - losses.min()) / (np.ptp(losses) or 1.0))[..., :3]
-    dots = [place(point) for point in path]
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in dots)
-    parts = [f'<image x="0" y="30" width="{side}" height="{side}" preserveAspectRatio="none" style="image-rendering: '
-             f'pixelated" href="{png_uri((255 * shades).round().astype(np.uint8))}"/>',
-             f'<polyline points="{line}" fill="none" stroke="white" stroke-width="4"/>'
-             f'<polyline points="{line}" fill="none" stroke="black" stroke-width="1.5"/>']  # fmt: skip
-    for number, (a, b) in enumerate(dots, start=1):
-        ground, ink = ("black", "white") if number <= seen else ("white", "black")
-        parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="9" fill="{ground}" stroke="{ink}"/>'
-                     f'<text x="{a:.1f}" y="{b + 4:.1f}" font-size="12" text-anchor="middle" fill="{ink}">{number}'
-                     "</text>")  # fmt: skip
-    a, b = place(mean)
-    corners = [(a + r * np.sin(k * np.pi / 5), b - r * np.cos(k * np.pi / 5)) for k, r in enumerate([13, 5.5] * 5)]
-    star = " ".join(f"{p:.1f},{q:.1f}" for p, q in corners)
-    parts.append(f'<polygon points="{star}" fill="#FFE27A" stroke="black" stroke-width="1.5"/>')
-    return framed_svg(title, description, side, side + 30, parts)
 
 
 # --- notebook 05: what teacher and label push a student to -----------------------------------------------------------

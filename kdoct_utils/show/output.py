@@ -55,8 +55,8 @@ def figure_png(
     return min(tries, key=len)
 
 
-def show(figure: Figure, *, alt: str, takeaway: str, largest_kb: float = PNG_LARGEST_KB) -> None:
-    """Display a figure with its alternative text and takeaway, then close it.
+def show(figure: Figure, alt: str, takeaway: str, *, largest_kb: float = PNG_LARGEST_KB) -> None:
+    """Display a figure with its alternative text and takeaway, then close it: show(*figure_function(data)).
 
     alt: what the figure shows, in words, for a reader who cannot see it (two sentences with the main numbers).
     takeaway: the one line that everybody should remember, best computed from the numbers drawn.
