@@ -57,7 +57,7 @@ def test_temperatures_stand_at_their_calibrated_place_and_missing_arms_are_said(
     means = {"teacher": 0.95, "student_alone": 0.8, "student_kd": 0.84} | dict.fromkeys(TEMPERATURES_OF, 0.84)
     figure, alt, takeaway = temperature_figure(made_up(means | {"kd_temperature_20": 0.7}))
     assert "T = 20 (50.0 calibrated)" in alt and "T = 4 (10.0 calibrated)" in alt
-    assert figure.get_suptitle() == "T = 20 differs from T = 4" and "against T = 4: T = 1" in takeaway
+    assert figure.get_suptitle() == "T = 20 is worse than T = 4" and "against T = 4: T = 1" in takeaway
 
 
 def test_two_teachers_are_compared_where_both_were_measured():

@@ -116,7 +116,7 @@ check_epoch_loss = Check(
      "Added up over scans, but divided by the number of batches. What is there to divide by?"),
     (lambda batches: float(torch.cat(batches[:-1]).mean()),
      "The last batch is missing. Its scans belong to the epoch, too."),
-    cases=[(list(torch.arange(9.0).split(4)),), (list(torch.arange(12.0).flip(0).split(5)),), ([torch.tensor([2.0])],)],
+    cases=[(list(torch.arange(9.0).split(4)),), (list(torch.arange(12.0).flip(0).split(5)),)],
     passed="Every scan counts once, whatever the batches.",
     otherwise="You have {got}. Take nine scans with losses 0 to 8: the mean must be 4 in batches of any size.",
 )  # fmt: skip

@@ -195,9 +195,10 @@ def temperature_figure(table: pd.DataFrame) -> Drawn | None:
     axis.set_xticks(found["place"].tolist(), [f"{place:.1f}" for place in found["place"]])
     axis.minorticks_off()
     against = gains(table, [(arm, "student_kd") for arm in found["arm"] if arm != "student_kd"])
-    apart = [f"T = {TEMPERATURES_OF[arm]}" for arm in against.loc[against["holm"] < 0.05, "arm"]]
-    title = f"{' and '.join(apart)} differ{'s' * (len(apart) == 1)} from T = 4" if apart else "No T is told from T = 4"
-    headline(figure, title.replace("is told from", "is shown to differ from"))
+    told = against[against["holm"] < 0.05]
+    apart = [f"T = {TEMPERATURES_OF[row['arm']]} is {'better' if row['estimate'] > 0 else 'worse'} than T = 4"
+             for _, row in told.iterrows()]  # fmt: skip
+    headline(figure, "; ".join(apart) if apart else "No T is shown to differ from T = 4")
     listed = "; ".join(
         f"T = {row['T']} ({row['place']:.1f} calibrated) {in_points(row)}" for _, row in found.iterrows()
     )

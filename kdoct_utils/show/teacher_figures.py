@@ -181,21 +181,16 @@ def plane_figure(
     across, up (k,), surface (k, k): where the loss was measured. places: name -> (n, 2) of start, snapshots, mean and
     annealed weights. losses: the same names -> (n,); of the mean, that of the mean after each snapshot.
     """
-    marks = {
-        "start": ("D", "#FFFFFF"),
-        "snapshots": ("o", "#56B4E9"),
-        "mean": ("*", "#FFE27A"),
-        "annealed": ("s", "#D55E00"),
-    }
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.4))
+    marks = {"start": ("D", "#FFFFFF"), "snapshots": ("o", "#56B4E9"), "annealed": ("s", "#D55E00"),
+             "mean": ("*", "#FFE27A")}  # fmt: skip
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 3.7))
     figure.colorbar(
         left.pcolormesh(across, up, surface, cmap=SEQUENTIAL, shading="gouraud"), ax=left, label="loss (nats)"
     )
     left.plot(*np.vstack([places["start"], places["snapshots"]]).T, color="white", linewidth=1)
-    for name, points in places.items():
-        marker, color = marks[name]
-        left.plot(*points[-1:].T if name == "mean" else points.T, marker, color=color, markeredgecolor="black",
-                  markersize=12 if marker == "*" else 7, label=name)  # fmt: skip
+    for name, (marker, color) in marks.items():
+        left.plot(*places[name].T, marker, color=color, markeredgecolor="black", label=name,
+                  markersize={"*": 12, "s": 9}.get(marker, 7))  # fmt: skip
     left.set(xlabel="distance (norm of weights)", ylabel="distance (norm of weights)", aspect="equal")
     numbers = np.arange(1, len(losses["snapshots"]) + 1)
     right.plot(numbers, losses["snapshots"], marker="o", label="snapshot")
@@ -204,7 +199,7 @@ def plane_figure(
         right.axhline(losses[name][0], color=LINE_COLORS[k], linestyle=(":", "-.")[k - 2], linewidth=1.5, label=name)
     right.set(xlabel="snapshots taken", ylabel="focal loss a scan (nats)", xticks=numbers)
     for axis in (left, right):
-        axis.legend(fontsize=8, frameon=True, framealpha=0.9)
+        axis.legend(fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1)
     ends = {"the start": losses["start"][0], "the last snapshot": losses["snapshots"][-1],
             "the mean": losses["mean"][-1], "the annealed weights": losses["annealed"][0]}  # fmt: skip
     ranked = sorted(ends, key=ends.get)
