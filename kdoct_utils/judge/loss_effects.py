@@ -1,0 +1,127 @@
+"""What focal loss and class weights do for a rare class and with wrong labels, read from the carried measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kdoct_utils.judge.regimes import by_data_seed, holm
+
+RARE, SENSITIVITY = "drusen", "sensitivity_"  # the class made rare, and how columns of classes begin
+WEIGHTS_ON_CE = {"rare_weighted": 1, "rare_alone": -1}
+FOCAL_ON_CE = {"rare_focal": 1, "rare_alone": -1}
+FOCAL_ON_WEIGHTS = {"rare_weighted_focal": 1, "rare_weighted": -1}
+RIGHT, WRONG = {"alone_focal": 1, "student_alone": -1}, {"noisy_focal": 1, "noisy_alone": -1}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One claim. arms: arm -> its sign in the difference. score: column, or "macro", the mean sensitivity.
+
+    above, below, unclear: what holds where the difference is shown to be positive, negative, or is not shown.
+    """
+
+    question: str
+    label: str
+    arms: Mapping[str, int]
+    score: str
+    above: str
+    below: str
+    unclear: str
+
+
+OF_RARE, OF_ALL, NOISE = "rare class: its own sensitivity", "rare class: macro sensitivity", "wrong labels: macro"
+EFFECTS = (
+    Effect(OF_RARE, "focal loss", FOCAL_ON_CE, SENSITIVITY + RARE,
+           "Focal loss alone finds more of the rare class", "Focal loss alone finds less of the rare class",
+           "Focal loss alone is not shown to find more or less of the rare class"),
+    Effect(OF_RARE, "class weights", WEIGHTS_ON_CE, SENSITIVITY + RARE,
+           "Class weights find more of the rare class", "Class weights find less of the rare class",
+           "Class weights are not shown to find more or less of the rare class"),
+    Effect(OF_RARE, "focal loss beside weights", FOCAL_ON_WEIGHTS, SENSITIVITY + RARE,
+           "With weights already there, focal loss finds still more", "With weights there, focal loss finds less",
+           "With weights already there, focal loss is not shown to change what is found"),
+    Effect(OF_ALL, "focal loss", FOCAL_ON_CE, "macro",
+           "Over all classes, focal loss alone is a gain", "Over all classes, focal loss alone is a loss",
+           "Over all classes, focal loss alone is neither shown to gain nor to lose"),
+    Effect(OF_ALL, "class weights", WEIGHTS_ON_CE, "macro",
+           "Over all classes, weighting is a gain", "Over all classes, weights cost more than they bring",
+           "Over all classes, weights are neither shown to gain nor to lose"),
+    Effect(OF_ALL, "focal loss beside weights", FOCAL_ON_WEIGHTS, "macro",
+           "Over all classes, focal loss improves on weights", "Over all classes, focal loss makes weights worse",
+           "Over all classes, focal loss beside weights is not shown to change anything"),
+    Effect(NOISE, "focal loss, right labels", RIGHT, "macro",
+           "With right labels focal loss is better than cross-entropy", "With right labels focal loss is worse",
+           "With right labels no difference between the losses is shown"),
+    Effect(NOISE, "focal loss, wrong labels", WRONG, "macro",
+           "With wrong labels focal loss is better than cross-entropy", "With wrong labels focal loss is worse",
+           "With wrong labels no difference between the losses is shown"),
+    Effect(NOISE, "the second minus the first", WRONG | {arm: -sign for arm, sign in RIGHT.items()}, "macro",
+           "Focal loss stands noise better than cross-entropy does", "Noise hurts focal loss more than cross-entropy",
+           "That noise hurts one loss more than the other is not shown"),
+)  # fmt: skip
+
+
+def with_macro(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `kept_regimes` with a column "macro": the mean of the classes' sensitivities."""
+    return table.assign(macro=table.filter(like=SENSITIVITY).mean(axis=1))
+
+
+def measured(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each of EFFECTS that the table of `kept_regimes` holds the arms of: one family of claims.
+
+    Columns: question, label, estimate, low, high (fractions; 95 %, Student's t over data seeds), p, holm (p with all
+    rows in mind), seeds, by_seed, verdict ("above", "below" or "unclear", by holm below 0.05) and words for it.
+    """
+    table, rows = with_macro(table), []
+    for effect in EFFECTS:
+        scores = by_data_seed(table, effect.score)
+        if not set(effect.arms) <= set(scores):
+            continue
+        values = sum(sign * scores[arm] for arm, sign in effect.arms.items()).dropna().to_numpy()
+        if len(values) < 2:
+            continue
+        test = stats.ttest_1samp(values, 0.0)
+        low, high = test.confidence_interval(0.95)
+        rows.append((effect.question, effect.label, values.mean(), low, high, test.pvalue, len(values), values.tolist(),
+                     effect))  # fmt: skip
+    columns = ["question", "label", "estimate", "low", "high", "p", "seeds", "by_seed", "effect"]
+    found = pd.DataFrame(rows, columns=columns)
+    found.insert(6, "holm", holm(found["p"].to_numpy(dtype=float)))
+    shown, up = found["holm"] < 0.05, found["estimate"] > 0
+    found["verdict"] = np.where(shown & up, "above", np.where(shown, "below", "unclear"))
+    found["words"] = [getattr(row.effect, row.verdict) for row in found.itertuples()]
+    return found.drop(columns="effect")
+
+
+def sentence(row: pd.Series) -> str:
+    """A row of `measured` as a sentence: what holds, by how much, and how sure that is."""
+    size = f"{row['words']}: {in_points(row)}"
+    if row["verdict"] != "unclear":
+        return f"{size}."
+    if row["low"] > 0 or row["high"] < 0:
+        return f"{size}. The interval leaves out zero, but among this many claims chance can do that (p = " \
+               f"{row['holm']:.2f} after Holm)."  # fmt: skip
+    return f"{size}. Up to {100 * max(-row['low'], row['high']):.1f} points are not ruled out."
+
+
+def sentences(effects: pd.DataFrame, question: str) -> str:
+    """The rows whose question begins so as a list in Markdown; where none was measured, a line that says so."""
+    rows = [f"- {sentence(row)}" for _, row in effects.iterrows() if row["question"].startswith(question)]
+    return "\n".join(rows) or "- The carried measurement lacks these arms: nothing can be said yet."
+
+
+def in_points(row: Mapping[str, float]) -> str:
+    """"+2.4 points [+1.6, +3.1]" of fractions estimate, low and high."""
+    return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("estimate", "low", "high")))
+
+
+def missing_arms(table: pd.DataFrame) -> str:
+    """A sentence on the arms that the carried measurement lacks, "" where it has all."""
+    needed = dict.fromkeys(arm for effect in EFFECTS for arm in effect.arms)
+    missing = [arm for arm in needed if arm not in set(table["arm"])]
+    return f"The carried measurement lacks {', '.join(missing)}; what needs them is left out here." if missing else ""

@@ -1,0 +1,102 @@
+"""Notebook 02's trainings: networks that are asked at once, and trainings that are watched scan by scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from kdoct_utils.lab import stages
+from kdoct_utils.lab.arms import ARMS, RARE_CLASS, Arm, find_arm
+from kdoct_utils.lab.experiments import side_by_side, workers
+from kdoct_utils.lab.keep import keep
+from kdoct_utils.lab.material import ablations, student_scans
+from kdoct_utils.lab.stages import CourseData
+from kdoct_utils.lab.training import plan, train, training_name
+from kdoct_utils.learn.objectives import CrossEntropyObjective
+from kdoct_utils.runs import RunFolder
+
+RARE_ARMS = {"cross-entropy": "rare_alone", "focal": "rare_focal", "weighted CE": "rare_weighted",
+             "weighted focal": "rare_weighted_focal"}  # fmt: skip
+
+
+def rare_arms(data: CourseData) -> tuple[str, dict[str, Arm]]:
+    """The class that is made rare, and by name of the loss the arms that train with it.
+
+    Where the data have no RARE_CLASS, nothing is made rare: it is the class with the fewest training scans as it is.
+    """
+    arms = {loss: ARMS[name] for loss, name in RARE_ARMS.items()}
+    if RARE_CLASS in data.class_names:
+        return RARE_CLASS, arms
+    counts = np.bincount(data.target[data.rows("train")], minlength=len(data.class_names))
+    usual = {
+        loss: replace(arm, changes={key: value for key, value in arm.changes.items() if key != "rare"})
+        for loss, arm in arms.items()
+    }
+    return data.class_names[counts.argmin()], usual
+
+
+def beside_teacher(
+    run: RunFolder, data: CourseData, tasks: Mapping[str, Callable[[], object]], desc: str = "trainings"
+) -> dict[str, object]:
+    """What each task returns, by name; where several are done at a time, the run's teacher is trained among them."""
+    teacher = {"the run's teacher": partial(stages.teacher_file, run, data, progress=False)}
+    jobs = workers(run, len(tasks))
+    found = side_by_side((teacher if jobs > 1 else {}) | dict(tasks), jobs, desc)  # the teacher takes longest
+    return {name: found[name] for name in tasks}
+
+
+def asked(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> np.ndarray:
+    """Logits (n_test, classes) for the test scans, of the network of an arm that is trained now where it is missing."""
+    return stages.test_logits(run, data, train(run, data, arm, seed, progress=False).model)
+
+
+def watched(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> pd.DataFrame:
+    """p_t of every training scan in every epoch, as training with cross-entropy meets it: in a view, with dropout.
+
+    arm: one that learns from labels alone, such as "rare_alone". A row a training scan: given, the label that it has
+    in training; right, the one it should have (class numbers); then a column an epoch, "1" and so on.
+    Raises ValueError for an arm with another loss.
+    """
+    arm = find_arm(arm)
+    if arm.network != "student" or arm.recipe.objective != "labels":
+        raise ValueError(f"arm {arm.name!r} is not trained with cross-entropy alone, so there is no p_t to watch")
+
+    def watch() -> pd.DataFrame:
+        scans, objective = student_scans(data, arm.recipe, run.seed), Watching()
+        model = stages.new_student(run, data, seed)
+        stages.student_trainer(run, data, model, objective, seed, train=scans, progress=False).fit()
+        met = objective.table(len(scans)).loc[scans.indices.numpy()]
+        return pd.DataFrame({"given": scans.target.numpy(), "right": data.target[scans.rows]}).join(
+            met.reset_index(drop=True)
+        )
+
+    file = ablations(run).path / f"watched_{training_name(arm, seed)}.csv"
+    return keep(file, plan(run, data, arm, seed).recipe | {"watched": "p_t"}, watch, code=(watched, Watching))
+
+
+class Watching(CrossEntropyObjective):
+    """Cross-entropy that keeps p_t of each scan that training meets. For one process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[tuple[Tensor, Tensor]] = []
+
+    def forward(
+        self, model: nn.Module, images: Tensor, target: Tensor, indices: Tensor, view: int
+    ) -> tuple[Tensor, Tensor]:
+        losses, logits = super().forward(model, images, target, indices, view)
+        self.met.append((indices, torch.exp(-losses.detach())))
+        return losses, logits
+
+    def table(self, n_scans: int) -> pd.DataFrame:
+        """A row a scan, by its index, a column an epoch: every scan is met once an epoch."""
+        indices, p_true = (torch.cat(values).cpu().numpy() for values in zip(*self.met, strict=True))
+        epoch = 1 + np.arange(len(indices)) // n_scans
+        table = pd.DataFrame({"index": indices, "epoch": epoch.astype(str), "p": p_true.round(5)})
+        return table.pivot(index="index", columns="epoch", values="p")[list(map(str, np.unique(epoch)))]
