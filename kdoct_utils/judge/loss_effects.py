@@ -9,13 +9,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdoct_utils.judge.regimes import by_data_seed, holm
+from kdoct_utils.judge.regimes import by_data_seed, gains, holm
 
 RARE, SENSITIVITY = "drusen", "sensitivity_"  # the class made rare, and how columns of classes begin
 WEIGHTS_ON_CE = {"rare_weighted": 1, "rare_alone": -1}
 FOCAL_ON_CE = {"rare_focal": 1, "rare_alone": -1}
 FOCAL_ON_WEIGHTS = {"rare_weighted_focal": 1, "rare_weighted": -1}
 RIGHT, WRONG = {"alone_focal": 1, "student_alone": -1}, {"noisy_focal": 1, "noisy_alone": -1}
+
+TROUBLE = {  # question -> the arm in trouble, the score, and both in words
+    "rare class": ("rare_alone", SENSITIVITY + RARE, f"sensitivity for {RARE}", "a tenth of its patients left"),
+    "wrong labels": ("noisy_alone", "macro", "macro sensitivity", "30% of the training labels wrong"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Effect:
     unclear: str
 
 
-OF_RARE, OF_ALL, NOISE = "rare class: its own sensitivity", "rare class: macro sensitivity", "wrong labels: macro"
+OF_RARE, OF_ALL = "rare class: its own sensitivity", "rare class: macro sensitivity"
+NOISE = "wrong labels: macro sensitivity"
 EFFECTS = (
     Effect(OF_RARE, "focal loss", FOCAL_ON_CE, SENSITIVITY + RARE,
            "Focal loss alone finds more of the rare class", "Focal loss alone finds less of the rare class",
@@ -109,10 +115,31 @@ def sentence(row: pd.Series) -> str:
     return f"{size}. Up to {100 * max(-row['low'], row['high']):.1f} points are not ruled out."
 
 
-def sentences(effects: pd.DataFrame, question: str) -> str:
-    """The rows whose question begins so as a list in Markdown; where none was measured, a line that says so."""
+def told(effects: pd.DataFrame, table: pd.DataFrame, question: str) -> str:
+    """A list in Markdown: what the trouble costs cross-entropy, then the rows whose question begins so.
+
+    effects: of `measured`, for the table of `kept_regimes`. Where nothing was measured, a line that says so.
+    """
     rows = [f"- {sentence(row)}" for _, row in effects.iterrows() if row["question"].startswith(question)]
-    return "\n".join(rows) or "- The carried measurement lacks these arms: nothing can be said yet."
+    if not rows:
+        return "- The carried measurement lacks these arms: nothing can be said yet."
+    arm, score, name, trouble = TROUBLE[question]
+    scores = by_data_seed(with_macro(table), score)[["student_alone", arm]].dropna()
+    before, after = scores.mean()
+    cost = f"- With cross-entropy, {name} is {before:.1%} with the data as they are, and {after:.1%} with {trouble} " \
+           f"(means of {len(scores)} data seeds)."  # fmt: skip
+    floor = ["- So little is found that no loss could find less: a small difference may be the floor, not equality."]
+    return "\n".join([cost, *(floor if after < 0.05 else []), *rows])
+
+
+def price(table: pd.DataFrame) -> pd.DataFrame:
+    """Change of each class's sensitivity against rare_alone, in words: a row a loss, a column a class."""
+    losses = {"rare_focal": "focal", "rare_weighted": "weighted CE", "rare_weighted_focal": "weighted focal"}
+    rows = {}
+    for column in table.filter(like=SENSITIVITY):
+        found = gains(table, [(arm, "rare_alone") for arm in losses], column)
+        rows[column.removeprefix(SENSITIVITY)] = {losses[row["arm"]]: in_points(row) for _, row in found.iterrows()}
+    return pd.DataFrame(rows).rename(columns={"cnv": "CNV"})
 
 
 def in_points(row: Mapping[str, float]) -> str:

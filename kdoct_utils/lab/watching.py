@@ -56,6 +56,14 @@ def asked(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> np.nda
     return stages.test_logits(run, data, train(run, data, arm, seed, progress=False).model)
 
 
+def sensitivities(data: CourseData, logits: np.ndarray) -> dict[str, float]:
+    """Of each class the share of its test scans that is found, and "macro", their mean. logits: (n_test, classes)."""
+    truth = data.target[data.rows("test")]
+    found = logits.argmax(axis=1) == truth
+    by_class = {data.class_names[k]: float(found[truth == k].mean()) for k in np.unique(truth)}
+    return by_class | {"macro": float(np.mean(list(by_class.values())))}
+
+
 def watched(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> pd.DataFrame:
     """p_t of every training scan in every epoch, as training with cross-entropy meets it: in a view, with dropout.
 
@@ -78,6 +86,11 @@ def watched(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> pd.D
 
     file = ablations(run).path / f"watched_{training_name(arm, seed)}.csv"
     return keep(file, plan(run, data, arm, seed).recipe | {"watched": "p_t"}, watch, code=(watched, Watching))
+
+
+def p_matrix(table: pd.DataFrame) -> Tensor:
+    """p_t of `watched`, (scans, epochs), kept a hair away from 0 and 1 so that logarithms stay finite."""
+    return torch.from_numpy(table.drop(columns=["given", "right"]).to_numpy(copy=True)).clamp(1e-6, 1 - 1e-6)
 
 
 class Watching(CrossEntropyObjective):

@@ -49,6 +49,7 @@ def effects_figure(effects: pd.DataFrame) -> Shown:
     axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     headline(figure, effects_message(effects))
     rows = [f"{row['question']}, {row['label']}: {in_points(row)}" for _, row in effects.iterrows()]
+    rows[0] = rows[0][:1].upper() + rows[0][1:]
     low, high = effects["seeds"].min(), effects["seeds"].max()
     seeds = f"{low}" if low == high else f"{low} to {high}"
     alt = f"Differences with 95% intervals and a dot for each of {seeds} data seeds. {'; '.join(rows)}."
@@ -83,7 +84,7 @@ def loss_and_pull_figure(
     right.get_legend().remove()
     meets = [p_true[line >= plain].max() for line in others]
     gains = [p_true[(line - plain).argmax()] for line in others]
-    headline(figure, "A larger γ lets a scan go sooner; doubtful scans gain, not the hopeless ones")
+    headline(figure, "A larger γ lets a scan go sooner; most is gained at small $p_t$, and nothing at 0")
     named = ", ".join(f"{name} at {p:.2f}" for name, p in zip(list(pulls)[1:], meets, strict=True))
     most = ", ".join(f"{p:.2f}" for p in gains)
     alt = ("Two panels against p_t from 0 to 1. Left, the loss: all curves fall, with a larger gamma faster. Right, "
@@ -106,7 +107,7 @@ def real_weight_figure(
     axis.set(yscale="log", xlim=(0, 1), ylabel="weight that a scan has\n(thin lines: as set)")
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ratio = max(weights.values()) / min(weights.values())
-    headline(figure, f"Near p_t = 1 a ratio of {ratio:.0f} between classes becomes {ratio ** (1 + gamma):,.0f}")
+    headline(figure, f"Near $p_t$ = 1 a ratio of {ratio:.0f} between classes becomes {ratio ** (1 + gamma):,.0f}")
     middle = np.abs(p_true - 0.5).argmin()
     told = "; ".join(f"{look(name).label} set to {weights[name]:.2f}, at p_t = 0.5 it is {real[name][middle]:.2f}"
                      for name in weights)  # fmt: skip
@@ -116,7 +117,7 @@ def real_weight_figure(
     return figure, alt, f"With the error: {told}. Near p_t = 1 a weight w acts as w to the power of {1 + gamma:g}."
 
 
-def epochs_figure(lines: pd.DataFrame, *, reference: tuple[str, float], ylabel: str, title: str) -> Shown:
+def epochs_figure(lines: pd.DataFrame, reference: tuple[str, float], *, ylabel: str, title: str) -> Shown:
     """Shares by epoch. lines: a row an epoch (from 1), a column a line. reference: name and value of a flat line."""
     figure, axis = plt.subplots(figsize=(6.8, 3.0))
     for (name, values), color, style, mark in zip(lines.items(), LINE_COLORS, LINE_STYLES, "osv^DX", strict=False):
@@ -128,7 +129,8 @@ def epochs_figure(lines: pd.DataFrame, *, reference: tuple[str, float], ylabel: 
     headline(figure, title)
     told = "; ".join(f"{name} {values.iloc[0]:.2f} in the first epoch, {values.iloc[-1]:.2f} in the last"
                      for name, values in lines.items())  # fmt: skip
-    return figure, f"Lines over the epochs, {ylabel}: {told}. {reference[0]}: {reference[1]:.2f}.", f"{title}: {told}."
+    alt = f"Lines over the epochs, {ylabel.replace('$', '')}: {told}; {reference[0]} {reference[1]:.2f} throughout."
+    return figure, alt, f"{title}."
 
 
 def wrong_labels_figure(p_true: np.ndarray, wrong: np.ndarray, shares: Mapping[str, float]) -> Shown:
