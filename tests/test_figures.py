@@ -15,8 +15,9 @@ import pytest
 from matplotlib.colors import to_rgb, to_rgba
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from kdoct_utils.judge.sample_size import half_width
 from kdoct_utils.profiles import CLASS_NAMES
-from kdoct_utils.show import arm_figures, edge_figures, figures
+from kdoct_utils.show import arm_figures, claim_figures, edge_figures, figures
 from kdoct_utils.show.style import ARM_LOOKS, CLASS_LOOKS, look, use_style
 
 # Linear-RGB matrices for full color-vision deficiency: Machado, Oliveira and Fernandes 2009.
@@ -148,15 +149,27 @@ def test_bars_have_the_lengths_of_pushes():
 
 def test_what_an_interval_tells_is_marker_and_word():
     rows = pd.DataFrame({"question": ["one?", "one?", "two?"], "text": ["a - b", "c - b", "d - b"],
-                         "estimate": [2.0, -2.0, 1.0], "low": [1.0, -3.0, 0.0], "high": [3.0, -1.0, 2.0]})  # fmt: skip
-    readings = [arm_figures.told(row) for _, row in rows.iterrows()]
-    assert readings == ["better", "worse", "not told apart"]  # touching zero is none
-    axis = arm_figures.forest_figure(rows, xlabel="points", title="forest").axes[0]
+                         "estimate": [0.02, -0.02, 0.01], "low": [0.01, -0.03, 0.0], "high": [0.03, -0.01, 0.02],
+                         "holm": [0.01, 0.02, 0.05], "by_seed": [[0.01, 0.03], [-0.02, -0.02], None]})  # fmt: skip
+    figure, alt, takeaway = claim_figures.forest(rows)
+    axis = figure.axes[0]
     assert [drawn.lines[0].get_marker() for drawn in axis.containers] == ["^", "v", "o"]
     assert [drawn.lines[0].get_xdata()[0] for drawn in axis.containers] == [2.0, -2.0, 1.0]
     spans = [drawn.lines[2][0].get_segments()[0][:, 0].tolist() for drawn in axis.containers]
     assert np.allclose(spans, [[1.0, 3.0], [-3.0, -1.0], [0.0, 2.0]])
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == readings
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["gain shown", "loss shown", "open"]
+    dots = [offset for points in axis.collections if len(points.get_offsets()) for offset in points.get_offsets()[:, 0]]
+    assert set(np.round(dots, 6)) == {1.0, 3.0, -2.0}
+    assert "c - b -2.0 points [-3.0, -1.0]" in alt and "1 gain shown, 1 loss shown, 1 open" in takeaway
+
+
+def test_data_seeds_are_drawn_where_the_half_width_says():
+    spread = {"data": 0.01, "training": 0.02, "total": 0.02, "students": 2}
+    figure, alt, takeaway = claim_figures.data_seeds_figure(spread, 12)
+    line = figure.axes[0].lines[0]
+    assert dict(zip(*line.get_data(), strict=True))[12] == pytest.approx(100 * half_width(0.01, 0.02, 12))
+    assert "12 data seeds" in takeaway and "30 of each arm" in alt
+    assert "30" not in claim_figures.data_seeds_figure(spread | {"training": np.nan}, 12)[1]
 
 
 # --- edge ------------------------------------------------------------------------------------------------------------

@@ -176,6 +176,23 @@ def pooled_scores(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> 
     return found | counted
 
 
+def folds_of_sweep(folder: str | Path) -> pd.DataFrame:
+    """A row a network of a finished sweep over folds: spread over folds and interval over patients, in percent."""
+    done = pd.read_csv(Path(folder) / "results.csv").query("status == 'done'")
+    paths = [Path(folder) / name / "predictions.csv" for name in done["run"]]
+    found, rows = pd.concat([read_predictions(path) for path in paths if path.exists()]), {}
+    for name, part in found.groupby("network"):
+        over = mean_and_spread(fold_scores(part).groupby("fold")["accuracy"].mean())
+        pooled = pooled_scores(pool_out_of_fold(part))
+        one = pooled["accuracy"]
+        rows[name] = {
+            "over folds": f"{100 * over['mean']:.2f} ± {100 * over['sd']:.2f}", "folds": over["n"],
+            "pooled": f"{100 * one['estimate']:.2f} ({100 * one['low']:.2f} to {100 * one['high']:.2f})",
+            "patients": pooled["n_patients"],
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def _counts_by_patient(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """(patients, classes, classes) scans, rows true, columns predicted, and (patients,) the patients."""
     names = class_names(table)

@@ -95,6 +95,17 @@ def beside_printed() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def disagreements() -> list[str]:
+    """A sentence on each printed number that does not follow from the matrices."""
+    rows = [row for row in beside_printed().itertuples() if not row.agrees]
+    return [
+        f"**{row.dataset.upper()}, {row.model}, {row.score}**: printed {row.printed}, recomputed {row.recomputed}. "
+        + (f"Not one of the five folds reaches {float(row.printed.split()[0]):g}; the best has {row.best_fold:.2f}."
+           if row.best_fold < float(row.printed.split()[0]) else f"The best fold has {row.best_fold:.2f}.")
+        for row in rows
+    ]  # fmt: skip
+
+
 def _of_folds(scores: pd.DataFrame, dataset: str, model: str, score: str) -> np.ndarray:
     """(folds,) one score of a model on a dataset. scores: of `fold_scores`."""
     return scores.loc[(scores["dataset"] == dataset) & (scores["model"] == model), score].to_numpy()
@@ -136,6 +147,23 @@ def fold_sizes(dataset: str) -> pd.DataFrame:
     tables = {model: pd.DataFrame(confusions(dataset, model).sum(axis=2), columns=classes(dataset)) for model in MODELS}
     table = pd.concat(tables, axis="columns")
     return table.set_index(pd.Index(range(1, len(table) + 1), name="fold"))
+
+
+def folds_compared(dataset: str) -> str:
+    """What the numbers of test scans tell of the folds of teacher and student, in a sentence or two."""
+    sizes = fold_sizes(dataset)
+    teacher, student = (sizes[model].to_numpy() for model in MODELS)  # (folds, classes)
+    if (sizes.nunique() == 1).all():
+        return (f"{dataset.upper()}: {teacher[0].sum():,} scans in every fold, the same number of every class each "
+                "time. Folds that test different patients would not come out so even: this fits one fixed test set, "
+                "scored five times.")  # fmt: skip
+    alike = (teacher[:, None] == student[None]).all(axis=2)  # (teacher's folds, student's folds)
+    said = f"Of the {alike.size} pairs of a teacher's and a student's fold, **{alike.sum()}** have the same counts. "
+    if (teacher.sum(axis=0) == student.sum(axis=0)).all():
+        said += "Added up over the folds, the counts are equal: the same scans, dealt in another way. "
+    if alike.any():
+        return said + "The counts alone do not show that the folds differ."
+    return said + "The folds are not just numbered differently; they **hold other scans**."
 
 
 def student_minus_teacher(dataset: str) -> dict:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.stats import dirichlet_multinomial, multinomial, norm, t
+from scipy.stats import dirichlet_multinomial, multinomial, norm, t, ttest_1samp, ttest_ind
 
 NEH_PATIENTS, NEH_SCANS_A_PATIENT = 441, 29  # 12,649 scans of 441 patients
 REPEATS = 2000
@@ -65,11 +65,54 @@ def closed_form(
     """Patients for a two-sided paired z-test to see ``difference`` with that power: McNemar's sample size (Connor
     1987) times the design effect of clustered scans. difference: of accuracies, a fraction of 1."""
     _check(difference, agreement)
-    sizes = np.asarray(agreement.scans, np.float64)
-    inflated = (sizes * (1 + (sizes - 1) * agreement.correlation)).mean() / sizes.mean() ** 2
     none, there = agreement.disagreement, agreement.disagreement - difference**2  # variances of a scan's difference
     reach = norm.ppf(1 - alpha / 2) * np.sqrt(none) + norm.ppf(power) * np.sqrt(there)
-    return float(inflated * (reach / difference) ** 2)
+    return float(_inflated(agreement) * (reach / difference) ** 2)
+
+
+def closed_form_equal(
+    margin: float, agreement: Agreement = Agreement(), power: float = 0.8, alpha: float = 0.05
+) -> float:  # fmt: skip
+    """Patients to show that two equally good classifiers differ by less than ``margin`` (a fraction of 1): two
+    one-sided tests at alpha, both of which must pass (Schuirmann 1987), with the design effect of `closed_form`."""
+    _check(margin, agreement)
+    reach = norm.ppf(1 - alpha) + norm.ppf(1 - (1 - power) / 2)
+    return float(_inflated(agreement) * agreement.disagreement * (reach / margin) ** 2)
+
+
+def equivalence_p(values: Sequence[float], margin: float, rivals: Sequence[float] | None = None) -> float:
+    """p of two one-sided t-tests (TOST): below 0.05, the mean difference lies between -margin and margin.
+
+    values: (n,) differences of independent repeats; or, with rivals (m,), scores of two samples (Welch's test).
+    Source: Schuirmann 1987, https://doi.org/10.1007/BF01068419.
+    """
+    values = np.asarray(values, np.float64)
+    if rivals is None:
+        sides = ttest_1samp(values, -margin, alternative="greater"), ttest_1samp(values, margin, alternative="less")
+    else:
+        sides = (ttest_ind(values + margin, rivals, equal_var=False, alternative="greater"),
+                 ttest_ind(values - margin, rivals, equal_var=False, alternative="less"))  # fmt: skip
+    return float(max(side.pvalue for side in sides))
+
+
+def half_width(
+    data: float, training: float, data_seeds: int | np.ndarray, students: int = 1, level: float = 0.95
+) -> float | np.ndarray:  # fmt: skip
+    """Half of the t-interval to expect for a mean over data seeds (2 or more), in the unit of the two spreads.
+
+    data: standard deviation of the true difference from one data seed to the next. training: what another training of
+    both networks adds in one data seed. students: pairs of networks trained in each.
+    """
+    spread = np.sqrt(data**2 + training**2 / students)
+    return t.ppf((1 + level) / 2, np.asarray(data_seeds) - 1) * spread / np.sqrt(data_seeds)
+
+
+def data_seeds_needed(half: float, data: float, training: float, students: int = 1) -> int:
+    """The fewest data seeds whose interval is expected to reach at most ``half`` to either side; see `half_width`."""
+    found = 2
+    while half_width(data, training, found, students) > half:
+        found += 1
+    return found
 
 
 def simulate_power(
@@ -146,6 +189,12 @@ def sensitivity_table(
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(correlations))
     return table.rename_axis("disagreement").rename_axis("correlation", axis="columns")
+
+
+def _inflated(agreement: Agreement) -> float:
+    """Patients for each unrelated scan: the design effect over the scans of a patient."""
+    sizes = np.asarray(agreement.scans, np.float64)
+    return float((sizes * (1 + (sizes - 1) * agreement.correlation)).mean() / sizes.mean() ** 2)
 
 
 def _check(difference: float, agreement: Agreement) -> None:

@@ -1,4 +1,4 @@
-"""Figures that set arms beside each other: what they are told (05), how they learn and score (05), what is told (07).
+"""Figures that set arms beside each other: what they are told, how they learn and score (05).
 
 Numbers in, a Figure out, for `output.show`.
 """
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from kdoct_utils.show.explorers import PUSHES
 from kdoct_utils.show.figures import draw_bars, draw_interval, draw_scan
-from kdoct_utils.show.style import LINE_COLORS, Look, headline, look, message
+from kdoct_utils.show.style import LINE_COLORS, headline, look, message
 
 
 def answers_figure(
@@ -136,46 +136,5 @@ def transfer_figure(
     axis.grid(axis="y", visible=False)
     axis.locator_params(axis="x", nbins=5)
     axis.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
-    headline(figure, title)
-    return figure
-
-
-TOLD = {  # what an interval allows to say of a difference
-    "better": Look("better", "#0072B2", "^", ""),
-    "worse": Look("worse", "#D55E00", "v", ""),
-    "not told apart": Look("not told apart", "#6B6B6B", "o", ""),
-}
-
-
-def told(row: Mapping[str, float]) -> str:
-    """What an interval allows to say of a difference, one of TOLD. row: has low and high."""
-    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not told apart"
-
-
-def forest_figure(compared: pd.DataFrame, *, xlabel: str, title: str) -> Figure:
-    """Differences with 95 % intervals, one row an arm under the heading of its question.
-
-    compared: columns question, text, estimate, low and high, rows of a question together, as drawn.
-    What an interval tells is its marker and its color; an open circle is not told apart from zero.
-    """
-    headings = compared["question"].ne(compared["question"].shift())
-    places = np.arange(len(compared)) + 0.9 * headings.cumsum().to_numpy()
-    figure, axis = plt.subplots(figsize=(6.8, 1.2 + 0.235 * places[-1]))
-    for place, (_, row) in zip(places, compared.iterrows(), strict=True):
-        drawn = TOLD[told(row)]
-        face = "white" if drawn.label == "not told apart" else drawn.color
-        draw_interval(axis, place, tuple(row[["estimate", "low", "high"]]), drawn, markersize=6, capsize=3,
-                      linewidth=1.4, label=drawn.label, markerfacecolor=face)  # fmt: skip
-    axis.axvline(0, color="black", linewidth=1, linestyle=":")
-    above, questions = places[headings.to_numpy()] - 0.95, compared.loc[headings, "question"]
-    axis.set_yticks([*places, *above], [*compared["text"], *questions])
-    for label in axis.get_yticklabels()[len(places) :]:
-        label.set_fontweight("bold")
-    axis.tick_params(axis="y", labelsize=8, length=0)
-    axis.set(xlabel=f"{xlabel} (95% interval)", ylim=(places[-1] + 0.7, places[0] - 1.6))
-    axis.grid(axis="y", visible=False)
-    handles = {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}  # each word once
-    axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0),
-                borderaxespad=0.1)  # fmt: skip
     headline(figure, title)
     return figure

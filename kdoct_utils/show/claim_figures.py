@@ -1,0 +1,215 @@
+"""Figures of notebook 07: differences by the question they answer, power, and what data seeds buy.
+
+Each takes numbers and returns the figure, its alternative text and its takeaway, for `output.show`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.figure import Figure
+
+from kdoct_utils.judge import claims, sample_size
+from kdoct_utils.show.figures import draw_interval, interval_plot
+from kdoct_utils.show.style import ARM_LOOKS, LINE_COLORS, LINE_STYLES, Look, headline, message
+
+Shown = tuple[Figure, str, str]  # with alternative text and takeaway
+READINGS = {  # what interval and correction allow to say
+    claims.SHOWN: Look("gain shown", "#0072B2", "^", ""),
+    claims.OPPOSITE: Look("loss shown", "#D55E00", "v", ""),
+    claims.OPEN: Look("open", "#6B6B6B", "o", ""),
+}
+
+
+def in_points(found: Mapping[str, float]) -> str:
+    """A difference with its 95 % interval, in points of 100."""
+    return f"{100 * found['estimate']:+.1f} points [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+
+
+def counted(readings: Sequence[str]) -> str:
+    """Such as "3 gains shown, 1 loss shown, 2 open"."""
+    found = pd.Series(readings).value_counts()
+    words = {claims.SHOWN: ("gain shown", "gains shown"), claims.OPPOSITE: ("loss shown", "losses shown"),
+             claims.OPEN: ("open", "open")}  # fmt: skip
+    return ", ".join(f"{found[name]} {words[name][found[name] > 1]}" for name in words if name in found)
+
+
+def by_question(found: pd.DataFrame) -> str:
+    """For each question of a family (`claims.family`, with text) what was found, and its smallest difference."""
+    parts = []
+    for question, part in found.groupby("question", sort=False):
+        least = part.loc[part["estimate"].idxmin()]
+        parts.append(f"**{question}:** {counted(part['reading'])}. The smallest difference is {in_points(least)}, "
+                     f"{least['text']}.")  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def by_reading(found: pd.DataFrame) -> str:
+    """The rows of a family (`claims.family`, with text) under what may be said of them."""
+    parts = []
+    for word, what in {claims.SHOWN: "A gain is shown with", claims.OPEN: "Neither gain nor loss is shown with",
+                       claims.OPPOSITE: "A loss is shown with"}.items():  # fmt: skip
+        rows = [f"{row['text']}, {in_points(row)}" for _, row in found[found["reading"] == word].iterrows()]
+        parts += [f"**{what}** {'; '.join(rows)}."] if rows else []
+    return "\n\n".join(parts)
+
+
+def forest(compared: pd.DataFrame, *, title: str = "", xlabel: str = "points of accuracy") -> Shown:
+    """Differences with 95 % intervals, one row each under the heading of its question.
+
+    compared: question, text, estimate, low, high (fractions of 1), holm and, for dots, by_seed (the difference in each
+    data seed), rows of a question together, as drawn. Filled markers: p under 0.05 after Holm's correction.
+    """
+    headings = compared["question"].ne(compared["question"].shift())
+    places = np.arange(len(compared)) + 0.9 * headings.cumsum().to_numpy()
+    readings = [claims.reading(row) for _, row in compared.iterrows()]
+    figure, axis = plt.subplots(figsize=(6.8, 1.3 + 0.27 * places[-1]))
+    np.random.seed(0)  # of seaborn's jitter: the same picture every time
+    for place, said, (_, row) in zip(places, readings, compared.iterrows(), strict=True):
+        drawn = READINGS[said]
+        if isinstance(row.get("by_seed"), list):
+            seaborn.stripplot(x=100 * np.array(row["by_seed"]), y=place, orient="h", native_scale=True, jitter=0.18,
+                              size=3, color=drawn.color, alpha=0.4, ax=axis)  # fmt: skip
+        draw_interval(axis, place, tuple(100 * row[["estimate", "low", "high"]].astype(float)), drawn, markersize=6,
+                      capsize=3, linewidth=1.4, label=drawn.label, zorder=3,
+                      markerfacecolor="white" if said == claims.OPEN else drawn.color)  # fmt: skip
+    axis.axvline(0, color="black", linewidth=1, linestyle=":")
+    above, questions = places[headings.to_numpy()] - 0.95, compared.loc[headings, "question"]
+    axis.set_yticks([*places, *above], [*compared["text"], *questions])
+    for label in axis.get_yticklabels()[len(places) :]:
+        label.set_fontweight("bold")
+    axis.tick_params(axis="y", labelsize=8, length=0)
+    axis.set(xlabel=f"{xlabel} (95% interval)", ylabel="", ylim=(places[-1] + 0.7, places[0] - 1.6))
+    axis.grid(axis="y", visible=False)
+    handles = {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}  # each word once
+    axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0),
+                borderaxespad=0.1)  # fmt: skip
+    headline(figure, title or counted(readings))
+    listed = "; ".join(f"{row['text']} {in_points(row)}" for _, row in compared.iterrows())
+    return (figure, f"Differences in {xlabel} with 95% intervals: {listed}.",
+            f"Of {len(compared)} differences, with Holm's correction: {counted(readings)}.")  # fmt: skip
+
+
+def power_figure(curves: pd.DataFrame, needed: Mapping[float, int], agreement: sample_size.Agreement) -> Shown:
+    """Power against patients, of simulated studies; crosses show the closed form at 80 %.
+
+    curves: of `sample_size.power_curves`; needed: difference -> patients for a power of 80 %.
+    """
+    figure, axis = plt.subplots(figsize=(6.8, 3.4))
+    for d, marker, color in zip(curves, "osD^v", LINE_COLORS, strict=False):
+        axis.plot(curves.index, curves[d], label=f"{100 * d:g}", color=color, linestyle="-", marker=marker,
+                  markersize=4)  # fmt: skip
+        axis.plot(sample_size.closed_form(d, agreement), 0.8, "x", color="black", markersize=8, markeredgewidth=1.5)
+    axis.axhline(0.8, color="black", linewidth=0.8, linestyle=":")
+    axis.axvline(sample_size.NEH_PATIENTS, color="black", linewidth=0.8, linestyle="--")
+    axis.annotate("NEH ", (sample_size.NEH_PATIENTS, 0.72), ha="right", fontsize=8)
+    axis.set(xscale="log", xlabel=f"patients ({agreement.scans[0]} scans each)", ylim=(0, 1.03),
+             ylabel="share of studies that see it")  # fmt: skip
+    axis.legend(title="true difference,\npoints", fontsize=8, title_fontsize=8, bbox_to_anchor=(1, 0.8))
+    smallest, limit = min(needed), sample_size.smallest_difference(sample_size.NEH_PATIENTS, agreement)
+    message(axis, f"{100 * smallest:g} point takes about {needed[smallest]:,} patients")
+    listed = ", ".join(f"{100 * d:g}: {count:,}" for d, count in needed.items())
+    return (figure, f"Power against the number of patients. Patients for a power of 80 %, by points: {listed}.",
+            f"By the closed form NEH's {sample_size.NEH_PATIENTS} patients show differences from about "
+            f"{100 * limit:.1f} points on. {100 * smallest:g} point takes "
+            f"{needed[smallest] / sample_size.NEH_PATIENTS:,.0f} times as many.")  # fmt: skip
+
+
+def data_seeds_figure(spread: Mapping[str, float], measured: int, most: int = 40) -> Shown:
+    """Half-width of the interval for a gain by the number of data seeds. spread: of `regimes.gain_spread`."""
+    seeds, data = np.arange(2, most + 1), spread["data"]
+    known = not np.isnan(spread["training"])
+    training = spread["training"] if known else 0.0
+    students = [1, 3, 30] if known else [1]
+    widths = {n: 100 * sample_size.half_width(data, training, seeds, n) for n in students}
+    figure, axis = plt.subplots(figsize=(6.8, 3.0))
+    for (n, width), color, style in zip(widths.items(), LINE_COLORS, LINE_STYLES, strict=False):
+        axis.plot(seeds, width, color=color, linestyle=style, label=f"{n} student{'s' * (n > 1)} of each arm")
+    axis.axvline(measured, color="black", linewidth=0.8, linestyle=":")
+    axis.annotate(" measured here", (measured, 0.93), xycoords=("data", "axes fraction"), fontsize=8)
+    axis.set(xlabel="data seeds (new patients, teacher and students in each)", ylabel="half-width (points)",
+             ylim=(0, 4 * widths[students[0]][6]), xlim=(2, most))  # fmt: skip
+    axis.legend(fontsize=8)
+    half = {n: float(width[measured - 2]) for n, width in widths.items()}
+    message(axis, f"{measured} data seeds: a gain is known to ±{half[students[0]]:.1f} points")
+    listed = "; ".join(f"{n} of each arm ±{value:.1f}" for n, value in half.items())
+    more = f"; with {students[-1]} students in each instead of one, ±{half[students[-1]]:.1f}" if known else ""
+    return (figure, f"Half-width of the 95% interval by number of data seeds. At {measured}: {listed} points.",
+            f"one student of each arm in {measured} data seeds: ±{half[students[0]]:.1f} points{more}.")
+
+
+def order_figure(order: pd.DataFrame, labels: Mapping[str, str], names: tuple[str, str]) -> Shown:
+    """Each arm's score at home against its score on another dataset. order: a row an arm, columns own and other."""
+    firsts = {side: order[side].idxmax() for side in order}
+    figure, axis = plt.subplots(figsize=(6.8, 3.2))
+    for (name, row), marker in zip(order.iterrows(), "osD^vPX*<>" * len(order), strict=False):
+        drawn = ARM_LOOKS.get(name, Look("", "#7F7F7F", marker, ""))
+        first = name in firsts.values()
+        axis.plot(row["own"], row["other"], drawn.marker, color=drawn.color, markersize=8, linestyle="none",
+                  label=labels[name] if first or name in ARM_LOOKS else None, markeredgecolor="black",
+                  markeredgewidth=1.6 if first else 0.4)  # fmt: skip
+    axis.set(xlabel=f"mean sensitivity on own test patients ({names[0]})", ylabel=f"on {names[1]}")
+    axis.margins(0.1)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    rank = order["own"].corr(order["other"], method="spearman")
+    message(axis, f"Highest at home: {labels[firsts['own']]}. Elsewhere: {labels[firsts['other']]}")
+    listed = "; ".join(f"{labels[name]} {row['own']:.3f} and {row['other']:.3f}" for name, row in order.iterrows())
+    same = "also" if firsts["own"] == firsts["other"] else "not"
+    return (figure, f"Mean sensitivity of each arm at home and elsewhere: {listed}.",
+            f"The first at home is {same} the first elsewhere; rank correlation of the {len(order)} arms {rank:+.2f}.")
+
+
+def _bars(bars: Mapping[str, tuple[float, float, float]], what: str, **options: object) -> tuple[Figure, str]:
+    """`interval_plot`, with its alternative text."""
+    decimals = 1 if max(abs(one[0]) for one in bars.values()) > 1 else 3
+    listed = "; ".join(f"{name} {e:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
+                       for name, (e, low, high) in bars.items())  # fmt: skip
+    return interval_plot(bars, **options), f"{what} with 95% intervals: {listed}."
+
+
+def student_teacher_figure(of_sets: Mapping[str, Mapping]) -> Shown:
+    """Published student minus teacher. of_sets: dataset -> what `published.student_minus_teacher` found."""
+    ways = {"welch_interval": "two samples", "t_interval": "as five pairs"}
+    bars = {f"{name.upper()}, {label}": tuple(100 * np.array([one["estimate"], *one[way]]))
+            for name, one in of_sets.items() for way, label in ways.items()}  # fmt: skip
+    holding = f"{sum(low <= 0 <= high for _, low, high in bars.values())} of {len(bars)} intervals hold zero"
+    drawn = _bars(bars, "Published student minus teacher, points", xlabel="points of accuracy", reference=0,
+                  title=f"Student minus teacher: {holding}")  # fmt: skip
+    return (*drawn, f"{holding}. That is not “equal”: on NEH a loss of up to "
+            f"{-bars['NEH, two samples'][1]:.1f} points fits the same folds.")  # fmt: skip
+
+
+def informed_figure(effect: Mapping[str, Mapping[str, float]], shares: Mapping[str, tuple[float, float]]) -> Shown:
+    """Informed minus clean. effect: who -> difference; shares: who -> accuracy informed and clean."""
+    bars = {f"{who}, informed − clean": tuple(100 * found[key] for key in ("estimate", "low", "high"))
+            for who, found in effect.items()}  # fmt: skip
+    drawn = _bars(bars, "Accuracy, informed minus clean, in points", xlabel="points of accuracy", reference=0,
+                  title=f"One pair of teachers, both ways: {in_points(effect['teachers, both ways'])}")  # fmt: skip
+    both = [f"{who} {informed:.1%} informed, {clean:.1%} clean" for who, (informed, clean) in shares.items()]
+    return *drawn, f"On the same test patients: {'; '.join(both)}."
+
+
+def of_informed(effect: Mapping[str, Mapping[str, float]]) -> str:
+    """What the intervals of `informed_figure` allow to say."""
+    said = []
+    for who, what in {"teachers, both ways": "An informed teacher", "students": "Its student"}.items():
+        found = effect[who]
+        end = f"holds zero. It allows up to {100 * found['high']:.1f} points, so it is no proof of harmlessness."
+        end = "lies above zero: a score that no new patient would confirm." if found["low"] > 0 else end
+        end = "lies below zero: a leak need not flatter to make a number worthless." if found["high"] < 0 else end
+        said.append(f"**{what}** scored {in_points(found)} against the clean one; the interval {end}")
+    return "\n\n".join(said) + " Another pair of teachers may differ by more than these intervals know."
+
+
+def ensemble_figure(scores: Mapping[str, Mapping[str, float]], members: int, knew: float) -> Shown:
+    """Pooled accuracies; the second is an ensemble out of fold, the last one of all folds. knew: of its members."""
+    bars = {name: (one["estimate"], one["low"], one["high"]) for name, one in scores.items()}
+    _, honest, mixed = (one[0] for one in bars.values())
+    drawn = _bars(bars, "Pooled accuracy over patients", xlabel="accuracy",
+                  title=f"All folds against out of fold: {100 * (mixed - honest):+.1f} points")  # fmt: skip
+    return (*drawn, f"Of the {members} members of the ensemble of all folds, {knew:.1f} have trained on the scan that "
+            "they judge. Its score is of memory, not of new patients.")  # fmt: skip
