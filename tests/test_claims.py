@@ -19,12 +19,13 @@ from kdoct_utils.lab.arms import ARMS
 
 def measured(**arms):
     """A table with an accuracy a data seed for each arm, and a drusen sensitivity half as large."""
-    rows = [(1000 + seed, arm, 0, value, value / 2) for arm, values in arms.items() for seed, value in enumerate(values)]
+    rows = [(1000 + seed, arm, 0, one, one / 2) for arm, values in arms.items() for seed, one in enumerate(values)]
     return pd.DataFrame(rows, columns=["seed", "arm", "student", "accuracy", "sensitivity_drusen"])
 
 
 BASE = np.array([0.80, 0.82, 0.79, 0.81])
-TABLE = measured(student_alone=BASE, student_kd=BASE + [0.05, 0.06, 0.05, 0.06], student_cached=BASE + [0, 0.02, 0, 0.01],
+TABLE = measured(student_alone=BASE, student_kd=BASE + [0.05, 0.06, 0.05, 0.06],
+                 student_cached=BASE + [0, 0.02, 0, 0.01],
                  kd_weak_teacher=BASE - [0.05, 0.06, 0.05, 0.06])  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def test_an_interval_and_its_p_belong_together():
     assert interval_p(0.0196, 0.0, 0.0392) == pytest.approx(0.05)
     assert interval_p(0.0, 0.0, 0.0) == 1 and interval_p(0.1, 0.1, 0.1) == 0
     compared = pd.DataFrame({"estimate": [0.02, 0.02], "low": [0.001, -0.01], "high": [0.039, 0.05]})
-    assert claims.with_holm(compared)["reading"].tolist() == [claims.OPEN, claims.OPEN]  # the first alone would be shown
+    assert claims.with_holm(compared)["reading"].tolist() == [claims.OPEN, claims.OPEN]  # not both
 
 
 def test_two_one_sided_tests():
@@ -83,7 +84,7 @@ def test_patients_for_equality_are_those_whose_interval_fits_the_margin():
     agreement, margin = Agreement(0.07, 0.0, (1,)), 0.02
     n = round(closed_form_equal(margin, agreement))
     draws = np.random.default_rng(0).multinomial(n, [0.035, 0.035, 0.93], size=4000)
-    mean, error = (draws[:, 0] - draws[:, 1]) / n, np.sqrt((draws[:, 0] + draws[:, 1])) / n
+    mean, error = (draws[:, 0] - draws[:, 1]) / n, np.sqrt(draws[:, 0] + draws[:, 1]) / n
     shown = (np.abs(mean) + stats.norm.ppf(0.95) * error < margin).mean()
     assert shown == pytest.approx(0.8, abs=0.03)
 

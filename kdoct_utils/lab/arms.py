@@ -278,8 +278,9 @@ def arms_for(profile: Profile, extra: bool = False, clinic: bool = True) -> list
 
 
 FEW = ("student_alone", "student_kd", "student_cached", "kd_alpha_0.5", "alone_light", "kd_test_views")
-CORE = (*FEW, "teacher_average", "teacher_best", "teacher_cross_entropy", "kd_views_1", "kd_views_4", "kd_temperature_2", "kd_temperature_6", "kd_alpha_0.9", "alone_heavy",
-        "noisy_alone", "noisy_focal", "noisy_kd", "kd_decoupled", "kd_relations")  # fmt: skip
+CORE = (*FEW, "teacher_average", "teacher_best", "teacher_cross_entropy", "kd_views_1", "kd_views_4",
+        "kd_temperature_2", "kd_temperature_6", "kd_alpha_0.9", "alone_heavy", "noisy_alone", "noisy_focal", "noisy_kd",
+        "kd_decoupled", "kd_relations")  # fmt: skip
 SETS = ("few", "core", "all")
 
 
