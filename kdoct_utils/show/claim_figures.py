@@ -43,8 +43,8 @@ def by_question(found: pd.DataFrame) -> str:
     parts = []
     for question, part in found.groupby("question", sort=False):
         least = part.loc[part["estimate"].idxmin()]
-        parts.append(f"**{question}:** {counted(part['reading'])}. The smallest difference is {in_points(least)}, "
-                     f"{least['text']}.")  # fmt: skip
+        which = "" if len(part) == 1 else "The smallest: "
+        parts.append(f"**{question}:** {counted(part['reading'])}. {which}{least['text']}, {in_points(least)}.")
     return "\n\n".join(parts)
 
 
