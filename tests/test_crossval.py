@@ -10,6 +10,7 @@ from kdoct_utils.judge.crossval import (
     counts,
     ensemble_out_of_fold,
     fold_scores,
+    folds_of_sweep,
     hits,
     kept_seed_gains,
     mean_and_spread,
@@ -68,6 +69,22 @@ def test_means_of_repeats_with_spread_and_students_interval():
     assert found["mean"] == pytest.approx(0.9) and found["n"] == 3
     assert found["sd"] == pytest.approx((0.02 / 3) ** 0.5)  # over n, not n - 1: as the paper reports
     assert mean_and_spread([]) == {"mean": None, "sd": None, "n": 0}
+
+
+def test_a_finished_sweep_over_folds_is_read(tmp_path):
+    for number, part in enumerate(FOLDS):
+        (tmp_path / f"fold{number}").mkdir()
+        part.to_csv(tmp_path / f"fold{number}" / "predictions.csv", index=False)
+    runs = pd.DataFrame({"run": [f"fold{number}" for number in range(len(FOLDS))], "status": "done"})
+    runs.to_csv(tmp_path / "results.csv", index=False)
+    (row,) = folds_of_sweep(tmp_path).itertuples()
+    assert row.Index == "student_kd" and row.folds == 3 and row.patients == 3
+    assert row.pooled.startswith("66.67 (") and row._1.startswith("66.67 ± ")
+    beyond = FOLDS[0].assign(fold=1)  # the same patients in both folds, as phantoms beyond them
+    beyond.to_csv(tmp_path / "fold1" / "predictions.csv", index=False)
+    runs[:2].to_csv(tmp_path / "results.csv", index=False)
+    (row,) = folds_of_sweep(tmp_path).itertuples()
+    assert row.folds == 2 and row.patients == 1 and row.pooled.startswith("50.00 (")
 
 
 def test_folds_pool_into_one_test_set():

@@ -177,13 +177,18 @@ def pooled_scores(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> 
 
 
 def folds_of_sweep(folder: str | Path) -> pd.DataFrame:
-    """A row a network of a finished sweep over folds: spread over folds and interval over patients, in percent."""
+    """A row a network of a finished sweep over folds: spread over folds and interval over patients, in percent.
+
+    Where all folds test the same patients, who lie beyond them (phantoms), these are resampled once, with what the
+    networks of all folds say.
+    """
     done = pd.read_csv(Path(folder) / "results.csv").query("status == 'done'")
     paths = [Path(folder) / name / "predictions.csv" for name in done["run"]]
     found, rows = pd.concat([read_predictions(path) for path in paths if path.exists()]), {}
     for name, part in found.groupby("network"):
         over = mean_and_spread(fold_scores(part).groupby("fold")["accuracy"].mean())
-        pooled = pooled_scores(pool_out_of_fold(part))
+        tested = part.groupby("scan_id")["fold"].nunique()
+        pooled = pooled_scores(part if (tested == part["fold"].nunique()).all() else pool_out_of_fold(part))
         one = pooled["accuracy"]
         rows[name] = {
             "over folds": f"{100 * over['mean']:.2f} ± {100 * over['sd']:.2f}", "folds": over["n"],
