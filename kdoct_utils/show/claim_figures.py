@@ -35,7 +35,7 @@ def counted(readings: Sequence[str]) -> str:
     found = pd.Series(readings).value_counts()
     words = {claims.SHOWN: ("gain shown", "gains shown"), claims.OPPOSITE: ("loss shown", "losses shown"),
              claims.OPEN: ("open", "open")}  # fmt: skip
-    return ", ".join(f"{found[name]} {words[name][found[name] > 1]}" for name in words if name in found)
+    return ", ".join(f"{found[name]} {words[name][int(found[name] > 1)]}" for name in words if name in found)
 
 
 def by_question(found: pd.DataFrame) -> str:
