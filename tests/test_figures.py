@@ -150,8 +150,8 @@ def test_bars_have_the_lengths_of_pushes():
 def test_what_an_interval_tells_is_marker_and_word():
     rows = pd.DataFrame({"question": ["one?", "one?", "two?"], "text": ["a - b", "c - b", "d - b"],
                          "estimate": [0.02, -0.02, 0.01], "low": [0.01, -0.03, 0.0], "high": [0.03, -0.01, 0.02],
-                         "holm": [0.01, 0.02, 0.05], "by_seed": [[0.01, 0.03], [-0.02, -0.02], None]})  # fmt: skip
-    figure, alt, takeaway = claim_figures.forest(rows)
+                         "holm": [0.01, 0.02, 0.05], "by_seed": [[0.01, 0.03], [-0.02, -0.02], [0.0, 0.02]]})  # fmt: skip
+    figure, alt, takeaway = claim_figures.forest(rows, "Gains")
     axis = figure.axes[0]
     assert [drawn.lines[0].get_marker() for drawn in axis.containers] == ["^", "v", "o"]
     assert [drawn.lines[0].get_xdata()[0] for drawn in axis.containers] == [2.0, -2.0, 1.0]
@@ -159,8 +159,9 @@ def test_what_an_interval_tells_is_marker_and_word():
     assert np.allclose(spans, [[1.0, 3.0], [-3.0, -1.0], [0.0, 2.0]])
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["gain shown", "loss shown", "open"]
     dots = [offset for points in axis.collections if len(points.get_offsets()) for offset in points.get_offsets()[:, 0]]
-    assert set(np.round(dots, 6)) == {1.0, 3.0, -2.0}
+    assert set(np.round(dots, 6)) == {1.0, 3.0, -2.0, 0.0, 2.0}
     assert "c - b -2.0 points [-3.0, -1.0]" in alt and "1 gain shown, 1 loss shown, 1 open" in takeaway
+    assert "dot" not in claim_figures.forest(rows.drop(columns="by_seed"), "Gains")[0].axes[0].get_xlabel()
 
 
 def test_data_seeds_are_drawn_where_the_half_width_says():
@@ -168,8 +169,8 @@ def test_data_seeds_are_drawn_where_the_half_width_says():
     figure, alt, takeaway = claim_figures.data_seeds_figure(spread, 12)
     line = figure.axes[0].lines[0]
     assert dict(zip(*line.get_data(), strict=True))[12] == pytest.approx(100 * half_width(0.01, 0.02, 12))
-    assert "12 data seeds" in takeaway and "30 of each arm" in alt
-    assert "30" not in claim_figures.data_seeds_figure(spread | {"training": np.nan}, 12)[1]
+    assert "12 data seeds" in takeaway and "3 of each arm" in alt
+    assert "; 3 of" not in claim_figures.data_seeds_figure(spread | {"training": np.nan}, 12)[1]
 
 
 # --- edge ------------------------------------------------------------------------------------------------------------

@@ -58,8 +58,8 @@ def by_reading(found: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
-def forest(compared: pd.DataFrame, *, title: str = "", xlabel: str = "points of accuracy") -> Shown:
-    """Differences with 95 % intervals, one row each under the heading of its question.
+def forest(compared: pd.DataFrame, what: str, *, xlabel: str = "points of accuracy") -> Shown:
+    """Differences with 95 % intervals, one row each under the heading of its question. what: they are, for the title.
 
     compared: question, text, estimate, low, high (fractions of 1), holm and, for dots, by_seed (the difference in each
     data seed), rows of a question together, as drawn. Filled markers: p under 0.05 after Holm's correction.
@@ -67,13 +67,14 @@ def forest(compared: pd.DataFrame, *, title: str = "", xlabel: str = "points of 
     headings = compared["question"].ne(compared["question"].shift())
     places = np.arange(len(compared)) + 0.9 * headings.cumsum().to_numpy()
     readings = [claims.reading(row) for _, row in compared.iterrows()]
-    figure, axis = plt.subplots(figsize=(6.8, 1.3 + 0.27 * places[-1]))
+    figure, axis = plt.subplots(figsize=(6.8, 1.3 + 0.29 * places[-1]))
+    dots = "by_seed" in compared
     np.random.seed(0)  # of seaborn's jitter: the same picture every time
     for place, said, (_, row) in zip(places, readings, compared.iterrows(), strict=True):
         drawn = READINGS[said]
-        if isinstance(row.get("by_seed"), list):
-            seaborn.stripplot(x=100 * np.array(row["by_seed"]), y=place, orient="h", native_scale=True, jitter=0.18,
-                              size=3, color=drawn.color, alpha=0.4, ax=axis)  # fmt: skip
+        if dots:
+            seaborn.stripplot(x=100 * np.array(row["by_seed"]), y=place + 0.32, orient="h", native_scale=True,
+                              jitter=0.1, size=3.2, color=drawn.color, alpha=0.6, ax=axis)  # fmt: skip
         draw_interval(axis, place, tuple(100 * row[["estimate", "low", "high"]].astype(float)), drawn, markersize=6,
                       capsize=3, linewidth=1.4, label=drawn.label, zorder=3,
                       markerfacecolor="white" if said == claims.OPEN else drawn.color)  # fmt: skip
@@ -83,15 +84,17 @@ def forest(compared: pd.DataFrame, *, title: str = "", xlabel: str = "points of 
     for label in axis.get_yticklabels()[len(places) :]:
         label.set_fontweight("bold")
     axis.tick_params(axis="y", labelsize=8, length=0)
-    axis.set(xlabel=f"{xlabel} (95% interval)", ylabel="", ylim=(places[-1] + 0.7, places[0] - 1.6))
+    under = "95% interval; a dot is one data seed" if dots else "95% interval"
+    axis.set(xlabel=f"{xlabel}\n({under})", ylabel="", ylim=(places[-1] + 0.7, places[0] - 1.6))
     axis.grid(axis="y", visible=False)
     handles = {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}  # each word once
+    handles = {look.label: handles[look.label] for look in READINGS.values() if look.label in handles}
     axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0),
                 borderaxespad=0.1)  # fmt: skip
-    headline(figure, title or counted(readings))
+    headline(figure, f"{what}: {counted(readings)}")
     listed = "; ".join(f"{row['text']} {in_points(row)}" for _, row in compared.iterrows())
-    return (figure, f"Differences in {xlabel} with 95% intervals: {listed}.",
-            f"Of {len(compared)} differences, with Holm's correction: {counted(readings)}.")  # fmt: skip
+    return (figure, f"{what}, {xlabel} with 95% intervals: {listed}.",
+            f"of {len(compared)} differences, with Holm's correction: {counted(readings)}.")  # fmt: skip
 
 
 def power_figure(curves: pd.DataFrame, needed: Mapping[float, int], agreement: sample_size.Agreement) -> Shown:
@@ -124,7 +127,7 @@ def data_seeds_figure(spread: Mapping[str, float], measured: int, most: int = 40
     seeds, data = np.arange(2, most + 1), spread["data"]
     known = not np.isnan(spread["training"])
     training = spread["training"] if known else 0.0
-    students = [1, 3, 30] if known else [1]
+    students = [1, 3] if known else [1]
     widths = {n: 100 * sample_size.half_width(data, training, seeds, n) for n in students}
     figure, axis = plt.subplots(figsize=(6.8, 3.0))
     for (n, width), color, style in zip(widths.items(), LINE_COLORS, LINE_STYLES, strict=False):
@@ -146,11 +149,11 @@ def order_figure(order: pd.DataFrame, labels: Mapping[str, str], names: tuple[st
     """Each arm's score at home against its score on another dataset. order: a row an arm, columns own and other."""
     firsts = {side: order[side].idxmax() for side in order}
     figure, axis = plt.subplots(figsize=(6.8, 3.2))
-    for (name, row), marker in zip(order.iterrows(), "osD^vPX*<>" * len(order), strict=False):
-        drawn = ARM_LOOKS.get(name, Look("", "#7F7F7F", marker, ""))
-        first = name in firsts.values()
+    for (name, row), marker in zip(order.iterrows(), "osD^<>ph8d" * len(order), strict=False):
+        drawn, first = ARM_LOOKS.get(name, Look("", "#9AA5B1", marker, "")), name in firsts.values()
+        named = first or name in ARM_LOOKS or len(order) <= 8  # more do not fit
         axis.plot(row["own"], row["other"], drawn.marker, color=drawn.color, markersize=8, linestyle="none",
-                  label=labels[name] if first or name in ARM_LOOKS else None, markeredgecolor="black",
+                  label=labels[name] if named else None, markeredgecolor="black",
                   markeredgewidth=1.6 if first else 0.4)  # fmt: skip
     axis.set(xlabel=f"mean sensitivity on own test patients ({names[0]})", ylabel=f"on {names[1]}")
     axis.margins(0.1)
@@ -165,7 +168,7 @@ def order_figure(order: pd.DataFrame, labels: Mapping[str, str], names: tuple[st
 
 def _bars(bars: Mapping[str, tuple[float, float, float]], what: str, **options: object) -> tuple[Figure, str]:
     """`interval_plot`, with its alternative text."""
-    decimals = 1 if max(abs(one[0]) for one in bars.values()) > 1 else 3
+    decimals = 2 if "points" in options["xlabel"] else 3
     listed = "; ".join(f"{name} {e:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
                        for name, (e, low, high) in bars.items())  # fmt: skip
     return interval_plot(bars, **options), f"{what} with 95% intervals: {listed}."
