@@ -150,7 +150,8 @@ def test_bars_have_the_lengths_of_pushes():
 def test_what_an_interval_tells_is_marker_and_word():
     rows = pd.DataFrame({"question": ["one?", "one?", "two?"], "text": ["a - b", "c - b", "d - b"],
                          "estimate": [0.02, -0.02, 0.01], "low": [0.01, -0.03, 0.0], "high": [0.03, -0.01, 0.02],
-                         "holm": [0.01, 0.02, 0.05], "by_seed": [[0.01, 0.03], [-0.02, -0.02], [0.0, 0.02]]})  # fmt: skip
+                         "holm": [0.01, 0.02, 0.05],
+                         "by_seed": [[0.01, 0.03], [-0.02, -0.02], [0.0, 0.02]]})  # fmt: skip
     figure, alt, takeaway = claim_figures.forest(rows, "Gains")
     axis = figure.axes[0]
     assert [drawn.lines[0].get_marker() for drawn in axis.containers] == ["^", "v", "o"]
