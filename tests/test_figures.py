@@ -17,7 +17,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from kdoct_utils.judge.sample_size import half_width
 from kdoct_utils.profiles import CLASS_NAMES
-from kdoct_utils.show import arm_figures, claim_figures, edge_figures, figures
+from kdoct_utils.show import arm_figures, claim_figures, data_figures, edge_figures, figures
 from kdoct_utils.show.style import ARM_LOOKS, CLASS_LOOKS, look, use_style
 
 # Linear-RGB matrices for full color-vision deficiency: Machado, Oliveira and Fernandes 2009.
@@ -117,6 +117,40 @@ def test_grid_curves_and_class_bars():
     known = CLASS_LOOKS["cnv"]
     assert cnv[0].get_facecolor() == to_rgba(known.color) and cnv[0].get_hatch() == known.hatch
     assert {"T = 1", "T = 4", "0.85", "0.40", "CNV"} <= texts(figure)
+
+
+# --- scans and splits ------------------------------------------------------------------------------------------------
+
+
+def test_figures_of_scans_and_splits_say_what_they_show():
+    lesion = np.zeros_like(SCAN, dtype=int)
+    lesion[8:12, 10:14] = 1
+    images, none = [SCAN] * 2, np.zeros_like(lesion)
+    answer = {"drusen": 0.85, "cnv": 0.10, "normal": 0.05}
+    labels = ["normal", "normal", "drusen", "drusen"]
+    table = pd.DataFrame({"group": list("aabb"), "label": labels, "slice": [0, 1] * 2})
+    volumes = pd.DataFrame([(who, "OD", k, "normal" if k in (0, 4) else kind, kind) for who, kind in
+                            (("a", "drusen"), ("b", "drusen"), ("c", "cnv"), ("d", "cnv")) for k in range(5)],
+                           columns=["patient", "eye", "slice", "label", "patient_class"])  # fmt: skip
+    split = pd.DataFrame({"fold": [0, 0, 1, 1], "group": list("abab"), "role": ["train", "test", "test", "train"]})
+    roles = {"by scan": ["train", "test", "train", "train"], "by patient": ["test", "test", "train", "train"]}
+    told = {
+        "drusen 0.85": data_figures.distillation_figure(SCAN, "drusen", answer),
+        "lettered A, B": data_figures.guess_figure(images, "AB"),
+        "A normal, B drusen": data_figures.answer_figure(images, [none, lesion], images, ["normal", "drusen"], "AB"),
+        "drusen 1.0%": data_figures.lesions_figure({"normal": (SCAN, none), "drusen": (SCAN, lesion)}, 16),
+        "drusen 100% in the middle, 0% at the edge": data_figures.place_figure(volumes, "phantoms"),
+        "same patient, next slice": data_figures.nearest_figure([SCAN] * 4, table, np.array([1, 0, 3, 2]),
+                                                                np.array([2, 3, 0, 1])),
+        "2 folds by 2 patients": data_figures.folds_figure(split, pd.Series({"a": "normal", "b": "drusen"})),
+        "blocks of 2": data_figures.rules_figure(table, roles, {"by scan": 1.0, "by patient": 0.0}),
+        "1 frames": data_figures.band_figure({"a": SCAN}, {"a": (4, 20, 4, 20)}, {"a": (SCAN, SCAN)}),
+        "scale bar": data_figures.cleaned_figure({"scale bar": SCAN, "b": SCAN}, {"scale bar": SCAN, "b": SCAN},
+                                                 (20, 24, 2, 8)),
+    }  # fmt: skip
+    for words, (figure, alt, takeaway) in told.items():
+        assert words in alt and takeaway.strip() and figure.get_suptitle(), words
+        plt.close(figure)
 
 
 # --- arms ------------------------------------------------------------------------------------------------------------

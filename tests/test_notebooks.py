@@ -13,6 +13,7 @@ from tools.publish import badges, repository_url, visible
 ROOT = Path(__file__).resolve().parents[1]
 CORE = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 BOOKS = CORE + sorted((ROOT / "notebooks" / "more").glob("[0-9][0-9][a-z]_*.ipynb"))
+SHORT = [path for path in CORE if path.stem[:2] in ("00", "01")]  # held to the limits of length
 SHARED = ["profile: str", "dataset: str", "data_root: str", "run_dir: str", "seed: int"]
 
 
@@ -55,6 +56,14 @@ def test_code_cells_are_short(book):
     code = cells(book, "code")
     assert max(len(source(cell).splitlines()) for cell in code) <= 25
     assert statistics.median(len(source(cell).splitlines()) for cell in code if visible(cell)) <= 6
+
+
+@pytest.mark.parametrize("book", SHORT, ids=lambda path: path.stem)
+def test_a_core_notebook_can_be_finished(book):
+    code, text = cells(book, "code"), "\n".join(source(cell) for cell in cells(book, "markdown"))
+    assert len(code) + len(cells(book, "markdown")) <= 80
+    assert sum(len(source(cell).splitlines()) for cell in code if visible(cell)) <= 300
+    assert text.count("Before you run") <= 6
 
 
 def test_outputs_are_there_and_clean(book):
