@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -165,19 +166,24 @@ def read_scans(
     return ScanSet(table[SCAN_COLUMNS + further], provenance, class_names, hashes, source, render, drawn_size)
 
 
+@lru_cache(maxsize=1)
+def _cohort(dataset: str, patients: int, slices: int, size: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Phantoms and their table. The last cohort drawn stays in memory, since a notebook reads its scans twice."""
+    from kdoct_utils.phantom.render import phantom_cohort
+    from kdoct_utils.phantom.scanners import SCANNERS
+
+    return phantom_cohort(patients, slices, size, seed, DATASETS[dataset].classes, SCANNERS[dataset])
+
+
 def _draw_phantoms(
     dataset: str, data_root: str | Path | None, profile: Profile, seed: int
 ) -> tuple[Found, dict[str, str], Callable[[int], np.ndarray]]:
     """Phantoms of the profile: what a reader would find, their hashes, and how to draw them at any size."""
-    from kdoct_utils.phantom.render import phantom_cohort
-    from kdoct_utils.phantom.scanners import SCANNERS
-
     if data_root is not None and str(data_root) != "":
         raise ScanError(f"phantoms are drawn from the seed: data_root must be empty, not {data_root}")
 
     def draw(size: int) -> tuple[np.ndarray, pd.DataFrame]:
-        patients, slices, classes = profile.phantom_patients, profile.phantom_slices, DATASETS[dataset].classes
-        return phantom_cohort(patients, slices, size, seed, classes, SCANNERS[dataset])
+        return _cohort(dataset, profile.phantom_patients, profile.phantom_slices, size, seed)
 
     def render(size: int) -> np.ndarray:
         return images if size == profile.resize_size else draw(size)[0]

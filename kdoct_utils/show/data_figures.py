@@ -143,7 +143,7 @@ def place_figure(volumes: pd.DataFrame, source: str) -> Told:
              if _falls(shares) else "Slices of diseased eyes may look normal")
     alt = (f"Share of the slices of diseased eyes that show disease, with 95% intervals over patients: "
            f"{'; '.join(told)}. Source: {source}.")  # fmt: skip
-    return figure, alt, f"Slices that show their patient's disease, or another: {'; '.join(told)} ({source})."
+    return figure, alt, f"Slices of diseased eyes that show disease: {'; '.join(told)} ({source})."
 
 
 def _falls(shares: pd.DataFrame) -> bool:
