@@ -261,8 +261,9 @@ def band_figure(frames: Mapping[str, np.ndarray], bands: Mapping[str, tuple], sm
     headline(figure, "The band gives the retina more of a small picture")
     alt = (f"{len(frames)} frames with the band outlined, each beside the whole frame and the band, both shrunk to "
            f"{size} px. In the band the layers are thicker.")  # fmt: skip
+    sides = ", and so does the retina at both sides" if right - left < wide else ""
     return figure, alt, (f"The band keeps {(bottom - top) / high:.0%} of the rows and {(right - left) / wide:.0%} of "
-                         "the columns: vitreous and deep tissue go, and so does the retina at both sides.")  # fmt: skip
+                         f"the columns: vitreous and deep tissue go{sides}.")  # fmt: skip
 
 
 def cleaned_figure(
