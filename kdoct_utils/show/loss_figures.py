@@ -48,11 +48,13 @@ def effects_figure(effects: pd.DataFrame) -> Shown:
     handles = {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     headline(figure, effects_message(effects))
-    rows = [f"{row['question']}, {row['label']}: {in_points(row)}" for _, row in effects.iterrows()]
-    rows[0] = rows[0][:1].upper() + rows[0][1:]
+    rows = []
+    for question, part in effects.groupby("question", sort=False):
+        of_question = ", ".join(f"{row['label']} {in_points(row)}" for _, row in part.iterrows())
+        rows.append(f"{question[:1].upper()}{question[1:]}: {of_question}")
     low, high = effects["seeds"].min(), effects["seeds"].max()
     seeds = f"{low}" if low == high else f"{low} to {high}"
-    alt = f"Differences with 95% intervals and a dot for each of {seeds} data seeds. {'; '.join(rows)}."
+    alt = f"Differences with 95% intervals and a dot for each of {seeds} data seeds. {'. '.join(rows)}."
     return figure, alt, f"On phantoms, {seeds} data seeds: {effects_message(effects)}."
 
 
@@ -92,7 +94,7 @@ def loss_and_pull_figure(
            f"and then falls far below. They cross: {named}. The gain is largest at p_t = {most}.")  # fmt: skip
     at = np.abs(p_true - 0.9).argmin()
     ratios = ", ".join(f"{line[at] / plain[at]:.2f}" for line in others)
-    return figure, alt, f"Focal loss pulls harder below these p_t: {named}. At 0.9 its share of the pull is {ratios}."
+    return figure, alt, f"At p_t = 0.9 these γ pull {ratios} times as hard as cross-entropy."
 
 
 def real_weight_figure(
@@ -114,7 +116,7 @@ def real_weight_figure(
     alt = ("Class weights that scans have against p_t, on a log scale, each with a thin flat line at the weight as "
            "set. Curves of weights above 1 lie over their line, those below 1 under it, the more the larger p_t. "
            f"{told}.")  # fmt: skip
-    return figure, alt, f"With the error: {told}. Near p_t = 1 a weight w acts as w to the power of {1 + gamma:g}."
+    return figure, alt, f"With the error a weight w acts as w to the power of {1 + gamma:g} near p_t = 1."
 
 
 def epochs_figure(lines: pd.DataFrame, reference: tuple[str, float], *, ylabel: str, title: str) -> Shown:
@@ -152,4 +154,35 @@ def wrong_labels_figure(p_true: np.ndarray, wrong: np.ndarray, shares: Mapping[s
     headline(figure, f"Wrong labels are {told}")
     means = f"{p_true[~wrong].mean():.2f} for right labels and {p_true[wrong].mean():.2f} for wrong ones"
     alt = f"Left: histograms of p_t; its mean is {means}. Right: bars, wrong labels are {told}."
-    return figure, alt, f"Mean p_t is {means}; wrong labels are {told}."
+    return figure, alt, f"Wrong labels are {told}."
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+
+def rare_or_hard(shares: pd.DataFrame, label: str) -> str:
+    """What focal loss adds to a rare class's share of the pull. shares: a row an epoch, a column a loss."""
+    more = 100 * (shares["focal"] - shares["cross-entropy"])
+    words = "Here *rare* is known at once, and *hard* is found out later."
+    if more.iloc[-1] <= more.iloc[0] + 1:
+        words = "Here focal loss does not find the rare class later on either."
+    return (f"Against cross-entropy, focal loss changes the share of {label} by {more.iloc[0]:+.0f} points in the "
+            f"first epoch and by {more.iloc[-1]:+.0f} in the last. {words}")  # fmt: skip
+
+
+def chased(shares: Mapping[str, float], wrong: float, right: float) -> str:
+    """Whether focal loss chases wrong labels. shares: as in `wrong_labels_figure`; wrong, right: of the pull kept."""
+    words = ("So its attention **goes to the wrong labels**, because they look hard. Does that harm new patients? That "
+             "is another question, and the next cell's.")  # fmt: skip
+    if shares["of focal's pull"] <= shares["of CE's pull"] + 0.01:
+        words = "So its attention does not go to the wrong labels in this training."
+    kept = f"{wrong:.0%} at wrong labels and {right:.0%} at right ones"
+    return f"Of cross-entropy's pull focal loss keeps {kept}. {words}"
+
+
+def when_to_look(auc: pd.Series) -> str:
+    """In which epoch wrong labels are found best. auc: by epoch."""
+    best, last = auc.idxmax(), auc.index[-1]
+    if auc[best] > auc[last] + 0.01:
+        return f"Wrong labels are found best in epoch {best}: AUC {auc[best]:.2f}, and {auc[last]:.2f} at the end"
+    return f"Wrong labels are found as well at the end as before (AUC {auc[last]:.2f})"
