@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import typer
 from scipy.special import rel_entr, softmax
-from torch import nn
 
 from kdoct_utils.judge.metrics import best_temperature
 from kdoct_utils.lab import stages, training
@@ -25,7 +24,7 @@ from kdoct_utils.lab.arms import ARMS, TEACHERS_OF
 from kdoct_utils.lab.experiments import side_by_side
 from kdoct_utils.lab.keep import file_hash, fingerprint, keep, short_hash
 from kdoct_utils.lab.stages import CourseData
-from kdoct_utils.lab.training import train
+from kdoct_utils.lab.training import Trained, train
 from kdoct_utils.runs import RunFolder, atomic_path, open_run
 
 OUTPUT = Path(__file__).resolve().parents[1] / "kdoct_utils" / "judge" / "regimes_quick.csv"
@@ -65,7 +64,7 @@ def measure(folder: Path, profile: str, seed: int, arms: dict[str, int]) -> Path
             rows.append(row_of(seed, f"teacher_{other}", 0, stages.score(data, of_teacher[other])))
         for student in range(students):
             found = train(run, data, name, student, progress=False)
-            row = row_of(seed, name, student, kept_scores(run, data, found.file, found.model, of_teacher[other]))
+            row = row_of(seed, name, student, kept_scores(run, data, name, student, found, of_teacher[other]))
             rows.append(row | {"steps": found.steps, "seconds": round(found.seconds, 1)})
     file = run.path / "regimes.csv"
     with atomic_path(file) as temporary:
@@ -73,16 +72,20 @@ def measure(folder: Path, profile: str, seed: int, arms: dict[str, int]) -> Path
     return file
 
 
-def kept_scores(run: RunFolder, data: CourseData, file: Path, model: nn.Module, teacher: np.ndarray) -> dict:
-    """`stages.score` on the test patients and `beside_teacher`, from the run folder or found now."""
+def kept_scores(run: RunFolder, data: CourseData, arm: str, student: int, found: Trained, teacher: np.ndarray) -> dict:
+    """`stages.score` on the test patients and `beside_teacher`, from the run folder or found now.
+
+    By arm, since two arms may share a training: a teacher's average and its best epoch.
+    """
 
     def score() -> dict:
-        logits = stages.test_logits(run, data, model)
+        logits = stages.test_logits(run, data, found.model)
         return stages.score(data, logits) | beside_teacher(logits, teacher, run.profile.temperature)
 
-    recipe = {"network": file_hash(file), "test": data.beyond, "teacher": hashlib.sha256(teacher.tobytes()).hexdigest()}
+    recipe = {"network": file_hash(found.file), "test": data.beyond}
+    recipe |= {"teacher": hashlib.sha256(teacher.tobytes()).hexdigest()}
     code = (stages.score, stages.test_logits, beside_teacher)
-    return keep(run.path / "scores" / f"{file.stem}.json", recipe, score, code=code)
+    return keep(run.path / "scores" / f"{arm}_{student}.json", recipe, score, code=code)
 
 
 def beside_teacher(logits: np.ndarray, teacher: np.ndarray, temperature: float) -> dict[str, float]:
