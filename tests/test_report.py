@@ -44,7 +44,7 @@ def test_fired_signs_are_shown_with_what_to_check(kept, capsys):
     results = json.loads(printed[1])
     assert results["signs_of_trouble"] == run_results(run)["signs_of_trouble"]
     [fired] = results["signs_of_trouble"]["fired"]
-    assert fired["name"] == NAMES[0] and "does not hold zero" in fired["finding"]
+    assert fired["name"] == NAMES[0] and "excludes zero" in fired["finding"]
     page = run.index_file.read_text(encoding="utf-8")
     for text in (printed[0], BeautifulSoup(page, "html.parser").get_text()):
         assert "Signs of trouble" in text and "student above teacher: student 92.0%" in text

@@ -13,7 +13,8 @@ import numpy as np
 
 TEACHER_GATE = 0.90  # accuracy that a teacher should have before it teaches
 WEAK_STUDENT = 0.80  # accuracy
-LOW_DIVERGENCE = 0.05  # nats a scan, at the temperature of distillation: the student says what the teacher says
+LOW_DIVERGENCE = 0.05  # nats a scan, at the temperature of distillation
+NEAR_TEACHER = 0.05  # accuracy: T flattens both answers, so a low divergence alone does not show a copy
 LARGE_SPREAD = 0.05  # standard deviation of accuracy; about twice that of the published teacher over five folds
 
 
@@ -37,26 +38,29 @@ def signs_of_trouble(
     scans; students: that of each distilled student there (seeds,). All fractions of 1.
     divergence: mean KL(teacher_T || student_T) of a scan in nats at the temperature T of distillation, without the
     factor T^2.
-    difference: [low, high], interval of student minus teacher, where there is one. It does not decide whether the
-    first sign fires; it says whether chance may have done it.
+    difference: [low, high], interval of student minus teacher, where there is one: the first sign is quiet where it
+    includes zero, for then chance may have done it.
     """
     student, spread = float(np.mean(students)), float(np.std(students))
-    lead = f"student {student:.1%}, teacher {teacher:.1%}"
+    lead, above = f"student {student:.1%}, teacher {teacher:.1%}", student > teacher
     if difference is not None:
         low, high = difference
-        held = "does not hold zero" if low > 0 or high < 0 else "holds zero, so chance may have done it"
+        above = above and low > 0
+        held = "excludes zero" if low > 0 or high < 0 else "includes zero, so chance may have done it"
         lead += f"; the interval of their difference, {100 * low:+.1f} to {100 * high:+.1f} points, {held}"
     found = f"standard deviation {100 * spread:.1f} points over {len(students)} seeds (limit {100 * LARGE_SPREAD:.0f})"
     return (
         Sign(
-            "student above teacher", student > teacher, lead,
+            "student above teacher", above, lead,
             "Suspect leakage: compare the hash of the split that each was trained on, run splits.audit_leakage, and "
-            "look for identical images. Then ask whether the teacher is undertrained.",
+            "look for identical images. Then ask whether the teacher is undertrained. Else the gain may be real.",
         ),
         Sign(
-            "weak student, low KL", student < WEAK_STUDENT and divergence < LOW_DIVERGENCE,
-            f"the student scores {student:.1%} (limit {WEAK_STUDENT:.0%}) and differs from its teacher by "
-            f"{divergence:.3f} nats a scan (low is under {LOW_DIVERGENCE})",
+            "weak student, low KL",
+            student < WEAK_STUDENT and divergence < LOW_DIVERGENCE and teacher - student < NEAR_TEACHER,
+            f"the student scores {student:.1%} (limit {WEAK_STUDENT:.0%}), {100 * (teacher - student):.1f} points "
+            f"under its teacher (near is under {100 * NEAR_TEACHER:.0f}), and differs from it by {divergence:.3f} nats "
+            f"a scan (low is under {LOW_DIVERGENCE})",
             "The student copies its teacher well, so the teacher is what to mend: train it longer, look at its "
             "learning curves and its confusion matrix. A larger student or another alpha will not help.",
         ),

@@ -64,14 +64,15 @@ def range_figure(still: np.ndarray, moving: np.ndarray, *, shown: int = 40, ylab
     axis.vlines(range(len(order)), moving.min(axis=0)[order], moving.max(axis=0)[order], color="#9AA5B1", linewidth=3,
                 label=f"range over {len(moving)} views")  # fmt: skip
     axis.plot(range(len(order)), still[order], "o", markersize=4, color=LINE_COLORS[1], label="plain scan")
-    axis.set(xlabel="training scans, sorted by the plain answer", ylabel=ylabel, xticks=[])
+    axis.set(xlabel=f"{len(order)} of {len(still)} training scans, sorted by the plain answer", ylabel=ylabel)
+    axis.set_xticks([])
     axis.legend(fontsize=8)
     message(axis, title)
     return figure
 
 
 def seed_curves(histories: Mapping[str, Sequence[pd.DataFrame]], *, title: str) -> tuple[Figure, dict[str, float]]:
-    """Validation accuracy by epoch: for each arm the mean of its seeds, and each seed as a thin line.
+    """Validation accuracy by epoch: for each arm the mean of its seeds, in a band from the lowest to the highest.
 
     Epochs that not every training reached are left out of the means. Returns the figure and each arm's last mean.
     """
@@ -80,38 +81,15 @@ def seed_curves(histories: Mapping[str, Sequence[pd.DataFrame]], *, title: str) 
     reached = min(len(history) for runs in histories.values() for history in runs)
     both = table[table["epoch"] <= reached]
     figure, axis = plt.subplots()
-    shared = {"x": "epoch", "y": "validation_accuracy", "hue": "arm", "ax": axis,
-              "palette": {look(arm).label: look(arm).color for arm in histories}}  # fmt: skip
-    seaborn.lineplot(both, **shared, style="arm", markers={look(arm).label: look(arm).marker for arm in histories},
-                     errorbar=None, markersize=8, markeredgewidth=0.5)  # fmt: skip
-    seaborn.lineplot(table, **shared, units="seed", estimator=None, linewidth=0.7, alpha=0.5, legend=False)
+    seaborn.lineplot(both, x="epoch", y="validation_accuracy", hue="arm", ax=axis, style="arm",
+                     palette={look(arm).label: look(arm).color for arm in histories},
+                     markers={look(arm).label: look(arm).marker for arm in histories},
+                     errorbar=("pi", 100), err_kws={"alpha": 0.15}, markersize=7, markeredgewidth=0.5)  # fmt: skip
     axis.set(ylabel="validation accuracy", xticks=range(1, reached + 1, -(-reached // 12)))
     axis.legend(fontsize=8)
     message(axis, title)
     last = both[both["epoch"] == reached].groupby("arm")["validation_accuracy"].mean()
     return figure, {arm: float(last[look(arm).label]) for arm in histories}
-
-
-def dose_figure(curve: Mapping[float, Mapping[str, float]], *, xlabel: str, ylabel: str, title: str) -> Figure:
-    """Estimates with their intervals against a number. curve: number -> {"estimate", "low", "high"}."""
-    table = pd.DataFrame(curve).T.sort_index()
-    figure, axis = plt.subplots(figsize=(6.8, 2.9))
-    errors = [table["estimate"] - table["low"], table["high"] - table["estimate"]]
-    axis.errorbar(table.index, table["estimate"], yerr=errors, marker="o", capsize=4, color=LINE_COLORS[0])
-    axis.set(xlabel=xlabel, ylabel=ylabel, xticks=table.index)
-    message(axis, title)
-    return figure
-
-
-def share_figure(shares: pd.DataFrame, *, xlabel: str, title: str) -> Figure:
-    """Stacked bars. shares: a row a bar, a column a part, rows sum to 1."""
-    figure, axis = plt.subplots(figsize=(6.8, 1.2 + 0.3 * len(shares)))
-    looks = (("#D55E00", "///"), ("#F0C060", "..."), ("#0072B2", ""))
-    draw_bars(axis, shares, dict(zip(shares, looks, strict=True)), stacked=True)
-    axis.set(xlabel=xlabel, xlim=(0, 1))
-    axis.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1)
-    headline(figure, title)
-    return figure
 
 
 def transfer_figure(

@@ -5,6 +5,8 @@ A table in; figure, alternative text and takeaway out, for `output.show`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -124,3 +126,27 @@ def map_figure(table: pd.DataFrame) -> tuple[Figure, str, str]:
 def _seeds(rows: pd.DataFrame) -> str:
     low, high = rows["seeds"].min(), rows["seeds"].max()
     return f"{high:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
+
+
+def verdict(row: Mapping[str, float]) -> str:
+    """What the interval of a difference says of its sign. row: has low and high."""
+    held = "not shown (the interval includes zero)"
+    return "above zero" if row["low"] > 0 else "below zero" if row["high"] < 0 else held
+
+
+def claims_table(table: pd.DataFrame, claims: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Differences of accuracy over data seeds, one row a claim, for `output.show_table`.
+
+    table: of `kept_regimes`. claims: words -> (arm, arm held against); those not measured are left out. The p values
+    are Holm's for all claims together.
+    """
+    words = {pair: name for name, pair in claims.items()}
+    found = gains(table, list(words))
+    return pd.DataFrame({
+        "points": [f"{100 * value:+.1f}" for value in found["estimate"]],
+        "95% interval": [f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}" for _, row in found.iterrows()],
+        "p (Holm)": [f"{p:.3f}" for p in found["holm"]],
+        "data seeds": found["seeds"].tolist(),
+        "the difference is": [verdict(row) if row["holm"] < 0.05 or not row["low"] * row["high"] > 0
+                                 else "not shown once the other claims are counted" for _, row in found.iterrows()],
+    }, [words[pair] for pair in zip(found["arm"], found["against"], strict=True)])  # fmt: skip
