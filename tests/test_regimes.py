@@ -7,7 +7,7 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from kdoct_utils.judge.regimes import PERMUTED, REGIMES, by_data_seed, gains, holm, kept_regimes
+from kdoct_utils.judge.regimes import PERMUTED, REGIMES, by_data_seed, gains, holm, kept_regimes, signs_by_arm
 from kdoct_utils.lab import stages
 from kdoct_utils.lab.arms import ARMS
 from kdoct_utils.lab.training import train
@@ -87,3 +87,15 @@ def test_the_map_draws_and_says_the_gains_of_the_table():
 def test_permuted_answers_belong_to_the_regime_they_are_drawn_in():
     for name, arm in PERMUTED.items():
         assert ARMS[arm].recipe.answers == "permuted" and ARMS[arm].against == REGIMES[name][0]
+
+
+def test_a_weak_student_far_behind_its_teacher_fires_no_sign_of_a_copy():
+    rows = [(seed, "teacher", 0.98, np.nan) for seed in (0, 1)]
+    rows += [(seed, "teacher_weak", 0.77, np.nan) for seed in (0, 1)]
+    rows += [(seed, "kd_short", 0.75, 0.02) for seed in (0, 1)]
+    rows += [(seed, "kd_weak_teacher", accuracy, 0.02) for seed, accuracy in ((0, 0.75), (1, 0.81))]
+    table = pd.DataFrame(rows, columns=["seed", "arm", "accuracy", "divergence"])
+    found = signs_by_arm(table, {"kd_short": "teacher", "kd_weak_teacher": "teacher_weak", "absent": "teacher"})
+    assert found.loc["kd_short"].tolist() == [0, 0, 0, 0]
+    assert found.loc["kd_weak_teacher"].tolist() == [0.5, 0.5, 0, 1]
+    assert signs_by_arm(table.drop(columns="divergence"), {"kd_short": "teacher"}).empty

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from kdoct_utils.judge.diagnosis import signs_of_trouble
 
 # The three places on the map: name, the arm with the teacher, the arm without, and what the student has.
 REGIMES = {
@@ -93,3 +95,26 @@ def holm(p: np.ndarray) -> np.ndarray:
     found = np.empty(len(p))
     found[order] = np.minimum(corrected, 1)
     return found
+
+
+def signs_by_arm(table: pd.DataFrame, arms: Mapping[str, str]) -> pd.DataFrame:
+    """How often each sign of trouble fires: a row an arm, a column a sign, shares of the data seeds.
+
+    arms: distilled arm -> its teacher's row, such as "kd_weak_teacher" -> "teacher_weak". Arms that were not measured,
+    or without their divergence, are left out. A teacher's accuracy on test patients stands for that on validation ones.
+    """
+    if "divergence" not in table:
+        return pd.DataFrame()
+    rows = {}
+    for arm, teacher in arms.items():
+        taught = table[(table["arm"] == arm) & table["divergence"].notna()].groupby("seed")
+        accuracy = table[table["arm"] == teacher].set_index("seed")["accuracy"]
+        found = [
+            {sign.name: sign.fires for sign in signs_of_trouble(
+                teacher_before=accuracy[seed], teacher=accuracy[seed], students=students["accuracy"].tolist(),
+                divergence=students["divergence"].mean())}
+            for seed, students in taught if seed in accuracy.index
+        ]  # fmt: skip
+        if found:
+            rows[arm] = pd.DataFrame(found).mean()
+    return pd.DataFrame(rows).T
