@@ -145,7 +145,7 @@ def claims_table(table: pd.DataFrame, claims: Mapping[str, tuple[str, str]]) -> 
     return pd.DataFrame({
         "points": [f"{100 * value:+.1f}" for value in found["estimate"]],
         "95% interval": [f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}" for _, row in found.iterrows()],
-        "p (Holm)": [f"{p:.3f}" for p in found["holm"]],
+        "p (Holm)": [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in found["holm"]],
         "data seeds": found["seeds"].tolist(),
         "the difference is": [verdict(row) if row["holm"] < 0.05 or not row["low"] * row["high"] > 0
                                  else "not shown once the other claims are counted" for _, row in found.iterrows()],
