@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -51,7 +52,8 @@ def gains_figure(
         axis.annotate(words, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)  # fmt: skip
     axis.axvline(0, color="black", linewidth=1, linestyle=":")
     names = [labels[arm] for arm in found["arm"]]
-    axis.set(yticks=range(len(found)), yticklabels=names, ylim=(len(found) - 0.4, -0.5), ylabel="",
+    rows = ["\n".join(textwrap.wrap(name, 26)) for name in names]
+    axis.set(yticks=range(len(found)), yticklabels=rows, ylim=(len(found) - 0.4, -0.5), ylabel="",
              xlabel=f"points of accuracy against {against}\n(95% interval; a dot is one data seed)")  # fmt: skip
     axis.grid(axis="y", visible=False)
     headline(figure, title)
