@@ -6,14 +6,11 @@ columns network, seed (of its training), fold (whose test patients it has not se
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from kdoct_utils.judge.metrics import confusion_scores, many_confusion_scores, paired_difference, percentile_interval
 
@@ -52,22 +49,6 @@ def mean_and_spread(values: Sequence[float]) -> dict:
     known = np.asarray([value for value in values if value is not None and np.isfinite(value)], dtype=np.float64)
     mean, sd = (float(known.mean()), float(known.std())) if len(known) else (None, None)
     return {"mean": mean, "sd": sd, "n": len(known)}
-
-
-def mean_with_interval(values: Sequence[float], level: float = 0.95) -> dict:
-    """estimate, low and high: the mean of at least two independent repeats, with Student's t-interval."""
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) < 2:
-        raise ValueError(f"an interval needs at least two values, not {len(values)}")
-    low, high = stats.ttest_1samp(values, 0.0).confidence_interval(level)
-    return {"estimate": float(values.mean()), "low": float(low), "high": float(high)}
-
-
-def kept_seed_gains() -> tuple[pd.DataFrame, str]:
-    """The carried sweep of notebook 05 over data seeds in profile quick: a row a seed, and how it was made."""
-    text = (files("kdoct_utils.judge") / "sweep_quick_seeds.csv").read_text(encoding="utf-8")
-    note, _, table = text.partition("\n")
-    return pd.read_csv(io.StringIO(table)).dropna(subset=["kd_gain_estimate"]), note.strip("# ")
 
 
 def counts(table: pd.DataFrame) -> np.ndarray:
