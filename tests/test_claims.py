@@ -43,6 +43,9 @@ def test_a_family_is_corrected_together_and_leaves_out_what_was_not_measured():
     assert found["reading"].tolist() == [claims.SHOWN, claims.OPPOSITE]
     assert found["question"].tolist() == ["The usual KD", "Another teacher"]
     np.testing.assert_allclose(found["holm"], holm(found["p"].to_numpy()))
+    absent = claims.left_out(TABLE, claims.FAILURES)
+    assert "`kd_blind_teacher`" in absent and "`student_kd`" not in absent
+    assert claims.left_out(TABLE, {"one?": [("student_kd", "student_alone")]}) == ""
     by_class = claims.class_gains(TABLE, ["drusen", "dme"])
     assert by_class[["question", "class"]].to_numpy().tolist() == [["same labels", "drusen"]]
     assert by_class["estimate"][0] == pytest.approx(0.0275)

@@ -77,6 +77,13 @@ def family(table: pd.DataFrame, questions: Mapping[str, Pairs]) -> pd.DataFrame:
     return _read(found.assign(question=[asked[pair] for pair in pairs]))
 
 
+def left_out(table: pd.DataFrame, questions: Mapping[str, Pairs]) -> str:
+    """A paragraph on the arms of the questions that the table does not hold, "" where it holds all."""
+    arms = dict.fromkeys(arm for pairs in questions.values() for pair in pairs for arm in pair)
+    absent = [f"`{arm}`" for arm in arms if arm not in set(table["arm"])]
+    return f"\n\nNot measured over data seeds, so not shown: {', '.join(absent)}." if absent else ""
+
+
 def class_gains(table: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
     """The gains of the three regimes as sensitivity of each class, one family for Holm: columns as `family`, class."""
     parts = [
