@@ -128,7 +128,8 @@ def told(effects: pd.DataFrame, table: pd.DataFrame, question: str) -> str:
     before, after = scores.mean()
     cost = f"- With cross-entropy, {name} is {before:.1%} with the data as they are, and {after:.1%} with {trouble} " \
            f"(means of {len(scores)} data seeds)."  # fmt: skip
-    floor = ["- So little is found that no loss could find less: a small difference may be the floor, not equality."]
+    floor = ["- That is the floor: no loss can find much less. No difference there means that a loss does not lift the "
+             "class off the floor, not that two losses are equal."]  # fmt: skip
     return "\n".join([cost, *(floor if after < 0.05 else []), *rows])
 
 

@@ -66,10 +66,14 @@ def effects_message(effects: pd.DataFrame) -> str:
         found = [f"{' and '.join(ways['above'])} found more of the rare class"] if ways["above"] else []
         found += [f"{' and '.join(ways['below'])} found less of it"] if ways["below"] else []
         parts.append(", ".join(found) or "no loss is shown to change what is found of the rare class")
-    for _, row in effects[effects["question"] == NOISE].iterrows():
-        if row["label"].endswith("wrong labels"):
-            told = {"above": "helped", "below": "hurt", "unclear": "is not shown to help or hurt"}
-            parts.append(f"with wrong labels focal loss {told[row['verdict']]}")
+    told = {"above": "helped", "below": "hurt", "unclear": "is not shown to help or hurt"}
+    noise = effects[effects["question"] == NOISE]
+    by_labels = {kind: told[row["verdict"]] for kind in ("right labels", "wrong labels")
+                 for _, row in noise.iterrows() if row["label"].endswith(kind)}  # fmt: skip
+    if len(by_labels) == 2 and len(set(by_labels.values())) == 1:
+        parts.append(f"focal loss {by_labels['wrong labels']}, with right labels and with wrong ones")
+    else:
+        parts += [f"with {kind} focal loss {word}" for kind, word in by_labels.items()]
     text = "; ".join(parts)
     return text[:1].upper() + text[1:]
 
