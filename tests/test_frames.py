@@ -337,7 +337,7 @@ def test_whole_phantoms_are_cropped_to_the_band_that_phantoms_are_drawn_in():
                 assert retina[top:bottom].sum() >= 0.999 * retina.sum()
                 assert (crop_to_band(image) >= 250).mean() < 0.02  # no border is left
                 offsets.append(abs(top - band_view(patient, 64).top))
-        assert np.median(offsets) < 20
+        assert np.median(offsets) < 25  # of the 300 rows of a band
 
 
 # --- whole frames ---
