@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from kdoct_utils.judge.regimes import by_data_seed, gains, holm
+from kdoct_utils.judge.regimes import OVER_SEEDS, by_data_seed, gains, holm, in_points, over_data_seeds
 
 RARE, SENSITIVITY = "drusen", "sensitivity_"  # the class made rare, and how columns of classes begin
 WEIGHTS_ON_CE = {"rare_weighted": 1, "rare_alone": -1}
@@ -91,12 +90,8 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
         values = sum(sign * scores[arm] for arm, sign in effect.arms.items()).dropna().to_numpy()
         if len(values) < 2:
             continue
-        test = stats.ttest_1samp(values, 0.0)
-        low, high = test.confidence_interval(0.95)
-        rows.append((effect.question, effect.label, values.mean(), low, high, test.pvalue, len(values), values.tolist(),
-                     effect))  # fmt: skip
-    columns = ["question", "label", "estimate", "low", "high", "p", "seeds", "by_seed", "effect"]
-    found = pd.DataFrame(rows, columns=columns)
+        rows.append({"question": effect.question, "label": effect.label, "effect": effect} | over_data_seeds(values))
+    found = pd.DataFrame(rows, columns=["question", "label", *OVER_SEEDS, "effect"])
     found.insert(6, "holm", holm(found["p"].to_numpy(dtype=float)))
     shown, up = found["holm"] < 0.05, found["estimate"] > 0
     found["verdict"] = np.where(shown & up, "above", np.where(shown, "below", "unclear"))
@@ -141,11 +136,6 @@ def price(table: pd.DataFrame) -> pd.DataFrame:
         found = gains(table, [(arm, "rare_alone") for arm in losses], column)
         rows[column.removeprefix(SENSITIVITY)] = {losses[row["arm"]]: in_points(row) for _, row in found.iterrows()}
     return pd.DataFrame(rows).rename(columns={"cnv": "CNV"})
-
-
-def in_points(row: Mapping[str, float]) -> str:
-    """"+2.4 points [+1.6, +3.1]" of fractions estimate, low and high."""
-    return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("estimate", "low", "high")))
 
 
 def missing_arms(table: pd.DataFrame) -> str:

@@ -26,6 +26,7 @@ REGIMES = {
 PERMUTED = {
     "same labels": "kd_permuted", "patients' labels": "clinic_permuted", "few labels and a pool": "pool_permuted"
 }
+OVER_SEEDS = ("estimate", "low", "high", "p", "seeds", "by_seed")  # what is kept of a difference
 
 
 def kept_regimes() -> tuple[pd.DataFrame, str]:
@@ -58,12 +59,22 @@ def gains(table: pd.DataFrame, pairs: Sequence[tuple[str, str]], score: str = "a
         values = (scores[arm] - scores[against]).dropna().to_numpy()
         if len(values) < 2:
             continue
-        test = stats.ttest_1samp(values, 0.0)
-        low, high = test.confidence_interval(0.95)
-        rows.append((arm, against, values.mean(), low, high, test.pvalue, len(values), values.tolist()))
-    found = pd.DataFrame(rows, columns=["arm", "against", "estimate", "low", "high", "p", "seeds", "by_seed"])
+        rows.append({"arm": arm, "against": against} | over_data_seeds(values))
+    found = pd.DataFrame(rows, columns=["arm", "against", *OVER_SEEDS])
     found.insert(6, "holm", holm(found["p"].to_numpy()))
     return found
+
+
+def over_data_seeds(values: np.ndarray) -> dict[str, object]:
+    """OVER_SEEDS of a difference, from its value in each data seed, (seeds,): the mean and Student's t."""
+    test = stats.ttest_1samp(values, 0.0)
+    low, high = test.confidence_interval(0.95)
+    return dict(zip(OVER_SEEDS, (values.mean(), low, high, test.pvalue, len(values), values.tolist()), strict=True))
+
+
+def in_points(row: Mapping[str, float]) -> str:
+    """ "+2.4 points [+1.6, +3.1]" of estimate, low and high, which are fractions of 1."""
+    return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in OVER_SEEDS[:3]))
 
 
 def gain_spread(table: pd.DataFrame, arm: str, against: str, score: str = "accuracy") -> dict[str, float]:

@@ -14,6 +14,7 @@ import seaborn
 from matplotlib.figure import Figure
 
 from kdoct_utils.judge import claims, sample_size
+from kdoct_utils.judge.regimes import in_points
 from kdoct_utils.show.figures import draw_interval, interval_plot
 from kdoct_utils.show.style import ARM_LOOKS, LINE_COLORS, LINE_STYLES, Look, headline, message
 
@@ -23,11 +24,6 @@ READINGS = {  # what interval and correction allow to say
     claims.OPPOSITE: Look("loss shown", "#D55E00", "v", ""),
     claims.OPEN: Look("open", "#6B6B6B", "o", ""),
 }
-
-
-def in_points(found: Mapping[str, float]) -> str:
-    """A difference with its 95 % interval, in points of 100."""
-    return f"{100 * found['estimate']:+.1f} points [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
 
 
 def counted(readings: Sequence[str]) -> str:

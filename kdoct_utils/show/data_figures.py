@@ -197,19 +197,24 @@ def folds_figure(split: pd.DataFrame, class_of: pd.Series, most: int = 20) -> To
     roles = split.drop_duplicates(["group", "fold"]).pivot(index="fold", columns="group", values="role")[drawn.index]
     shade = roles.apply(lambda column: column.map(list(ROLE_SHADES).index)).to_numpy()
     figure, axis = plt.subplots(figsize=(6.8, 2.5))
-    axis.imshow(shade, cmap=ListedColormap(ROLE_SHADES.values()), aspect="auto", vmin=0, vmax=2)
+    _draw_roles(axis, shade)
     for name in names:
         columns = np.flatnonzero(drawn == name)
         axis.axvline(columns[-1] + 0.5, color="white", linewidth=4)
         axis.text(columns.mean(), -0.65, look(name).label, ha="center", va="bottom", fontsize=9)
     axis.set(yticks=range(len(roles)), ylabel="fold", xlabel=f"patients ({len(drawn)} of {len(class_of)})", xticks=[])
-    axis.grid(False)
-    keys = [Patch(color=color, label=role) for role, color in ROLE_SHADES.items()]
-    figure.legend(handles=keys, loc="outside right upper", fontsize=8)
     headline(figure, "In each fold a patient has one role; nobody is tested twice")
     alt = (f"A grid of {len(roles)} folds by {len(drawn)} patients, sorted by class and shaded by role. "
            "No column has more than one test cell.")  # fmt: skip
     return figure, alt, f"{len(class_of)} patients, {len(roles)} folds: in a fold nobody has two roles."
+
+
+def _draw_roles(axis: plt.Axes, shade: np.ndarray) -> None:
+    """A grid of roles, numbers into ROLE_SHADES, with their legend."""
+    axis.imshow(shade, cmap=ListedColormap(ROLE_SHADES.values()), aspect="auto", vmin=0, vmax=2)
+    axis.grid(False)
+    keys = [Patch(color=color, label=role) for role, color in ROLE_SHADES.items()]
+    axis.figure.legend(handles=keys, loc="outside right upper", fontsize=8)
 
 
 def rules_figure(table: pd.DataFrame, roles: Mapping[str, Sequence[str]], seen: Mapping[str, float]) -> Told:
@@ -221,16 +226,13 @@ def rules_figure(table: pd.DataFrame, roles: Mapping[str, Sequence[str]], seen: 
     shade = np.stack([[list(ROLE_SHADES).index(role) for role in given] for given in roles.values()])
     size = len(table) // table["group"].nunique()
     figure, axis = plt.subplots(figsize=(6.8, 1.7))
-    axis.imshow(shade, cmap=ListedColormap(ROLE_SHADES.values()), aspect="auto", vmin=0, vmax=2)
+    _draw_roles(axis, shade)
     for column in range(size - 1, len(table) - 1, size):
         axis.axvline(column + 0.5, color="white", linewidth=3)
     for row, column in zip(*np.nonzero(shade == 2), strict=True):
         axis.text(column, row, "T", color="white", ha="center", va="center", fontsize=6)
     axis.set(yticks=range(len(roles)), yticklabels=roles, xticks=[],
              xlabel=f"scans of {table['group'].nunique()} patients (one fold)")  # fmt: skip
-    axis.grid(False)
-    keys = [Patch(color=color, label=role) for role, color in ROLE_SHADES.items()]
-    figure.legend(handles=keys, loc="outside right upper", fontsize=8)
     headline(figure, "By scan, a tested patient's other scans are trained on")
     alt = (f"{len(roles)} rows of {len(table)} scans in blocks of {size}, one block a patient, shaded by role. By scan "
            "the blocks are of mixed shades; by patient each block has one.")  # fmt: skip

@@ -211,27 +211,6 @@ def interval_plot(
     return figure
 
 
-def seeds_plot(table: pd.DataFrame, *, x: str, y: str, classes: str, xlabel: str) -> Figure:
-    """What every seed measured, as dots, and their mean as the class' marker on a bar from the lowest to the highest.
-
-    table: a row a seed, with the number in column x, the arm in column y and the class in column `classes`.
-    """
-    names = list(table[classes].unique())
-    looks = [LOOKS[name] for name in names]
-    figure, axis = plt.subplots(figsize=(6.8, 3.0))
-    shared = {"data": table, "x": x, "y": y, "hue": classes, "hue_order": names, "ax": axis,
-              "palette": [look.color for look in looks], "orient": "h"}  # fmt: skip
-    seaborn.stripplot(**shared, dodge=True, jitter=False, size=5, alpha=0.6, legend=False)
-    seaborn.pointplot(**shared, dodge=0.8 * (1 - 1 / len(names)), markers=[look.marker for look in looks],
-                      errorbar=("pi", 100), err_kws={"linewidth": 1.2, "linestyle": "-"}, linestyle="none",
-                      markersize=6)  # fmt: skip
-    axis.set(xlabel=xlabel, ylabel="")
-    axis.grid(axis="y", visible=False)
-    handles = axis.get_legend_handles_labels()[0]
-    axis.legend(handles, [look.label for look in looks], fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
 def learning_curves(history: pd.DataFrame, *, title: str) -> Figure:
     """Loss and validation accuracy by epoch, from a history table (see trainer.TrainingResult).
 

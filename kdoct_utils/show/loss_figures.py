@@ -10,7 +10,8 @@ import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
 
-from kdoct_utils.judge.loss_effects import NOISE, OF_RARE, in_points
+from kdoct_utils.judge.loss_effects import NOISE, OF_RARE
+from kdoct_utils.judge.regimes import in_points
 from kdoct_utils.show.figures import curves, draw_interval
 from kdoct_utils.show.style import LINE_COLORS, LINE_STYLES, Look, headline, look
 
