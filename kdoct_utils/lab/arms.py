@@ -196,6 +196,11 @@ _TABLE = (
         Arm(f"kd_temperature_{t}", f"T = {t}", "Which temperature?", "student_kd", {"temperature": float(t)})
         for t in (1, 2, 6, 20)
     ),
+    *(
+        Arm(f"kd_cross_entropy_teacher_{t}", f"KD, teacher by cross-entropy, T = {t}", "Which temperature?",
+            "kd_cross_entropy_teacher", {"teacher": "cross_entropy", "temperature": float(t)}, extra=True)
+        for t in (1, 2, 20)
+    ),
     *(Arm(f"kd_alpha_{a}", f"α = {a}", "Which α?", "student_kd", {"alpha": a}) for a in (0.5, 0.9)),
     Arm("alone_focal", "labels alone, focal loss", "Focal loss or cross-entropy?", "student_alone",
         {"objective": "focal"}, extra=True),
