@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from kdoct_utils.judge import claims, published
-from kdoct_utils.judge.regimes import gain_spread, holm, interval_p
+from kdoct_utils.judge.regimes import gain_spread, gains, holm, interval_p
 from kdoct_utils.judge.sample_size import (
     Agreement,
     closed_form_equal,
@@ -14,6 +14,7 @@ from kdoct_utils.judge.sample_size import (
     equivalence_p,
     half_width,
 )
+from kdoct_utils.judge.verdicts import GAIN, LOSS, NOT_TESTED, OPEN
 from kdoct_utils.lab.arms import ARMS
 
 
@@ -37,18 +38,25 @@ def test_every_claim_and_question_is_about_arms_that_there_are():
         arm for pair in pairs for arm in pair}  # fmt: skip
 
 
-def test_a_family_is_corrected_together_and_leaves_out_what_was_not_measured():
-    found = claims.family(TABLE, claims.FAILURES).set_index("arm")
+def test_one_claim_has_one_verdict_wherever_it_is_asked():
+    found = claims.ask(TABLE, claims.FAILURES).set_index("arm")
     assert list(found.index) == ["student_kd", "kd_weak_teacher"]
-    assert found["reading"].tolist() == [claims.SHOWN, claims.OPPOSITE]
+    assert found["reading"].tolist() == [GAIN, LOSS]
     assert found["question"].tolist() == ["The usual KD", "Another teacher"]
-    np.testing.assert_allclose(found["holm"], holm(found["p"].to_numpy()))
+    family = gains(TABLE, list({frozenset(pair): pair for pair in claims.COURSE}.values()))
+    assert len(family) == 4  # each pair once, in whatever direction it is asked
+    corrected = dict(zip(family["arm"] + family["against"], family["holm"], strict=True))
+    for pair in (("student_kd", "student_alone"), ("kd_weak_teacher", "student_alone")):
+        assert claims.ask(TABLE, [pair])["holm"].item() == pytest.approx(corrected["".join(pair)])
+        assert claims.ask(TABLE, [pair[::-1]])["holm"].item() == pytest.approx(corrected["".join(pair)])
     absent = claims.left_out(TABLE, claims.FAILURES)
     assert "`kd_blind_teacher`" in absent and "`student_kd`" not in absent
     assert claims.left_out(TABLE, {"one?": [("student_kd", "student_alone")]}) == ""
     by_class = claims.class_gains(TABLE, ["drusen", "dme"])
     assert by_class[["question", "class"]].to_numpy().tolist() == [["same labels", "drusen"]]
     assert by_class["estimate"][0] == pytest.approx(0.0275)
+    told = claims.by_reading(found.assign(text=found.index))
+    assert told.startswith("**A gain is shown:** student_kd (+5.5 points") and "**A loss is shown:**" in told
 
 
 def test_data_seeds_decide_where_they_are_and_this_run_elsewhere():
@@ -58,21 +66,21 @@ def test_data_seeds_decide_where_they_are_and_this_run_elsewhere():
     assert judged.loc[("student_kd", "student_alone"), "seeds"] == 4
     turned = judged.loc[("student_alone", "alone_light")]
     assert (turned["estimate"], turned["low"], turned["high"], turned["seeds"]) == (-0.02, -0.03, -0.01, 1)
-    assert turned["reading"] == claims.OPPOSITE
+    assert turned["reading"] == LOSS
     untested = judged.loc[("kd_test_views", "student_kd")]
-    assert np.isnan(untested["holm"]) and untested["reading"] == claims.NOT_TESTED
-    tested = judged.dropna(subset=["p"])
-    np.testing.assert_allclose(tested["holm"], holm(tested["p"].to_numpy(dtype=float)))
+    assert np.isnan(untested["holm"]) and untested["reading"] == NOT_TESTED
+    here = judged[judged["seeds"] == 1]  # those of this run are a family of their own
+    np.testing.assert_allclose(here["holm"], holm(here["p"].to_numpy(dtype=float)))
     alone = claims.judge_claims(TABLE.iloc[:0], live)  # on real scans nothing is carried
     assert alone.set_index("arm").loc["student_kd", "seeds"].iloc[0] == 1
-    assert (alone["reading"] != claims.NOT_TESTED).sum() == 2
+    assert (alone["reading"] != NOT_TESTED).sum() == 2
 
 
 def test_an_interval_and_its_p_belong_together():
     assert interval_p(0.0196, 0.0, 0.0392) == pytest.approx(0.05)
     assert interval_p(0.0, 0.0, 0.0) == 1 and interval_p(0.1, 0.1, 0.1) == 0
     compared = pd.DataFrame({"estimate": [0.02, 0.02], "low": [0.001, -0.01], "high": [0.039, 0.05]})
-    assert claims.with_holm(compared)["reading"].tolist() == [claims.OPEN, claims.OPEN]  # not both
+    assert claims.with_holm(compared)["reading"].tolist() == [OPEN, OPEN]  # not both
 
 
 def test_two_one_sided_tests():
@@ -113,7 +121,7 @@ def test_what_the_papers_own_numbers_say():
     found = claims.recomputed_claims().set_index("claim")["verdict"]
     assert found["NEH, student: accuracy"] == "agrees" and found["NEH, teacher: specificity"] == "contradicted"
     assert found["UCSD, teacher: accuracy"] == "one agrees, one is contradicted"
-    assert found.filter(like="nearly as good").tolist() == [claims.OPEN]
+    assert found.filter(like="nearly as good").tolist() == [OPEN]
     assert "FPN-VGG16" in claims.not_beaten_on_neh() and "HOG + SVM" not in claims.not_beaten_on_neh()
     assert len(published.disagreements()) == (~published.beside_printed()["agrees"]).sum()
     assert "one fixed test set" in published.folds_compared("ucsd")

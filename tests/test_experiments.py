@@ -108,6 +108,8 @@ def test_rivals_come_first_have_the_same_budget_and_differ_in_one_thing():
         "student_alone", "clinic_alone", "pool_alone", "teacher_average"
     }  # fmt: skip
     assert len({(arm.network, str(arm.changes), arm.test_views) for arm in ARMS.values()}) == len(ARMS)
+    with pytest.raises(ValueError, match="tests the networks of 'student_kd'"):
+        Arm("views", "", "", "student_kd", {"alpha": 0.5}, test_views=True)
 
 
 def test_every_profile_gets_arms_that_it_can_train_chosen_by_set_or_name_with_their_rivals():

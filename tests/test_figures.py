@@ -17,7 +17,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from kdoct_utils.judge.sample_size import half_width
 from kdoct_utils.profiles import CLASS_NAMES
-from kdoct_utils.show import arm_figures, claim_figures, data_figures, edge_figures, figures
+from kdoct_utils.show import arm_figures, claim_figures, data_figures, edge_figures, figures, gain_figures
 from kdoct_utils.show.style import ARM_LOOKS, CLASS_LOOKS, look, use_style
 
 # Linear-RGB matrices for full color-vision deficiency: Machado, Oliveira and Fernandes 2009.
@@ -187,7 +187,7 @@ def test_what_an_interval_tells_is_marker_and_word():
                          "estimate": [0.02, -0.02, 0.01], "low": [0.01, -0.03, 0.0], "high": [0.03, -0.01, 0.02],
                          "holm": [0.01, 0.02, 0.05],
                          "by_seed": [[0.01, 0.03], [-0.02, -0.02], [0.0, 0.02]]})  # fmt: skip
-    figure, alt, takeaway = claim_figures.forest(rows, "Gains")
+    figure, alt, takeaway = gain_figures.forest(rows, "Gains")
     axis = figure.axes[0]
     assert [drawn.lines[0].get_marker() for drawn in axis.containers] == ["^", "v", "o"]
     assert [drawn.lines[0].get_xdata()[0] for drawn in axis.containers] == [2.0, -2.0, 1.0]
@@ -197,7 +197,7 @@ def test_what_an_interval_tells_is_marker_and_word():
     dots = [offset for points in axis.collections if len(points.get_offsets()) for offset in points.get_offsets()[:, 0]]
     assert set(np.round(dots, 6)) == {1.0, 3.0, -2.0, 0.0, 2.0}
     assert "c - b -2.0 points [-3.0, -1.0]" in alt and "1 gain shown, 1 loss shown, 1 open" in takeaway
-    plain, *_ = claim_figures.forest(rows.drop(columns="by_seed"), "Gains")
+    plain, *_ = gain_figures.forest(rows.drop(columns="by_seed"), "Gains")
     assert "dot" not in plain.axes[0].get_xlabel()
 
 

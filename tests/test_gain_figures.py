@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdoct_utils.judge.regimes import gains
-from kdoct_utils.show.gain_figures import gains_figure, in_points, pair_figure
+from kdoct_utils.judge.claims import ask
+from kdoct_utils.judge.verdicts import in_points, sentence, verdict
+from kdoct_utils.show.gain_figures import pair_figure
 from kdoct_utils.show.soft_label_figures import TEMPERATURES_OF, temperature_figure, two_teachers
 from kdoct_utils.show.style import use_style
 
@@ -31,25 +32,28 @@ def made_up(means: dict[str, float], seeds: int = 12, spread: float = 0.01) -> p
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize(("gap", "words"), [(0.05, "is more accurate than"), (-0.05, "is less accurate than"),
-                                            (0.0, "not shown to differ")])  # fmt: skip
-def test_a_pair_is_told_as_far_as_its_interval_goes(gap, words):
+@pytest.mark.parametrize(("gap", "words", "told"), [(0.05, "is more accurate than", "gained"),
+    (-0.05, "is less accurate than", "lost"), (0.0, "No difference", "no difference is shown")])  # fmt: skip
+def test_a_pair_is_told_as_far_as_its_interval_goes(gap, words, told):
     table = made_up({"teacher_average": 0.9 + gap, "teacher_best": 0.9})
-    row = gains(table, [("teacher_average", "teacher_best")]).iloc[0]
+    row = ask(table, [("teacher_average", "teacher_best")]).iloc[0]
     figure, alt, takeaway = pair_figure(row, "the average", "the best epoch")
-    assert words in takeaway and in_points(row) in takeaway and in_points(row) in alt and "12 data seeds" in alt
-    title = figure.get_suptitle().replace("\n", " ")
-    assert (words in title) if gap else "No difference" in title
+    assert told in takeaway and in_points(row) in alt and "12 data seeds" in alt and "12 data seeds" in takeaway
+    assert words in figure.get_suptitle().replace("\n", " ")
     dots = sum(len(points.get_offsets()) for points in figure.axes[0].collections if len(points.get_offsets()) > 1)
     assert dots == 12
 
 
-def test_several_arms_stand_in_the_order_given():
-    table = made_up({"a": 0.92, "b": 0.85, "c": 0.9})
-    figure, alt, _ = gains_figure(gains(table, [("a", "c"), ("b", "c")]), {"a": "first", "b": "second"}, against="c",
-                                  title="Two arms")  # fmt: skip
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["first", "second"]
-    assert alt.index("first") < alt.index("second")
+def test_one_difference_has_one_verdict_and_says_why():
+    row = {"estimate": 0.02, "low": 0.01, "high": 0.03}
+    assert sentence(row, "KD", "labels alone") == (
+        "KD gained 2.0 points against labels alone [+1.0, +3.0]; the interval excludes zero.")  # fmt: skip
+    assert verdict(row | {"holm": 0.2}).endswith("among so many claims chance can do that (p = 0.20 after Holm)")
+    assert "no difference is shown" in sentence(row | {"holm": 0.2}, "a", "b")
+    lost = {"estimate": -0.02, "low": -0.03, "high": -0.01}
+    assert "lost 2.0 points" in sentence(lost, "a", "b") and verdict(lost).startswith("a loss is shown")
+    assert verdict({"estimate": 0.0, "low": -0.01, "high": 0.01}) == (
+        "neither gain nor loss is shown: the interval includes zero")  # fmt: skip
 
 
 def test_temperatures_stand_at_their_calibrated_place_and_missing_arms_are_said():

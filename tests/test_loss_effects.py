@@ -15,6 +15,7 @@ from scipy import stats
 from kdoct_utils.judge import loss_effects
 from kdoct_utils.judge.loss_effects import EFFECTS, NOISE, measured, missing_arms, price, sentence, told
 from kdoct_utils.judge.regimes import holm
+from kdoct_utils.judge.verdicts import GAIN, LOSS, OPEN
 from kdoct_utils.lab import arms
 from kdoct_utils.show import loss_figures
 
@@ -43,10 +44,10 @@ def test_an_effect_is_a_t_interval_over_data_seeds_in_one_family(table):
     half = stats.t.ppf(0.975, 11) * values.std(ddof=1) / 12**0.5
     assert (row["low"], row["high"]) == pytest.approx((values.mean() - half, values.mean() + half))
     np.testing.assert_allclose(effects["holm"], holm(effects["p"].to_numpy()))
-    verdicts = dict(zip(zip(effects["question"], effects["label"], strict=True), effects["verdict"], strict=True))
-    assert verdicts["rare class: its own sensitivity", "class weights"] == "above"
-    assert verdicts[NOISE, "focal loss, wrong labels"] == "below"
-    assert verdicts[NOISE, "focal loss, right labels"] == "unclear"
+    readings = dict(zip(zip(effects["question"], effects["label"], strict=True), effects["reading"], strict=True))
+    assert readings["rare class: its own sensitivity", "class weights"] == GAIN
+    assert readings[NOISE, "focal loss, wrong labels"] == LOSS
+    assert readings[NOISE, "focal loss, right labels"] == OPEN
 
 
 def test_what_is_not_measured_is_said(table):
@@ -60,10 +61,10 @@ def test_what_is_not_measured_is_said(table):
 
 def test_a_sentence_says_no_more_than_holm_allows():
     row = {"words": "No difference is shown", "estimate": 0.02, "low": 0.001, "high": 0.039, "holm": 0.2,
-           "verdict": "unclear"}  # fmt: skip
+           "reading": OPEN}  # fmt: skip
     assert "p = 0.20 after Holm" in sentence(row)
     assert sentence(row | {"low": -0.001, "high": 0.041}).endswith("Up to 4.1 points are not ruled out.")
-    assert sentence(row | {"words": "It helps", "verdict": "above"}) == "It helps: +2.0 points [+0.1, +3.9]."
+    assert sentence(row | {"words": "It helps", "reading": GAIN}) == "It helps: +2.0 points [+0.1, +3.9]."
 
 
 def test_a_floor_is_no_equality(table):

@@ -1,5 +1,7 @@
 """The carried measurement of when a teacher helps, and how it is read."""
 
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from kdoct_utils.lab.arms import ARMS
 from kdoct_utils.lab.training import train
 from kdoct_utils.runs import open_run
 from kdoct_utils.show.regime_figures import map_figure, map_message, map_rows
+from tools.regimes import put_together
 
 
 def made_up(differences):
@@ -64,6 +67,23 @@ def test_a_network_of_the_measurement_is_trained_again_to_the_same_score(tmp_pat
     kept = table.query("seed == 1000 and arm == 'student_alone' and student == 0")["accuracy"].item()
     # To the last digit where floats round as they did there; elsewhere a training drifts by a scan in a hundred.
     assert stages.score(data, stages.test_logits(run, data, model))["accuracy"] == pytest.approx(kept, abs=0.02)
+
+
+def test_calls_put_their_rows_together_and_each_is_told():
+    def rows(*found):
+        return pd.DataFrame(found, columns=["seed", "arm", "student", "accuracy"])
+
+    first = put_together("", rows((1, "teacher", 0, 0.9), (1, "student_kd", 0, 0.8)), "phantoms", "one, code a")
+    more = rows((1, "student_alone", 0, 0.7), (1, "teacher", 0, 0.95)).assign(agreement=0.5)
+    text = put_together(first, more, "phantoms", "two, code b")
+    note, _, table = text.partition("\n")
+    assert note == "# phantoms: one, code a; two, code b"
+    found = pd.read_csv(io.StringIO(table))
+    assert found["arm"].tolist() == ["teacher", "student_alone", "student_kd"]
+    assert found["accuracy"].tolist() == [0.95, 0.7, 0.8] and found["agreement"].isna().tolist() == [False, False, True]
+    assert put_together(text, more, "phantoms", "two, code b") == text
+    with pytest.raises(ValueError, match="is of 'phantoms', not of 'other'"):
+        put_together(text, more, "other", "three")
 
 
 def test_the_map_draws_and_says_the_gains_of_the_table():

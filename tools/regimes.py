@@ -3,12 +3,15 @@
     python -m tools.regimes runs/regimes --first 1000 --seeds 16
 
 Data seeds run side by side, one thread each. A killed run goes on where it was: each network is kept with its recipe.
-The table is written into the package (`kdoct_utils/judge/regimes_quick.csv`), with the fingerprint of the code.
+The table is written into the package (`kdoct_utils/judge/regimes_quick.csv`). Several calls put their rows together:
+a network measured again replaces its row, all others stay, and the note in the first line holds what each call
+measured, with the fingerprint of its code.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -25,8 +28,10 @@ from kdoct_utils.lab.experiments import side_by_side
 from kdoct_utils.lab.keep import file_hash, fingerprint, keep, short_hash
 from kdoct_utils.lab.stages import CourseData
 from kdoct_utils.lab.training import Trained, train
+from kdoct_utils.learn.inference import predict_logits
 from kdoct_utils.runs import RunFolder, atomic_path, open_run
 
+KEYS = ["seed", "arm", "student"]  # of a network
 OUTPUT = Path(__file__).resolve().parents[1] / "kdoct_utils" / "judge" / "regimes_quick.csv"
 # The arms that the bars are about, with the networks that each data seed trains of each, then the others.
 CORE = {"student_alone": 2, "student_kd": 2, "kd_permuted": 1, "clinic_alone": 1, "clinic_kd": 1, "clinic_permuted": 1,
@@ -62,6 +67,9 @@ def measure(folder: Path, profile: str, seed: int, arms: dict[str, int]) -> Path
             found = train(run, data, TEACHERS_OF[other], seed, progress=False)
             of_teacher[other] = stages.test_logits(run, data, found.model)
             rows.append(row_of(seed, f"teacher_{other}", 0, stages.score(data, of_teacher[other])))
+            size, channels = run.profile.image_size, run.profile.channels
+            validation = predict_logits(found.model, data.part("validation"), size, channels)
+            rows[-1]["best_temperature"] = best_temperature(validation, data.target[data.rows("validation")])
         for student in range(students):
             found = train(run, data, name, student, progress=False)
             row = row_of(seed, name, student, kept_scores(run, data, name, student, found, of_teacher[other]))
@@ -105,6 +113,30 @@ def teacher_row(data: CourseData, seed: int, logits: np.ndarray) -> dict:
     return row | {"best_temperature": best_temperature(logits[rows], data.target[rows])}
 
 
+def put_together(kept: str, rows: pd.DataFrame, setting: str, call: str) -> str:
+    """The text of a measurement with a call's rows in it. kept: the text so far, "" for none.
+
+    rows: of `row_of`. setting: what all calls share, such as the profile. call: what this one measured, with its code.
+    The first line is a note, "# SETTING: CALL; CALL".
+    Raises ValueError where the text so far has another setting.
+    """
+    note, _, table = kept.partition("\n")
+    found, _, calls = note.removeprefix("# ").partition(": ")
+    if kept and found != setting:
+        raise ValueError(f"the table so far is of {found!r}, not of {setting!r}; give another --output")
+    if kept:
+        rows = pd.concat([pd.read_csv(io.StringIO(table)), rows], ignore_index=True)
+    rows = rows.drop_duplicates(KEYS, keep="last").sort_values(KEYS, key=_in_order, kind="stable")
+    told = "; ".join(dict.fromkeys([*filter(None, calls.split("; ")), call]))
+    return f"# {setting}: {told}\n{rows.to_csv(index=False, float_format='%.6g')}"
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    """Arms as in their table, teachers first; numbers as they are."""
+    place = {name: number for number, name in enumerate(ARMS)}
+    return column.map(lambda name: place.get(name, -1)) if column.name == "arm" else column
+
+
 def main(
     folder: Path,
     first: Annotated[int, typer.Option(help="First data seed.")] = 1000,
@@ -120,9 +152,11 @@ def main(
     files = side_by_side(tasks, jobs, desc="data seeds")
     table = pd.concat([pd.read_csv(file) for file in files.values()], ignore_index=True)
     code = short_hash(fingerprint(training, stages.teacher, stages.course_data))
-    note = f"phantoms, profile {profile}, data seeds {first} to {first + seeds - 1}, one thread each; code {code}"
+    call = f"data seeds {first} to {first + seeds - 1}, {len(wanted)} arms, code {code}"
+    kept = output.read_text(encoding="utf-8") if output.exists() else ""
+    text = put_together(kept, table, f"phantoms, profile {profile}, one thread each", call)
     with atomic_path(output) as temporary:
-        temporary.write_text(f"# {note}\n" + table.to_csv(index=False, float_format="%.6g"), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     typer.echo(f"{len(table)} networks in {output}")
 
 

@@ -9,12 +9,13 @@ import pandas as pd
 from scipy import stats
 
 from kdoct_utils.judge import published
-from kdoct_utils.judge.regimes import REGIMES, gains, holm, interval_p
+from kdoct_utils.judge.regimes import PERMUTED, REGIMES, gains, holm, interval_p
 from kdoct_utils.judge.sample_size import equivalence_p
+from kdoct_utils.judge.verdicts import GAIN, LOSS, OPEN, in_points, reading
 
-Pairs = Sequence[tuple[str, str]]
+Pairs = Sequence[tuple[str, str]]  # arm, and the arm that it is held against
 
-FOUND = ("estimate", "low", "high", "p", "seeds")
+FOUND = ("estimate", "low", "high", "p", "holm", "seeds")
 # Claim, the arm that is claimed to be better, and the arm that it is held against.
 CLAIMS = (
     ("distillation helps the student (same scans, same labels)", "student_kd", "student_alone"),
@@ -45,7 +46,9 @@ FAIR: Mapping[str, Pairs] = {
         ("student_kd", "kd_permuted"), ("clinic_kd", "clinic_permuted"), ("pool_kd", "pool_permuted"),
     ),
     "KD, live − answers given beforehand": (("student_kd", "student_cached"), ("student_kd", "kd_views_1")),
-    "KD, live − KD in another way": (("student_kd", "kd_alpha_1"), ("student_kd", "kd_cross_entropy_teacher")),
+    "KD, live − KD in another way": (
+        ("student_kd", "kd_alpha_1"), ("student_kd", "kd_cross_entropy_teacher"), ("student_kd", "kd_one_sided"),
+    ),
 }  # fmt: skip
 # Where does it fail? Each against labels alone, trained as long.
 FAILURES: Mapping[str, Pairs] = {
@@ -55,26 +58,30 @@ FAILURES: Mapping[str, Pairs] = {
         "kd_temperature_2", "kd_temperature_20", "kd_one_sided")),
     "Another length of training": (("kd_short", "alone_short"), ("kd_longer", "alone_longer")),
 }  # fmt: skip
-SHOWN, OPPOSITE, OPEN = "shown here", "the opposite is shown here", "open"
-NOT_TESTED = "not tested here"
+# All pairs that any notebook asks about: one family for Holm's correction.
+COURSE: Pairs = (
+    *(pair for questions in (FAIR, FAILURES) for pairs in questions.values() for pair in pairs),
+    *(claim[1:] for claim in (*CLAIMS, *OUR_CLAIMS)),
+    *((PERMUTED[name], alone) for name, (_, alone, _) in REGIMES.items()),
+)
 
 
-def reading(row: Mapping[str, float], level: float = 0.05) -> str:
-    """SHOWN, OPPOSITE or OPEN. row: estimate and holm, the p after Holm's correction (NaN: NOT_TESTED)."""
-    if np.isnan(row["holm"]):
-        return NOT_TESTED
-    return OPEN if row["holm"] >= level else SHOWN if row["estimate"] > 0 else OPPOSITE
+def ask(table: pd.DataFrame, questions: Mapping[str, Pairs] | Pairs) -> pd.DataFrame:
+    """`regimes.gains` of the pairs that the table holds, corrected as part of all claims of the course.
 
-
-def family(table: pd.DataFrame, questions: Mapping[str, Pairs]) -> pd.DataFrame:
-    """`regimes.gains` of the pairs that the table holds, under their questions, all of them one family for Holm.
-
-    Adds question and reading to its columns.
+    One difference has one verdict wherever it stands: Holm's correction counts every pair that any notebook asks
+    about, and those asked here. questions: pairs of arms, or questions with pairs each, which add a column question.
+    Also adds reading (`verdicts`). table: of `regimes.kept_regimes`.
     """
-    asked = {pair: question for question, pairs in questions.items() for pair in pairs}
+    named = questions if isinstance(questions, Mapping) else {"": questions}
+    asked = {tuple(pair): question for question, pairs in named.items() for pair in pairs}
+    each = {frozenset(pair): pair for pair in (*COURSE, *asked)}  # in either direction it is one claim
+    family = gains(table, list(each.values()))
+    corrected = {frozenset(pair): p for *pair, p in family[["arm", "against", "holm"]].itertuples(index=False)}
     found = gains(table, list(asked))
-    pairs = zip(found["arm"], found["against"], strict=True)
-    return _read(found.assign(question=[asked[pair] for pair in pairs]))
+    pairs = list(zip(found["arm"], found["against"], strict=True))
+    found["holm"] = [corrected[frozenset(pair)] for pair in pairs]
+    return _read(found.assign(question=[asked[pair] for pair in pairs]) if isinstance(questions, Mapping) else found)
 
 
 def left_out(table: pd.DataFrame, questions: Mapping[str, Pairs]) -> str:
@@ -84,8 +91,17 @@ def left_out(table: pd.DataFrame, questions: Mapping[str, Pairs]) -> str:
     return f"\n\nNot measured over data seeds, so not shown: {', '.join(absent)}." if absent else ""
 
 
+def by_reading(found: pd.DataFrame) -> str:
+    """The rows of `ask` (with text) in sentences, under what may be said of them."""
+    words, parts = {GAIN: "A gain is shown", OPEN: "Neither gain nor loss is shown", LOSS: "A loss is shown"}, []
+    for word, what in words.items():
+        rows = [f"{row['text']} ({in_points(row)})" for _, row in found[found["reading"] == word].iterrows()]
+        parts += [f"**{what}:** {'; '.join(rows)}."] if rows else []
+    return "\n\n".join(parts)
+
+
 def class_gains(table: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """The gains of the three regimes as sensitivity of each class, one family for Holm: columns as `family`, class."""
+    """The gains of the three regimes as sensitivity of each class, one family for Holm: columns as `ask`, and class."""
     parts = [
         gains(table, [(arm, alone)], f"sensitivity_{name}").assign(question=regime, **{"class": name})
         for regime, (arm, alone, _) in REGIMES.items()
@@ -111,17 +127,17 @@ def judge_claims(table: pd.DataFrame, live: Mapping[str, Mapping[str, float]]) -
 
     table: of `regimes.kept_regimes`. live: "ARM - RIVAL" -> estimate, low, high of this run (one data seed), in
     either direction. A row a claim: claim, arm, against, ours (not the paper's), estimate, low, high, p, seeds (data
-    seeds; 1 for this run), holm (all claims that were tested are one family), reading.
+    seeds; 1 for this run), holm (as in `ask`; those of this run are a family of their own), reading.
     """
     rows = []
     for ours, claims in ((False, CLAIMS), (True, OUR_CLAIMS)):
         for claim, arm, against in claims:
-            over = gains(table, [(arm, against)])
+            over = ask(table, [(arm, against)])
             found = over.iloc[0][list(FOUND)].to_dict() if len(over) else _of_this_run(live, arm, against)
             rows.append({"claim": claim, "arm": arm, "against": against, "ours": ours} | found)
     judged = pd.DataFrame(rows)
-    tested = judged["p"].notna()
-    judged.loc[tested, "holm"] = holm(judged.loc[tested, "p"].to_numpy(dtype=float))
+    here = judged["seeds"] == 1
+    judged.loc[here, "holm"] = holm(judged.loc[here, "p"].to_numpy(dtype=float))
     return _read(judged)
 
 
@@ -134,7 +150,8 @@ def _of_this_run(live: Mapping[str, Mapping[str, float]], arm: str, against: str
         estimate, low, high = -one["estimate"], -one["high"], -one["low"]
     else:
         return dict.fromkeys(FOUND, np.nan)
-    return {"estimate": estimate, "low": low, "high": high, "p": interval_p(estimate, low, high), "seeds": 1}
+    p = interval_p(estimate, low, high)
+    return dict(zip(FOUND, (estimate, low, high, p, np.nan, 1), strict=True))
 
 
 def recomputed_claims(margin: float = 0.01) -> pd.DataFrame:

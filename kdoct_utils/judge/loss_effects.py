@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from kdoct_utils.judge.regimes import OVER_SEEDS, by_data_seed, gains, holm, in_points, over_data_seeds
+from kdoct_utils.judge.regimes import OVER_SEEDS, by_data_seed, gains, holm, over_data_seeds
+from kdoct_utils.judge.verdicts import GAIN, LOSS, OPEN, excludes_zero, in_points, reading, reason
 
 RARE, SENSITIVITY = "drusen", "sensitivity_"  # the class made rare, and how columns of classes begin
 WEIGHTS_ON_CE = {"rare_weighted": 1, "rare_alone": -1}
@@ -80,7 +80,7 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each of EFFECTS that the table of `kept_regimes` holds the arms of: one family of claims.
 
     Columns: question, label, estimate, low, high (fractions; 95 %, Student's t over data seeds), p, holm (p with all
-    rows in mind), seeds, by_seed, verdict ("above", "below" or "unclear", by holm below 0.05) and words for it.
+    rows in mind), seeds, by_seed, reading (GAIN, LOSS or OPEN, with holm) and words for it.
     """
     table, rows = with_macro(table), []
     for effect in EFFECTS:
@@ -93,20 +93,19 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
         rows.append({"question": effect.question, "label": effect.label, "effect": effect} | over_data_seeds(values))
     found = pd.DataFrame(rows, columns=["question", "label", *OVER_SEEDS, "effect"])
     found.insert(6, "holm", holm(found["p"].to_numpy(dtype=float)))
-    shown, up = found["holm"] < 0.05, found["estimate"] > 0
-    found["verdict"] = np.where(shown & up, "above", np.where(shown, "below", "unclear"))
-    found["words"] = [getattr(row.effect, row.verdict) for row in found.itertuples()]
+    found["reading"] = [reading(row) for _, row in found.iterrows()]
+    sides = {GAIN: "above", LOSS: "below", OPEN: "unclear"}
+    found["words"] = [getattr(row.effect, sides[row.reading]) for row in found.itertuples()]
     return found.drop(columns="effect")
 
 
 def sentence(row: pd.Series) -> str:
     """A row of `measured` as a sentence: what holds, by how much, and how sure that is."""
     size = f"{row['words']}: {in_points(row)}"
-    if row["verdict"] != "unclear":
+    if row["reading"] != OPEN:
         return f"{size}."
-    if row["low"] > 0 or row["high"] < 0:
-        return f"{size}. The interval leaves out zero, but among this many claims chance can do that (p = " \
-               f"{row['holm']:.2f} after Holm)."  # fmt: skip
+    if excludes_zero(row):
+        return f"{size}: {reason(row)}."
     return f"{size}. Up to {100 * max(-row['low'], row['high']):.1f} points are not ruled out."
 
 

@@ -72,11 +72,6 @@ def over_data_seeds(values: np.ndarray) -> dict[str, object]:
     return dict(zip(OVER_SEEDS, (values.mean(), low, high, test.pvalue, len(values), values.tolist()), strict=True))
 
 
-def in_points(row: Mapping[str, float]) -> str:
-    """ "+2.4 points [+1.6, +3.1]" of estimate, low and high, which are fractions of 1."""
-    return "{:+.1f} points [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in OVER_SEEDS[:3]))
-
-
 def gain_spread(table: pd.DataFrame, arm: str, against: str, score: str = "accuracy") -> dict[str, float]:
     """Where the spread of a gain comes from, as standard deviations (fractions of 1).
 

@@ -105,10 +105,10 @@ class Arm:
     """One arm. name: in predictions.csv. label: for readers. question: what it is there to answer.
 
     against: name of the arm that it is compared with, "" for a question's first arm. changes: fields of StudentRecipe
-    or TeacherRecipe. test_views: its logits are averaged over the five test-time views. extra: left out unless asked
-    for, because time is short. course: one of notebook 05's three students; its files lie in the run folder itself and
-    bear its name, and its teacher is asked live.
-    Raises ValueError for a network, field or value that is not valid.
+    or TeacherRecipe. test_views: the networks of ``against``, their logits averaged over the five test-time views.
+    extra: left out unless asked for, because time is short. course: one of notebook 05's three students; its files lie
+    in the run folder itself and bear its name, and its teacher is asked live.
+    Raises ValueError for a network, field or value that is not valid, and for changes to networks of another arm.
     """
 
     name: str
@@ -123,6 +123,8 @@ class Arm:
 
     def __post_init__(self) -> None:
         _check_choices(self, network=NETWORKS)
+        if self.test_views and self.changes:
+            raise ValueError(f"arm {self.name!r} tests the networks of {self.against!r}, so it changes nothing")
         valid = [one.name for one in fields(RECIPES[self.network])]
         for name in self.changes:
             if name not in valid:
@@ -282,10 +284,10 @@ def arms_for(profile: Profile, extra: bool = False, clinic: bool = True) -> list
     return [arm for arm in _TABLE if fits(arm) and (extra or not arm.extra)]
 
 
-FEW = ("student_alone", "student_kd", "student_cached", "kd_alpha_0.5", "alone_light", "kd_test_views")
+FEW = ("student_alone", "student_kd", "student_cached", "kd_alpha_0.5", "kd_test_views")
 CORE = (*FEW, "teacher_average", "teacher_best", "teacher_cross_entropy", "kd_views_1", "kd_views_4",
-        "kd_temperature_2", "kd_temperature_6", "kd_alpha_0.9", "alone_heavy", "noisy_alone", "noisy_focal", "noisy_kd",
-        "kd_decoupled", "kd_relations")  # fmt: skip
+        "kd_temperature_2", "kd_temperature_6", "kd_alpha_0.9", "alone_light", "alone_heavy", "noisy_alone",
+        "noisy_focal", "noisy_kd", "kd_decoupled", "kd_relations")  # fmt: skip
 SETS = ("few", "core", "all")
 
 

@@ -163,6 +163,7 @@ def plan(
 ) -> Training:
     """What `train` would do. A teacher that the arm learns from is made now where it is missing."""
     arm = find_arm(arm)
+    arm = find_arm(arm.against) if arm.test_views else arm  # only tested in another way
     if arm.network == "teacher":
         return _teacher_training(run, data, arm, seed)
     return _student_training(run, data, _completed(arm, run.profile, temperature, alpha), seed, teacher)

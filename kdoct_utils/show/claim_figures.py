@@ -1,98 +1,23 @@
-"""Figures of notebook 07: differences by the question they answer, power, and what data seeds buy.
+"""Figures of notebook 07: the paper's folds, power, what data seeds buy, and scores that flatter.
 
 Each takes numbers and returns the figure, its alternative text and its takeaway, for `output.show`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib.figure import Figure
 
-from kdoct_utils.judge import claims, sample_size
-from kdoct_utils.judge.regimes import in_points
-from kdoct_utils.show.figures import draw_interval, interval_plot
-from kdoct_utils.show.style import ARM_LOOKS, LINE_COLORS, LINE_STYLES, Look, headline, message
+from kdoct_utils.judge import sample_size
+from kdoct_utils.judge.verdicts import in_points
+from kdoct_utils.show.figures import interval_plot
+from kdoct_utils.show.style import ARM_LOOKS, LINE_COLORS, LINE_STYLES, Look, message
 
 Shown = tuple[Figure, str, str]  # with alternative text and takeaway
-READINGS = {  # what interval and correction allow to say
-    claims.SHOWN: Look("gain shown", "#0072B2", "^", ""),
-    claims.OPPOSITE: Look("loss shown", "#D55E00", "v", ""),
-    claims.OPEN: Look("open", "#6B6B6B", "o", ""),
-}
-
-
-def counted(readings: Sequence[str]) -> str:
-    """Such as "3 gains shown, 1 loss shown, 2 open"."""
-    found = pd.Series(readings).value_counts()
-    words = {claims.SHOWN: ("gain shown", "gains shown"), claims.OPPOSITE: ("loss shown", "losses shown"),
-             claims.OPEN: ("open", "open")}  # fmt: skip
-    return ", ".join(f"{found[name]} {words[name][int(found[name] > 1)]}" for name in words if name in found)
-
-
-def by_question(found: pd.DataFrame) -> str:
-    """For each question of a family (`claims.family`, with text) what was found, and its smallest difference."""
-    parts = []
-    for question, part in found.groupby("question", sort=False):
-        least = part.loc[part["estimate"].idxmin()]
-        which = "" if len(part) == 1 else "The smallest: "
-        parts.append(f"**{question}:** {counted(part['reading'])}. {which}{least['text']}, {in_points(least)}.")
-    return "\n\n".join(parts)
-
-
-def by_reading(found: pd.DataFrame) -> str:
-    """The rows of a family (`claims.family`, with text) under what may be said of them."""
-    parts = []
-    for word, what in {claims.SHOWN: "A gain is shown with", claims.OPEN: "Neither gain nor loss is shown with",
-                       claims.OPPOSITE: "A loss is shown with"}.items():  # fmt: skip
-        rows = [f"{row['text']}, {in_points(row)}" for _, row in found[found["reading"] == word].iterrows()]
-        parts += [f"**{what}** {'; '.join(rows)}."] if rows else []
-    return "\n\n".join(parts)
-
-
-def forest(compared: pd.DataFrame, what: str, *, xlabel: str = "points of accuracy") -> Shown:
-    """Differences with 95 % intervals, one row each under the heading of its question. what: they are, for the title.
-
-    compared: question, text, estimate, low, high (fractions of 1), holm and, for dots, by_seed (the difference in each
-    data seed), rows of a question together, as drawn. Filled markers: p under 0.05 after Holm's correction.
-    """
-    headings = compared["question"].ne(compared["question"].shift())
-    places = np.arange(len(compared)) + 0.9 * headings.cumsum().to_numpy()
-    readings = [claims.reading(row) for _, row in compared.iterrows()]
-    figure, axis = plt.subplots(figsize=(6.8, 1.3 + 0.29 * places[-1]))
-    dots = "by_seed" in compared
-    np.random.seed(0)  # of seaborn's jitter: the same picture every time
-    for place, said, (_, row) in zip(places, readings, compared.iterrows(), strict=True):
-        drawn = READINGS[said]
-        if dots:
-            seaborn.stripplot(x=100 * np.array(row["by_seed"]), y=place + 0.32, orient="h", native_scale=True,
-                              jitter=0.1, size=3.2, color=drawn.color, alpha=0.6, ax=axis)  # fmt: skip
-        draw_interval(axis, place, tuple(100 * row[["estimate", "low", "high"]].astype(float)), drawn, markersize=6,
-                      capsize=3, linewidth=1.4, label=drawn.label, zorder=3,
-                      markerfacecolor="white" if said == claims.OPEN else drawn.color)  # fmt: skip
-    axis.axvline(0, color="black", linewidth=1, linestyle=":")
-    above, questions = places[headings.to_numpy()] - 0.95, compared.loc[headings, "question"]
-    axis.set_yticks([*places, *above], [*compared["text"], *questions])
-    for label in axis.get_yticklabels()[len(places) :]:
-        label.set_fontweight("bold")
-    axis.tick_params(axis="y", labelsize=8, length=0)
-    under = "95% interval; a dot is one data seed" if dots else "95% interval"
-    axis.set(xlabel=f"{xlabel}\n({under})", ylabel="", ylim=(places[-1] + 0.7, places[0] - 1.6))
-    axis.grid(axis="y", visible=False)
-    handles = {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}  # each word once
-    handles = {look.label: handles[look.label] for look in READINGS.values() if look.label in handles}
-    axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0),
-                borderaxespad=0.1)  # fmt: skip
-    headline(figure, f"{what}: {counted(readings)}")
-    listed = "; ".join(f"{row['text']} {in_points(row)}" for _, row in compared.iterrows())
-    return (figure, f"{what}, {xlabel} with 95% intervals: {listed}.",
-            f"of {len(compared)} differences, with Holm's correction: {counted(readings)}.")  # fmt: skip
-
-
 def power_figure(curves: pd.DataFrame, needed: Mapping[float, int], agreement: sample_size.Agreement) -> Shown:
     """Power against patients, of simulated studies; crosses show the closed form at 80 %.
 

@@ -1,74 +1,81 @@
-"""Paired differences between arms over data seeds, from `judge.regimes.gains`: figure and sentence (03, 04)."""
+"""Differences with their intervals, a dot a data seed: one way to draw them, for all notebooks.
+
+Each takes rows as `judge.verdicts` reads them, and returns figure, alternative text and takeaway, for `output.show`.
+"""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kdoct_utils.judge.verdicts import GAIN, LOSS, OPEN, counted, in_points, reading, sentence
 from kdoct_utils.show.figures import draw_interval
-from kdoct_utils.show.style import Look, headline
+from kdoct_utils.show.style import READING_LOOKS, headline
 
-BETTER, WORSE = Look("gain", "#0072B2", "^", ""), Look("loss", "#D55E00", "v", "")
-OPEN = Look("no difference shown", "#555555", "o", "")
-
-
-def in_points(row: Mapping[str, float]) -> str:
-    """ "+0.4 points (95% interval -0.1 to +0.9; 12 data seeds)" of a row with estimate, low, high and seeds."""
-    estimate, low, high = (100 * row[key] for key in ("estimate", "low", "high"))
-    return f"{estimate:+.1f} points (95% interval {low:+.1f} to {high:+.1f}; {row['seeds']} data seeds)"
+Shown = tuple[Figure, str, str]
 
 
-def verdict(row: Mapping[str, float], arm: str, against: str) -> str:
-    """A sentence on a paired difference in accuracy, as far as its interval allows. arm, against: in words."""
-    if row["low"] > 0 or row["high"] < 0:
-        more = "more" if row["low"] > 0 else "less"
-        return f"{arm} is {more} accurate than {against}: {in_points(row)}. The interval excludes zero."
-    most = 100 * max(-row["low"], row["high"])
-    return (f"{arm} and {against} are not shown to differ: {in_points(row)}. A difference of more than {most:.1f} "
-            "points lies outside the interval.")  # fmt: skip
+def forest(compared: pd.DataFrame, what: str, *, xlabel: str = "points of accuracy", title: str = "") -> Shown:
+    """Differences with 95 % intervals, a row each, under the heading of their question. what: they are.
 
-
-def gains_figure(
-    found: pd.DataFrame, labels: Mapping[str, str], *, against: str, title: str
-) -> tuple[Figure, str, str]:
-    """A row an arm: its difference in each data seed as a dot, mean and 95 % t-interval. (figure, alt, takeaway).
-
-    found: of `judge.regimes.gains`, at least one row. labels: arm -> name of its row. against: what all are held
-    against, in words.
+    compared: text, estimate, low, high (fractions of 1) and, where they are there, question (rows of one together),
+    holm, and by_seed (the difference in each data seed), drawn as dots. Filled markers: shown. title: "" counts what
+    is shown.
     """
-    figure, axis = plt.subplots(figsize=(6.8, 1.25 + 0.6 * len(found)))
-    for place, (_, row) in enumerate(found.iterrows()):
-        look = BETTER if row["low"] > 0 else WORSE if row["high"] < 0 else OPEN
-        values = [100 * one for one in row["by_seed"]]
-        seaborn.stripplot(x=values, y=place + 0.26, orient="h", native_scale=True, jitter=0.05, size=4, alpha=0.6,
-                          color=look.color, ax=axis)  # fmt: skip
-        draw_interval(axis, place, tuple(100 * row[key] for key in ("estimate", "low", "high")), look)
-        words = f"{100 * row['estimate']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-        axis.annotate(words, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)  # fmt: skip
+    questions = compared["question"] if "question" in compared else pd.Series("", compared.index)
+    headings = questions.ne(questions.shift()) & questions.ne("")
+    places = np.arange(len(compared)) + 0.9 * headings.cumsum().to_numpy()
+    readings = [reading(row) for _, row in compared.iterrows()]
+    figure, axis = plt.subplots(figsize=(6.8, 1.35 + 0.29 * (places[-1] + 1)))
+    dots = "by_seed" in compared
+    np.random.seed(0)  # of seaborn's jitter: the same picture every time
+    for place, found, (_, row) in zip(places, readings, compared.iterrows(), strict=True):
+        look = READING_LOOKS[found]
+        if dots:
+            seaborn.stripplot(x=100 * np.array(row["by_seed"]), y=place + 0.32, orient="h", native_scale=True,
+                              jitter=0.1, size=3.2, color=look.color, alpha=0.6, ax=axis)  # fmt: skip
+        draw_interval(axis, place, tuple(100 * row[["estimate", "low", "high"]].astype(float)), look, markersize=6,
+                      capsize=3, linewidth=1.4, label=look.label, zorder=3,
+                      markerfacecolor="white" if found == OPEN else look.color)  # fmt: skip
+    above = places[headings.to_numpy()] - 0.95
+    axis.set_yticks([*places, *above], [*compared["text"], *questions[headings]])
+    for label in axis.get_yticklabels()[len(places) :]:
+        label.set_fontweight("bold")
+    under = "95% interval; a dot is one data seed" if dots else "95% interval"
+    axis.set(xlabel=f"{xlabel}\n({under})", ylim=(places[-1] + 0.7, places[0] - (1.6 if len(above) else 0.6)))
+    _tidy(axis)
+    headline(figure, title or f"{what}: {counted(readings)}")
+    listed = "; ".join(f"{row['text']} {in_points(row)}" for _, row in compared.iterrows())
+    return (figure, f"{what}, {xlabel} with 95% intervals: {listed}.",
+            f"Of {len(compared)} differences: {counted(readings)}.")  # fmt: skip
+
+
+def _tidy(axis: Axes) -> None:
+    """Zero, no grid across, and a legend that says each word once."""
     axis.axvline(0, color="black", linewidth=1, linestyle=":")
-    names = [labels[arm] for arm in found["arm"]]
-    rows = ["\n".join(textwrap.wrap(name, 26)) for name in names]
-    axis.set(yticks=range(len(found)), yticklabels=rows, ylim=(len(found) - 0.4, -0.5), ylabel="",
-             xlabel=f"points of accuracy against {against}\n(95% interval; a dot is one data seed)")  # fmt: skip
+    axis.set_ylabel("")
     axis.grid(axis="y", visible=False)
-    headline(figure, title)
-    listed = "; ".join(f"{name} {in_points(row)}" for name, (_, row) in zip(names, found.iterrows(), strict=True))
-    return (
-        figure,
-        f"Paired differences in accuracy against {against}: {listed}.",
-        f"On phantoms, against {against}: {listed}.",
-    )
+    axis.tick_params(axis="y", labelsize=8, length=0)
+    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    handles = {look.label: handles[look.label] for look in READING_LOOKS.values() if look.label in handles}
+    axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0),
+                borderaxespad=0.1)  # fmt: skip
 
 
-def pair_figure(row: pd.Series, arm: str, against: str) -> tuple[Figure, str, str]:
-    """`gains_figure` of one row, with the title and takeaway that its interval allows. arm, against: in words."""
-    title = f"No difference between {arm} and {against} is shown"
-    title = f"{arm[0].upper()}{arm[1:]} is more accurate than {against}" if row["low"] > 0 else title
-    title = f"{arm[0].upper()}{arm[1:]} is less accurate than {against}" if row["high"] < 0 else title
-    figure, alt, _ = gains_figure(pd.DataFrame([row]), {row["arm"]: arm}, against=against, title=title)
-    return figure, alt, verdict(row, arm[0].upper() + arm[1:], against)
+def pair_figure(row: pd.Series, arm: str, against: str) -> Shown:
+    """One difference, such as a row of `judge.claims.ask`, with the title that its interval allows.
+
+    arm, against: in words.
+    """
+    told = {GAIN: "{} is more accurate than {}", LOSS: "{} is less accurate than {}",
+            OPEN: "No difference between {} and {} is shown"}  # fmt: skip
+    title = told[reading(row)].format(arm, against)
+    what = f"{arm} minus {against}"
+    rows = pd.DataFrame([row]).assign(text=f"{in_points(row)}\n{row['seeds']} data seeds")
+    figure, _, _ = forest(rows, what, title=title[0].upper() + title[1:])
+    return (figure, f"Accuracy of {what}, over {row['seeds']} data seeds: {in_points(row)}.",
+            f"{sentence(row, arm[0].upper() + arm[1:], against)} Over {row['seeds']} data seeds.")  # fmt: skip

@@ -11,44 +11,18 @@ import seaborn
 from matplotlib.figure import Figure
 
 from kdoct_utils.judge.loss_effects import NOISE, OF_RARE
-from kdoct_utils.judge.regimes import in_points
-from kdoct_utils.show.figures import curves, draw_interval
-from kdoct_utils.show.style import LINE_COLORS, LINE_STYLES, Look, headline, look
+from kdoct_utils.judge.verdicts import GAIN, LOSS, OPEN, in_points
+from kdoct_utils.show.figures import curves
+from kdoct_utils.show.gain_figures import forest
+from kdoct_utils.show.style import LINE_COLORS, LINE_STYLES, headline, look
 
 Shown = tuple[Figure, str, str]
-VERDICTS = {
-    "above": Look("gain shown", "#0072B2", "^", ""),
-    "below": Look("loss shown", "#D55E00", "v", ""),
-    "unclear": Look("nothing shown", "#6B6B6B", "o", ""),
-}
 
 
 def effects_figure(effects: pd.DataFrame) -> Shown:
     """What losses do over data seeds. effects: of `judge.loss_effects.measured`; a small dot is a data seed."""
-    headings = effects["question"].ne(effects["question"].shift())
-    places = np.arange(len(effects)) + 0.9 * headings.cumsum().to_numpy()
-    figure, axis = plt.subplots(figsize=(6.8, 1.3 + 0.3 * places[-1]))
-    dots = effects.assign(place=places + 0.28).explode("by_seed")
-    dots["points"] = 100 * dots["by_seed"].astype(float)
-    seaborn.stripplot(dots, x="points", y="place", orient="h", native_scale=True, jitter=0.07, size=3, alpha=0.5,
-                      color="#444444", ax=axis)  # fmt: skip
-    for place, row in zip(places, effects.itertuples(), strict=True):
-        drawn = VERDICTS[row.verdict]
-        numbers = (100 * row.estimate, 100 * row.low, 100 * row.high)
-        draw_interval(axis, place, numbers, drawn, markersize=7, capsize=3, label=drawn.label, zorder=3,
-                      markerfacecolor="white" if row.verdict == "unclear" else drawn.color)  # fmt: skip
-    axis.axvline(0, color="black", linewidth=1, linestyle=":")
-    above, questions = places[headings.to_numpy()] - 0.9, effects.loc[headings, "question"]
-    axis.set_yticks([*places, *above], [*effects["label"], *questions])
-    for label in axis.get_yticklabels()[len(places) :]:
-        label.set_fontweight("bold")
-    axis.tick_params(axis="y", length=0)
-    axis.set(ylabel="", ylim=(places[-1] + 0.8, places[0] - 1.5),
-             xlabel="points of sensitivity gained\n(mean and 95% interval; a dot is a data seed)")  # fmt: skip
-    axis.grid(axis="y", visible=False)
-    handles = {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
-    headline(figure, effects_message(effects))
+    rows = effects.assign(text=effects["label"])
+    figure, _, _ = forest(rows, "", xlabel="points of sensitivity", title=effects_message(effects))
     rows = []
     for question, part in effects.groupby("question", sort=False):
         of_question = ", ".join(f"{row['label']} {in_points(row)}" for _, row in part.iterrows())
@@ -63,13 +37,13 @@ def effects_message(effects: pd.DataFrame) -> str:
     """What the corrected intervals allow to say, in one line."""
     rare, parts = effects[effects["question"] == OF_RARE], []
     if len(rare):
-        ways = {word: rare.loc[rare["verdict"] == word, "label"].tolist() for word in ("above", "below")}
-        found = [f"{' and '.join(ways['above'])} found more of the rare class"] if ways["above"] else []
-        found += [f"{' and '.join(ways['below'])} found less of it"] if ways["below"] else []
+        ways = {side: rare.loc[rare["reading"] == side, "label"].tolist() for side in (GAIN, LOSS)}
+        found = [f"{' and '.join(ways[GAIN])} found more of the rare class"] if ways[GAIN] else []
+        found += [f"{' and '.join(ways[LOSS])} found less of it"] if ways[LOSS] else []
         parts.append(", ".join(found) or "no loss is shown to change what is found of the rare class")
-    told = {"above": "helped", "below": "hurt", "unclear": "is not shown to help or hurt"}
+    told = {GAIN: "helped", LOSS: "hurt", OPEN: "is not shown to help or hurt"}
     noise = effects[effects["question"] == NOISE]
-    by_labels = {kind: told[row["verdict"]] for kind in ("right labels", "wrong labels")
+    by_labels = {kind: told[row["reading"]] for kind in ("right labels", "wrong labels")
                  for _, row in noise.iterrows() if row["label"].endswith(kind)}  # fmt: skip
     if len(by_labels) == 2 and len(set(by_labels.values())) == 1:
         parts.append(f"focal loss {by_labels['wrong labels']}, with right labels and with wrong ones")

@@ -13,7 +13,9 @@ import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
 
+from kdoct_utils.judge.claims import ask
 from kdoct_utils.judge.regimes import PERMUTED, REGIMES, by_data_seed, gains
+from kdoct_utils.judge.verdicts import in_points, verdict
 from kdoct_utils.show.figures import draw_interval
 from kdoct_utils.show.style import Look, headline
 
@@ -34,8 +36,8 @@ def map_rows(table: pd.DataFrame) -> pd.DataFrame:
     the scans of one class; NaN where not measured).
     """
     scores, rows = by_data_seed(table), {}
-    found = gains(table, [pair[:2] for pair in REGIMES.values()])
-    left = gains(table, [(PERMUTED[name], pair[1]) for name, pair in REGIMES.items()])
+    found = ask(table, [pair[:2] for pair in REGIMES.values()])
+    left = ask(table, [(PERMUTED[name], pair[1]) for name, pair in REGIMES.items()])
     for name, (kd, alone, _) in REGIMES.items():
         gain = found[found["arm"] == kd]
         if gain.empty:
@@ -47,12 +49,6 @@ def map_rows(table: pd.DataFrame) -> pd.DataFrame:
         for key in ("estimate", "low", "high"):
             rows[name][f"permuted_{key}"] = permuted[key].iloc[0] if len(permuted) else np.nan
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def in_points(row: pd.Series, before: str = "") -> str:
-    """"+2.4 points (95% interval +1.6 to +3.1)" of a row with estimate, low and high, each after ``before``."""
-    estimate, low, high = (100 * row[before + key] for key in ("estimate", "low", "high"))
-    return f"{estimate:+.1f} points (95% interval {low:+.1f} to {high:+.1f})"
 
 
 def map_message(table: pd.DataFrame) -> str:
@@ -113,14 +109,17 @@ def map_figure(table: pd.DataFrame) -> tuple[Figure, str, str]:
     listed = [
         f"{name}: alone {row['alone']:.1%}, with a teacher {row['kd']:.1%} (the teacher itself {row['teacher']:.1%}), "
         f"gain {in_points(row)}"
-        + (f", with permuted answers {in_points(row, 'permuted_')}" if np.isfinite(row["permuted_low"]) else "")
+        + (f", with permuted answers {in_points(_permuted(row))}" if np.isfinite(row["permuted_low"]) else "")
         for name, row in rows.iterrows()
     ]
     alt = f"Gain by regime over {_seeds(rows)} data seeds, a dot a data seed. {'; '.join(listed)}."
-    parts = [f"{name} {100 * row['estimate']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-             for name, row in rows.iterrows()]  # fmt: skip
-    takeaway = f"On phantoms, in points of accuracy with the 95% interval over data seeds: {'; '.join(parts)}."
+    parts = [f"{name} {in_points(row)}" for name, row in rows.iterrows()]
+    takeaway = f"On phantoms, accuracy with the 95% interval over data seeds: {'; '.join(parts)}."
     return figure, alt, takeaway
+
+
+def _permuted(row: pd.Series) -> dict[str, float]:
+    return {key: row[f"permuted_{key}"] for key in ("estimate", "low", "high")}
 
 
 def _seeds(rows: pd.DataFrame) -> str:
@@ -128,25 +127,18 @@ def _seeds(rows: pd.DataFrame) -> str:
     return f"{high:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
 
 
-def verdict(row: Mapping[str, float]) -> str:
-    """What the interval of a difference says of its sign. row: has low and high."""
-    held = "not shown (the interval includes zero)"
-    return "above zero" if row["low"] > 0 else "below zero" if row["high"] < 0 else held
-
-
 def claims_table(table: pd.DataFrame, claims: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
     """Differences of accuracy over data seeds, one row a claim, for `output.show_table`.
 
     table: of `kept_regimes`. claims: words -> (arm, arm held against); those not measured are left out. The p values
-    are Holm's for all claims together.
+    are Holm's, as in `judge.claims.ask`.
     """
     words = {pair: name for name, pair in claims.items()}
-    found = gains(table, list(words))
+    found = ask(table, list(words))
     return pd.DataFrame({
         "points": [f"{100 * value:+.1f}" for value in found["estimate"]],
         "95% interval": [f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}" for _, row in found.iterrows()],
         "p (Holm)": [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in found["holm"]],
         "data seeds": found["seeds"].tolist(),
-        "the difference is": [verdict(row) if row["holm"] < 0.05 or not row["low"] * row["high"] > 0
-                                 else "not shown once the other claims are counted" for _, row in found.iterrows()],
+        "what is shown": [verdict(row) for _, row in found.iterrows()],
     }, [words[pair] for pair in zip(found["arm"], found["against"], strict=True)])  # fmt: skip

@@ -14,8 +14,8 @@ import seaborn
 from matplotlib.figure import Figure
 
 from kdoct_utils.judge.regimes import gains
+from kdoct_utils.judge.verdicts import in_points
 from kdoct_utils.show.figures import class_bars, curves, draw_scan, scan_grid
-from kdoct_utils.show.gain_figures import in_points
 from kdoct_utils.show.style import headline, look, message
 
 Drawn = tuple[Figure, str, str]

@@ -39,6 +39,11 @@ ARM_LOOKS = {
     "student_cached": Look("student, cached KD", "#0072B2", "v", "xxx"),
 }
 LOOKS = CLASS_LOOKS | ARM_LOOKS
+READING_LOOKS = {  # what an interval allows to say: `judge.verdicts`
+    "gain": Look("gain shown", "#0072B2", "^", ""),
+    "loss": Look("loss shown", "#D55E00", "v", ""),
+    "open": Look("open", "#6B6B6B", "o", ""),
+}
 SEQUENTIAL = "cividis"  # lightness rises steadily, so it survives a grey printer
 LINE_COLORS = ("#0072B2", "#D55E00", "#1B9E77", "#7A1F5C", "#222222", "#7F7F7F")
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
