@@ -14,7 +14,7 @@ from kdoct_utils.judge.sample_size import (
     equivalence_p,
     half_width,
 )
-from kdoct_utils.judge.verdicts import GAIN, LOSS, NOT_TESTED, OPEN
+from kdoct_utils.judge.verdicts import GAIN, LOSS, NOT_TESTED, OPEN, told
 from kdoct_utils.lab.arms import ARMS
 
 
@@ -31,11 +31,9 @@ TABLE = measured(student_alone=BASE, student_kd=BASE + [0.05, 0.06, 0.05, 0.06],
 
 
 def test_every_claim_and_question_is_about_arms_that_there_are():
-    pairs = [pair for questions in (claims.FAIR, claims.FAILURES) for pairs in questions.values() for pair in pairs]
-    pairs += [claim[1:] for claim in (*claims.CLAIMS, *claims.OUR_CLAIMS)]
-    assert {arm for pair in pairs for arm in pair} <= set(ARMS) | {"teacher"}
-    assert {arm.name for arm in ARMS.values() if arm.name.startswith("kd_") and "teacher" in arm.name} <= {
-        arm for pair in pairs for arm in pair}  # fmt: skip
+    arms = {arm for pair in claims.COURSE for arm in pair}
+    assert arms <= set(ARMS) | set(claims.TEMPERATURES)
+    assert {arm.name for arm in ARMS.values() if arm.name.startswith("kd_") and "teacher" in arm.name} <= arms
 
 
 def test_one_claim_has_one_verdict_wherever_it_is_asked():
@@ -55,8 +53,9 @@ def test_one_claim_has_one_verdict_wherever_it_is_asked():
     by_class = claims.class_gains(TABLE, ["drusen", "dme"])
     assert by_class[["question", "class"]].to_numpy().tolist() == [["same labels", "drusen"]]
     assert by_class["estimate"][0] == pytest.approx(0.0275)
-    told = claims.by_reading(found.assign(text=found.index))
-    assert told.startswith("**A gain is shown:** student_kd (+5.5 points") and "**A loss is shown:**" in told
+    ours = claims.over_data_seeds(TABLE)
+    assert ours["text"].tolist() == [claim[0] for claim in claims.CLAIMS[:3]]
+    assert told(["a", "b"], [GAIN, OPEN]) == "A gain is shown: a. Neither gain nor loss is shown: b."
 
 
 def test_data_seeds_decide_where_they_are_and_this_run_elsewhere():
@@ -67,6 +66,8 @@ def test_data_seeds_decide_where_they_are_and_this_run_elsewhere():
     turned = judged.loc[("student_alone", "alone_light")]
     assert (turned["estimate"], turned["low"], turned["high"], turned["seeds"]) == (-0.02, -0.03, -0.01, 1)
     assert turned["reading"] == LOSS
+    shown = claims.in_words(judged.reset_index())["verdict"].tolist()
+    assert {"shown here", "the opposite is shown here", NOT_TESTED} <= set(shown)
     untested = judged.loc[("kd_test_views", "student_kd")]
     assert np.isnan(untested["holm"]) and untested["reading"] == NOT_TESTED
     here = judged[judged["seeds"] == 1]  # those of this run are a family of their own

@@ -196,7 +196,7 @@ def test_what_an_interval_tells_is_marker_and_word():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["gain shown", "loss shown", "open"]
     dots = [offset for points in axis.collections if len(points.get_offsets()) for offset in points.get_offsets()[:, 0]]
     assert set(np.round(dots, 6)) == {1.0, 3.0, -2.0, 0.0, 2.0}
-    assert "c - b -2.0 points [-3.0, -1.0]" in alt and "1 gain shown, 1 loss shown, 1 open" in takeaway
+    assert "c - b -2.0 points [-3.0, -1.0]" in alt and takeaway.startswith("A gain is shown: a - b. A loss")
     plain, *_ = gain_figures.forest(rows.drop(columns="by_seed"), "Gains")
     assert "dot" not in plain.axes[0].get_xlabel()
 
@@ -206,7 +206,7 @@ def test_data_seeds_are_drawn_where_the_half_width_says():
     figure, alt, takeaway = claim_figures.data_seeds_figure(spread, 12)
     line = figure.axes[0].lines[0]
     assert dict(zip(*line.get_data(), strict=True))[12] == pytest.approx(100 * half_width(0.01, 0.02, 12))
-    assert "12 data seeds" in takeaway and "3 of each arm" in alt
+    assert "12 data seeds" in takeaway and "Five repeats" in takeaway and "3 of each arm" in alt
     assert "; 3 of" not in claim_figures.data_seeds_figure(spread | {"training": np.nan}, 12)[1]
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdoct_utils.judge.claims import ask
+from kdoct_utils.judge.claims import TEMPERATURES, ask
 from kdoct_utils.judge.verdicts import in_points, sentence, verdict
 from kdoct_utils.show.gain_figures import pair_figure
-from kdoct_utils.show.soft_label_figures import TEMPERATURES_OF, temperature_figure, two_teachers
+from kdoct_utils.show.soft_label_figures import temperature_figure, two_teachers
 from kdoct_utils.show.style import use_style
 
 
@@ -27,7 +27,7 @@ def made_up(means: dict[str, float], seeds: int = 12, spread: float = 0.01) -> p
     """A row a network and data seed, the arms in pairs."""
     random = np.random.default_rng(0)
     rows = [{"seed": 1000 + seed, "arm": arm, "accuracy": mean + spread * random.normal(), "ece": 0.05,
-             "best_temperature": 0.4 if arm == "teacher" else np.nan}
+             "best_temperature": {"teacher": 0.4, "teacher_cross_entropy": 1.0}.get(arm)}
             for seed in range(seeds) for arm, mean in means.items()]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -56,12 +56,13 @@ def test_one_difference_has_one_verdict_and_says_why():
         "neither gain nor loss is shown: the interval includes zero")  # fmt: skip
 
 
-def test_temperatures_stand_at_their_calibrated_place_and_missing_arms_are_said():
+def test_students_of_two_teachers_stand_at_the_calibrated_place_of_their_t():
     assert temperature_figure(made_up({"teacher": 0.95, "student_alone": 0.8, "student_kd": 0.82})) is None
-    means = {"teacher": 0.95, "student_alone": 0.8, "student_kd": 0.84} | dict.fromkeys(TEMPERATURES_OF, 0.84)
+    means = {"teacher": 0.95, "teacher_cross_entropy": 0.95, "student_alone": 0.8}
+    means |= {arm: 0.84 for arms in TEMPERATURES.values() for arm in arms.values()}
     figure, alt, takeaway = temperature_figure(made_up(means | {"kd_temperature_20": 0.7}))
-    assert "T = 20 (50.0 calibrated)" in alt and "T = 4 (10.0 calibrated)" in alt
-    assert figure.get_suptitle() == "T = 20 is worse than T = 4" and "against T = 4: T = 1" in takeaway
+    assert "focal teacher, T = 20 (50.0 calibrated)" in alt and "cross-entropy teacher, T = 4 (4.0 calibrated)" in alt
+    assert figure.get_suptitle() == "Focal teacher, T = 20 is worse than T = 4" and takeaway.endswith("than T = 4.")
 
 
 def test_two_teachers_are_compared_where_both_were_measured():

@@ -11,15 +11,15 @@ from scipy import stats
 from kdoct_utils.judge import published
 from kdoct_utils.judge.regimes import PERMUTED, REGIMES, gains, holm, interval_p
 from kdoct_utils.judge.sample_size import equivalence_p
-from kdoct_utils.judge.verdicts import GAIN, LOSS, OPEN, in_points, reading
+from kdoct_utils.judge.verdicts import GAIN, LOSS, NOT_TESTED, OPEN, in_points, reading
 
 Pairs = Sequence[tuple[str, str]]  # arm, and the arm that it is held against
 
 FOUND = ("estimate", "low", "high", "p", "holm", "seeds")
 # Claim, the arm that is claimed to be better, and the arm that it is held against.
 CLAIMS = (
-    ("distillation helps the student (same scans, same labels)", "student_kd", "student_alone"),
-    ("cached logits help the student", "student_cached", "student_alone"),
+    ("distillation helps (same scans, same labels)", "student_kd", "student_alone"),
+    ("cached logits help", "student_cached", "student_alone"),
     ("a live teacher is better than cached logits", "student_kd", "student_cached"),
     ("the student comes up to its teacher", "student_kd", "teacher"),
     ("focal loss helps the teacher", "teacher", "teacher_cross_entropy"),
@@ -32,10 +32,11 @@ CLAIMS = (
     ("test-time augmentation helps", "kd_test_views", "student_kd"),
 )
 OUR_CLAIMS = (  # of the course, not of the paper
-    ("answers to the very scan help more than permuted ones", "student_kd", "kd_permuted"),
     ("a teacher helps where labels are the patients'", "clinic_kd", "clinic_alone"),
     ("a teacher helps where few scans have labels", "pool_kd", "pool_alone"),
+    ("a scan's own answers beat permuted ones", "student_kd", "kd_permuted"),
 )
+WHOSE = {"The paper claims that": CLAIMS, "This course claims that": OUR_CLAIMS}
 # Is it the teacher, or what comes with it? Question -> pairs of an arm and its rival.
 FAIR: Mapping[str, Pairs] = {
     "KD, live − students without a teacher": (
@@ -58,11 +59,19 @@ FAILURES: Mapping[str, Pairs] = {
         "kd_temperature_2", "kd_temperature_20", "kd_one_sided")),
     "Another length of training": (("kd_short", "alone_short"), ("kd_longer", "alone_longer")),
 }  # fmt: skip
+# A teacher's row in the measurement -> its students by the T that was set.
+TEMPERATURES: Mapping[str, Mapping[int, str]] = {
+    "teacher": {1: "kd_temperature_1", 2: "kd_temperature_2", 4: "student_kd", 20: "kd_temperature_20"},
+    "teacher_cross_entropy": {1: "kd_cross_entropy_teacher_1", 2: "kd_cross_entropy_teacher_2",
+                              4: "kd_cross_entropy_teacher", 20: "kd_cross_entropy_teacher_20"},
+}  # fmt: skip
 # All pairs that any notebook asks about: one family for Holm's correction.
 COURSE: Pairs = (
     *(pair for questions in (FAIR, FAILURES) for pairs in questions.values() for pair in pairs),
     *(claim[1:] for claim in (*CLAIMS, *OUR_CLAIMS)),
     *((PERMUTED[name], alone) for name, (_, alone, _) in REGIMES.items()),
+    *((arm, rival) for arms in TEMPERATURES.values() for t, arm in arms.items() if t != 4
+      for rival in (arms[4], "student_alone")),
 )
 
 
@@ -84,20 +93,18 @@ def ask(table: pd.DataFrame, questions: Mapping[str, Pairs] | Pairs) -> pd.DataF
     return _read(found.assign(question=[asked[pair] for pair in pairs]) if isinstance(questions, Mapping) else found)
 
 
+def over_data_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """`ask` of the claims that the table holds both arms of; text is the claim, question says whose it is."""
+    words = {(arm, against): claim for claims in WHOSE.values() for claim, arm, against in claims}
+    found = ask(table, {whose: [claim[1:] for claim in claims] for whose, claims in WHOSE.items()})
+    return found.assign(text=[words[pair] for pair in zip(found["arm"], found["against"], strict=True)])
+
+
 def left_out(table: pd.DataFrame, questions: Mapping[str, Pairs]) -> str:
     """A paragraph on the arms of the questions that the table does not hold, "" where it holds all."""
     arms = dict.fromkeys(arm for pairs in questions.values() for pair in pairs for arm in pair)
     absent = [f"`{arm}`" for arm in arms if arm not in set(table["arm"])]
     return f"\n\nNot measured over data seeds, so not shown: {', '.join(absent)}." if absent else ""
-
-
-def by_reading(found: pd.DataFrame) -> str:
-    """The rows of `ask` (with text) in sentences, under what may be said of them."""
-    words, parts = {GAIN: "A gain is shown", OPEN: "Neither gain nor loss is shown", LOSS: "A loss is shown"}, []
-    for word, what in words.items():
-        rows = [f"{row['text']} ({in_points(row)})" for _, row in found[found["reading"] == word].iterrows()]
-        parts += [f"**{what}:** {'; '.join(rows)}."] if rows else []
-    return "\n\n".join(parts)
 
 
 def class_gains(table: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
@@ -139,6 +146,21 @@ def judge_claims(table: pd.DataFrame, live: Mapping[str, Mapping[str, float]]) -
     here = judged["seeds"] == 1
     judged.loc[here, "holm"] = holm(judged.loc[here, "p"].to_numpy(dtype=float))
     return _read(judged)
+
+
+def in_words(judged: pd.DataFrame) -> pd.DataFrame:
+    """`judge_claims` as a table for readers."""
+    words = {GAIN: "shown here", LOSS: "the opposite is shown here"}
+    where = [f"{row['seeds']:.0f} data seeds" if row["seeds"] > 1 else "this run, one data seed"
+             for _, row in judged.iterrows()]  # fmt: skip
+    tested = judged["reading"] != NOT_TESTED
+    return pd.DataFrame({
+        "claim": judged["claim"], "whose": judged["ours"].map({True: "the course", False: "the paper"}),
+        "difference [95%]": [in_points(row) if np.isfinite(row["estimate"]) else "–" for _, row in judged.iterrows()],
+        "measured over": pd.Series(where, judged.index).where(tested, "–"),
+        "p after Holm": judged["holm"].map("{:.2g}".format).where(tested, "–"),
+        "verdict": judged["reading"].replace(words),
+    })  # fmt: skip
 
 
 def _of_this_run(live: Mapping[str, Mapping[str, float]], arm: str, against: str) -> dict[str, float]:

@@ -58,6 +58,13 @@ def sentence(row: Difference, who: str, against: str) -> str:
     return f"{who} {did} {size} against {against} [{interval}; {reason(row)}."
 
 
+def told(texts: Sequence[str], readings: Sequence[str]) -> str:
+    """What is shown of which, in sentences: "A gain is shown: a; b. Neither gain nor loss is shown: c."."""
+    words = {GAIN: "A gain is shown", LOSS: "A loss is shown", OPEN: "Neither gain nor loss is shown"}
+    of_each = {word: [text for text, one in zip(texts, readings, strict=True) if one == word] for word in words}
+    return " ".join(f"{words[word]}: {'; '.join(found)}." for word, found in of_each.items() if found)
+
+
 def counted(readings: Sequence[str]) -> str:
     """Such as "3 gains shown, 1 loss shown, 2 open"."""
     words = {GAIN: ("gain shown", "gains shown"), LOSS: ("loss shown", "losses shown"), OPEN: ("open", "open")}

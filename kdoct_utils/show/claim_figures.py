@@ -62,8 +62,9 @@ def data_seeds_figure(spread: Mapping[str, float], measured: int, most: int = 40
     message(axis, f"{measured} data seeds: a gain is known to ±{half[students[0]]:.1f} points")
     listed = "; ".join(f"{n} of each arm ±{value:.1f}" for n, value in half.items())
     more = f"; with {students[-1]} students in each instead of one, ±{half[students[-1]]:.1f}" if known else ""
+    five = f"Five repeats, as many as the paper has folds, give ±{widths[students[0]][3]:.1f}."
     return (figure, f"Half-width of the 95% interval by number of data seeds. At {measured}: {listed} points.",
-            f"one student of each arm in {measured} data seeds: ±{half[students[0]]:.1f} points{more}.")
+            f"one student of each arm in {measured} data seeds: ±{half[students[0]]:.1f} points{more}. {five}")
 
 
 def order_figure(order: pd.DataFrame, labels: Mapping[str, str], names: tuple[str, str]) -> Shown:

@@ -12,7 +12,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdoct_utils.judge.verdicts import GAIN, LOSS, OPEN, counted, in_points, reading, sentence
+from kdoct_utils.judge.verdicts import GAIN, LOSS, OPEN, counted, in_points, reading, sentence, told
 from kdoct_utils.show.figures import draw_interval
 from kdoct_utils.show.style import READING_LOOKS, headline
 
@@ -50,8 +50,7 @@ def forest(compared: pd.DataFrame, what: str, *, xlabel: str = "points of accura
     _tidy(axis)
     headline(figure, title or f"{what}: {counted(readings)}")
     listed = "; ".join(f"{row['text']} {in_points(row)}" for _, row in compared.iterrows())
-    return (figure, f"{what}, {xlabel} with 95% intervals: {listed}.",
-            f"Of {len(compared)} differences: {counted(readings)}.")  # fmt: skip
+    return figure, f"{what}, {xlabel} with 95% intervals: {listed}.", told(compared["text"], readings)
 
 
 def _tidy(axis: Axes) -> None:

@@ -11,16 +11,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdoct_utils.judge.regimes import gains
-from kdoct_utils.judge.verdicts import in_points
+from kdoct_utils.judge.claims import TEMPERATURES, ask
+from kdoct_utils.judge.verdicts import GAIN, OPEN, in_points
 from kdoct_utils.show.figures import class_bars, curves, draw_scan, scan_grid
 from kdoct_utils.show.style import headline, look, message
 
 Drawn = tuple[Figure, str, str]
-TEMPERATURES_OF = {"kd_temperature_1": 1, "kd_temperature_2": 2, "student_kd": 4, "kd_temperature_6": 6,
-                   "kd_temperature_20": 20}  # fmt: skip
+TEACHERS = {"teacher": ("focal teacher", "s", "#0072B2"),
+            "teacher_cross_entropy": ("cross-entropy teacher", "o", "#D55E00")}  # fmt: skip
 
 
 def heated_figure(probabilities: np.ndarray, temperatures: Sequence[float], names: Sequence[str]) -> Drawn:
@@ -168,42 +169,55 @@ def calibration_figure(
 
 
 def temperature_figure(table: pd.DataFrame) -> Drawn | None:
-    """Gain of distillation over labels alone against T in calibrated units; None where the table has no such arms.
+    """Gain over labels alone against T in calibrated units, for students of two teachers; None without such arms.
 
     table: of `judge.regimes.kept_regimes`. T in calibrated units: the T that is set, divided by the one that calibrates
-    the teacher of the same data seed (geometric mean over data seeds).
+    the teacher (geometric mean over data seeds). A small dot is a data seed.
     """
-    found = gains(table, [(arm, "student_alone") for arm in TEMPERATURES_OF])
-    unit = calibrating_temperatures(table)
-    if len(found) < 2 or unit.empty:
+    figure, axis = plt.subplots(figsize=(6.8, 3.6))
+    listed, told = [], []
+    for teacher, (name, marker, color) in TEACHERS.items():
+        arms, unit = TEMPERATURES[teacher], calibrating_temperatures(table, teacher)
+        found = ask(table, [(arm, "student_alone") for arm in arms.values()])
+        if found.empty or unit.empty:
+            continue
+        set_at = {arm: t for t, arm in arms.items()}
+        found["T"] = found["arm"].map(set_at)
+        found["place"] = found["T"] / np.exp(np.log(unit).mean())
+        _draw_temperatures(axis, found, name, marker, color)
+        listed += [f"{name}, T = {row['T']} ({row['place']:.1f} calibrated) {in_points(row)}"
+                   for _, row in found.iterrows()]  # fmt: skip
+        for _, row in ask(table, [(arm, arms[4]) for t, arm in arms.items() if t != 4]).iterrows():
+            if row["reading"] != OPEN:
+                t, better = set_at[row["arm"]], "better" if row["reading"] == GAIN else "worse"
+                told.append(f"{name}, T = {t} is {better} than T = 4")
+    if len(listed) < 2:
+        plt.close(figure)
         return None
-    center = float(np.exp(np.log(unit).mean()))
-    found["T"] = found["arm"].map(TEMPERATURES_OF)
-    found["place"] = found["T"] / center
-    figure, axis = plt.subplots(figsize=(6.8, 3.3))
+    axis.axhline(0, color="black", linewidth=1, linestyle=":")
+    axis.set(xscale="log", xlabel="T in calibrated units: T divided by the T* that calibrates the teacher",
+             ylabel="points gained over\nlabels alone")  # fmt: skip
+    places = [1, 2, 5, 10, 20, 50]
+    axis.set_xticks(places, [str(place) for place in places])
+    axis.minorticks_off()
+    axis.legend(fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
+    message = "; ".join(told) or "No T is shown to differ from T = 4"
+    headline(figure, message[0].upper() + message[1:])
+    return figure, f"Gain over labels alone by temperature: {'; '.join(listed)}.", f"On phantoms, 64 px: {message}."
+
+
+def _draw_temperatures(axis: Axes, found: pd.DataFrame, name: str, marker: str, color: str) -> None:
+    """The students of one teacher: mean, 95 % t-interval and a dot a data seed at each T."""
     for _, row in found.iterrows():
         jitter = np.exp(np.random.default_rng(0).uniform(-0.06, 0.06, row["seeds"]))
-        axis.plot(row["place"] * jitter, 100 * np.array(row["by_seed"]), ".", color="#0072B2", alpha=0.4, markersize=6)
+        axis.plot(row["place"] * jitter, 100 * np.array(row["by_seed"]), marker, color=color, alpha=0.3, markersize=3)
         middle, low, high = (100 * row[key] for key in ("estimate", "low", "high"))
-        axis.errorbar(row["place"], middle, yerr=[[middle - low], [high - middle]], color="#0072B2", marker="s",
-                      markersize=8, capsize=5, markeredgecolor="white")  # fmt: skip
-        axis.annotate(f"T = {row['T']}", (row["place"], 1.0), xycoords=("data", "axes fraction"), ha="center",
-                      va="bottom", fontsize=8)  # fmt: skip
-    axis.axhline(0, color="black", linewidth=1, linestyle=":")
-    axis.set(xscale="log", xlabel=f"T in calibrated units (T divided by {center:.2f})",
-             ylabel="points gained over\nlabels alone")  # fmt: skip
-    axis.set_xticks(found["place"].tolist(), [f"{place:.1f}" for place in found["place"]])
-    axis.minorticks_off()
-    against = gains(table, [(arm, "student_kd") for arm in found["arm"] if arm != "student_kd"])
-    told = against[against["holm"] < 0.05]
-    apart = [f"T = {TEMPERATURES_OF[row['arm']]} is {'better' if row['estimate'] > 0 else 'worse'} than T = 4"
-             for _, row in told.iterrows()]  # fmt: skip
-    headline(figure, "; ".join(apart) if apart else "No T is shown to differ from T = 4")
-    listed = "; ".join(
-        f"T = {row['T']} ({row['place']:.1f} calibrated) {in_points(row)}" for _, row in found.iterrows()
-    )
-    held = "; ".join(f"T = {TEMPERATURES_OF[row['arm']]} {in_points(row)}" for _, row in against.iterrows())
-    return figure, f"Gain over labels alone by temperature: {listed}.", f"On phantoms, 64 px, against T = 4: {held}."
+        label = name if row["T"] == 4 else None
+        axis.errorbar(row["place"], middle, yerr=[[middle - low], [high - middle]], color=color, marker=marker,
+                      markersize=8, capsize=5, markeredgecolor="white", label=label)  # fmt: skip
+        axis.annotate(f"T = {row['T']}", (row["place"], middle), (7, 4), textcoords="offset points", fontsize=8,
+                      color=color)  # fmt: skip
+    axis.plot(found["place"], 100 * found["estimate"], color=color, linewidth=0.8, linestyle="--")
 
 
 def calibrating_temperatures(table: pd.DataFrame, teacher: str = "teacher") -> pd.Series:
