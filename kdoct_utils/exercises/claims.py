@@ -1,9 +1,9 @@
-"""Checks of the exercises of notebook 07: scores from counts, fair intervals, fair winners, a teacher's patients."""
+"""Checks of the exercises of notebook 07: possible scores, fair intervals, fair winners, and a leak in split files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from kdoct_utils.exercises.checking import Check
 from kdoct_utils.judge import sample_size
 from kdoct_utils.judge.crossval import SEEN_ROLES
-from kdoct_utils.judge.metrics import confusion_scores, patient_bootstrap, percentile_interval
+from kdoct_utils.judge.metrics import patient_bootstrap, percentile_interval
 
 
 def _needed(difference: float = 0.02, disagreement: float = 0.10, correlation: float = 0.3, scans: int = 12) -> float:
@@ -31,26 +31,32 @@ check_patients_needed = Check(
 )  # fmt: skip
 
 
-def _scores(counts: np.ndarray) -> list[float]:
-    found = confusion_scores(counts)
-    return [found["accuracy"], found["sensitivity"], found["specificity"]]
+def _highest(accuracy: float, class_counts: Sequence[int]) -> float:
+    counts = np.asarray(class_counts, dtype=float)
+    return 1 - (1 - accuracy) * counts.sum() / (counts.sum() - counts.min()) / len(counts)
 
 
-def _of_those_not_called(counts: np.ndarray) -> list[float]:
-    hits, true, said, n = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0), counts.sum()
-    return [*_scores(counts)[:2], ((n - true - said + hits) / (n - said)).mean()]
+def _spread_evenly(accuracy: float, class_counts: Sequence[int]) -> float:
+    counts = np.asarray(class_counts, dtype=float)
+    return 1 - ((1 - accuracy) * counts.sum() / len(counts) / (counts.sum() - counts)).mean()
 
 
-check_three_scores = Check(
-    _scores,
-    (lambda counts: _scores(counts.T),
-     "The accuracy is right, the others are of the transposed matrix. Rows are what is true."),
-    (_of_those_not_called,
-     "You divided by the scans not called the class. Specificity is of those that are not the class."),
-    cases=[(np.array([[800, 150, 50], [40, 300, 60], [5, 15, 80]]),),
-           (np.array([[90, 5, 3, 2], [10, 180, 5, 5], [0, 1, 20, 9], [2, 2, 2, 44]]),)],
-    passed="Three scores of one matrix, as the paper has them.",
-    otherwise="You have {got}. Return accuracy, sensitivity, specificity, in this order; try two classes by hand.",
+def _lowest(accuracy: float, class_counts: Sequence[int]) -> float:
+    counts = np.asarray(class_counts, dtype=float)
+    return 1 - (1 - accuracy) * counts.sum() / (counts.sum() - counts.max()) / len(counts)
+
+
+check_highest_specificity = Check(
+    _highest,
+    (_spread_evenly, "You share the false alarms out among the classes. Who wants a high score would not."),
+    (_lowest, "That is the other end: no table gives less. Which class has the most scans that are not of it?"),
+    (lambda accuracy, counts: 1 - len(counts) * (1 - _highest(accuracy, counts)),
+     "That is the one class that is called too often. What do the other classes add to the mean?"),
+    (lambda accuracy, counts: _highest(accuracy, [1] * len(counts)),
+     "Right if all classes were equally large. The counts of this dataset are not."),
+    cases=[(0.926, (5667, 3742, 3240)), (0.80, (500, 300, 200)), (0.95, (250, 250, 250, 100))],
+    passed="One subtraction finds what no table of counts can give, and nobody's raw data are needed.",
+    otherwise="You have {got}. Each wrong answer is a false alarm for one class: for which does it cost least?",
 )  # fmt: skip
 
 
@@ -126,24 +132,85 @@ def dealt_patients(order: list[str] | np.ndarray, seed: int = 0) -> pd.DataFrame
     return pd.DataFrame({"patient": list(order), "role": roles})
 
 
-def _two_orders(patients: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One set of patients, listed in order of number by the teacher's script and of appearance by the student's."""
-    names = [f"p{number:03d}" for number in range(patients)]
-    return dealt_patients(names, seed), dealt_patients(np.random.default_rng(seed + 1).permutation(names), seed)
+def split_files(patients: int = 120, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """A lab's split files: name -> a row a scan with patient, scan and role, in no particular order.
+
+    Two teachers and three students were trained by five scripts. Patients have 3 to 40 scans.
+    """
+    random = np.random.default_rng(seed)
+    names = [f"patient {number:03d}" for number in range(patients)]
+    scans = random.integers(3, 41, patients)
+    by_appearance = list(random.permutation(names))
+    dealt = {"teacher_a": dealt_patients(names, seed), "teacher_b": dealt_patients(by_appearance, seed),
+             "student_a": dealt_patients(names, seed), "student_b": dealt_patients(by_appearance, seed),
+             "student_c": dealt_patients(list(random.permutation(names)), seed)}  # fmt: skip
+    files = {}
+    for name, roles in dealt.items():
+        rows = roles.set_index("patient").loc[names].reset_index()
+        rows = rows.loc[rows.index.repeat(scans)].assign(scan=np.concatenate([np.arange(n) for n in scans]))
+        files[name] = rows.sample(frac=1, random_state=int(random.integers(1000))).reset_index(drop=True)
+    return files
 
 
-def _share(teacher: pd.DataFrame, student: pd.DataFrame, seen: tuple[str, ...] = SEEN_ROLES) -> float:
-    known = teacher["patient"][teacher["role"].isin(seen)]
-    return student["patient"][student["role"] == "test"].isin(known).mean()
+def _audit(splits: dict[str, pd.DataFrame], seen: tuple[str, ...] = SEEN_ROLES, unit: str = "patient") -> pd.DataFrame:
+    shares = {}
+    for student in (name for name in splits if name.startswith("student")):
+        tested = splits[student].query("role == 'test'")
+        tested = tested["patient"].drop_duplicates() if unit == "patient" else tested["patient"]
+        of_teachers = {name: table for name, table in splits.items() if name.startswith("teacher")}
+        shares[student] = {name: tested.isin(table.loc[table["role"].isin(seen), "patient"]).mean()
+                           for name, table in of_teachers.items()}  # fmt: skip
+    return pd.DataFrame(shares)
 
 
-check_share_seen = Check(
-    _share,
-    (lambda teacher, student: _share(teacher, student, ("train",)),
-     "You count the patients that the teacher trained on. Are those new on whom its weights were chosen?"),
-    (lambda teacher, student: teacher["role"][student["role"] == "test"].isin(SEEN_ROLES).mean(),
-     "You compared the two tables row by row. They list the patients in two orders: that was the bug."),
-    cases=[_two_orders(200, 3), _two_orders(441, 4)],
-    passed="One split file for all networks brings it to zero.",
-    otherwise="You have {got}. Return a share between 0 and 1: of whom, and who counts?",
+def _row_by_row(splits: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    students, teachers = ([name for name in splits if name.startswith(kind)] for kind in ("student", "teacher"))
+    return pd.DataFrame({student: {teacher: splits[teacher]["role"][splits[student]["role"] == "test"].isin(
+        SEEN_ROLES).mean() for teacher in teachers} for student in students})  # fmt: skip
+
+
+def _cells(table: pd.DataFrame) -> dict[str, float]:
+    """Each share under its names, whatever the order of rows and columns."""
+    cells = table.stack()
+    return {f"{teacher} and {student}": float(cells[teacher, student]) for teacher, student in sorted(cells.index)}
+
+
+check_audit = Check(
+    _audit,
+    (lambda splits: _audit(splits, ("train",)),
+     "You count the patients that a teacher trained on. Are those new on whom its weights were chosen?"),
+    (_row_by_row, "You compare the tables row by row, and each file has its own order of rows. What names a patient?"),
+    (lambda splits: _audit(splits, unit="scan"),
+     "You count scans, so a patient with 40 weighs more than one with 3. A share of whom was asked?"),
+    (lambda splits: _audit(splits).T, "Rows and columns are exchanged: a row is a teacher."),
+    cases=[(split_files(120, 3),), (split_files(200, 4),)],
+    observe=_cells,
+    passed="Pairs with a share of zero may be published. The others need a new teacher, or a new student.",
+    otherwise="{where}: you have {got}. Take that pair alone, and list its test patients by hand.",
+)  # fmt: skip
+
+
+def _deal(patients: Sequence[str]) -> dict[str, str]:
+    table = dealt_patients(sorted(patients))
+    return dict(zip(table["patient"], table["role"], strict=True))
+
+
+def _deals(deal: Callable[[Sequence[str]], dict[str, str]]) -> dict[str, bool]:
+    names = [f"patient {number:03d}" for number in range(300)]
+    first, second = deal(list(names)), deal(list(np.random.default_rng(5).permutation(names)))
+    shares = pd.Series(first).value_counts(normalize=True)
+    return {
+        "every patient has a role": set(first) == set(names) and set(shares.index) == {"train", "validation", "test"},
+        "about a fifth is tested": 0.12 < shares.get("test", 0) < 0.28,
+        "the order of the list does not matter": first == second,
+    }
+
+
+check_deal = Check(
+    _deal,
+    (lambda patients: dict(zip(patients, dealt_patients(patients)["role"], strict=True)),
+     "Hand in the same list in another order and look at one patient: that was the bug."),
+    observe=_deals,
+    passed="Every script may call it, whatever list it starts from.",
+    otherwise="Not so yet: {where}. Return a mapping, patient -> train, validation or test.",
 )  # fmt: skip
