@@ -10,11 +10,13 @@ from matplotlib.text import Text
 from scipy import stats
 
 from kdoct_utils.judge.regimes import PERMUTED, REGIMES, by_data_seed, gains, holm, kept_regimes, signs_by_arm
+from kdoct_utils.judge.signs import COPY, GROUPS, MEANT, WEAK_TEACHER, fired_by_arm, hits_and_false_alarms
 from kdoct_utils.lab import stages
 from kdoct_utils.lab.arms import ARMS
 from kdoct_utils.lab.training import train
 from kdoct_utils.runs import open_run
 from kdoct_utils.show.regime_figures import map_figure, map_message, map_rows
+from kdoct_utils.show.sign_figures import signs_figure
 from tools.regimes import put_together
 
 
@@ -119,3 +121,25 @@ def test_a_weak_student_far_behind_its_teacher_fires_no_sign_of_a_copy():
     assert found.loc["kd_short"].tolist() == [0, 0, 0, 0]
     assert found.loc["kd_weak_teacher"].tolist() == [0.5, 0.5, 0, 1]
     assert signs_by_arm(table.drop(columns="divergence"), {"kd_short": "teacher"}).empty
+
+
+def test_signs_are_counted_where_they_are_meant_and_elsewhere():
+    rows = [(seed, "teacher", 0.98, np.nan) for seed in range(4)]
+    rows += [(seed, "teacher_blind", 0.72, np.nan) for seed in range(4)]
+    rows += [(seed, "kd_blind_teacher", 0.70, 0.01) for seed in range(4)]
+    rows += [(seed, "student_kd", 0.99 if seed == 0 else 0.88, 0.05) for seed in range(4)]
+    table = pd.DataFrame(rows, columns=["seed", "arm", "accuracy", "divergence"])
+    fired = fired_by_arm(table)
+    assert fired.loc["kd_blind_teacher", [COPY, WEAK_TEACHER]].tolist() == [1, 1] and fired["seeds"].tolist() == [4, 4]
+    counts = hits_and_false_alarms(fired)
+    assert counts.loc[WEAK_TEACHER].tolist() == [4, 4, 0, 4]
+    assert counts.loc["student above teacher"].tolist() == [0, 0, 1, 8]
+    figure, alt, _ = signs_figure(table, {arm: arm for arm in fired.index})
+    assert "8 of 8 runs where they should" in figure.get_suptitle().replace("\n", " ") and "1 of 8 elsewhere" in alt
+    plt.close(figure)
+    assert signs_figure(table.drop(columns="divergence"), {}) is None
+    arms = {arm: teacher for group in GROUPS.values() for arm, teacher in group.items()}
+    assert set(arms) <= set(ARMS) and {arm for meant in MEANT.values() for arm in meant} <= set(arms)
+    for arm, teacher in arms.items():
+        recipe = ARMS[arm].recipe
+        assert teacher == ("teacher" if recipe.teacher == "course" else f"teacher_{recipe.teacher}")

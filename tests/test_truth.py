@@ -9,10 +9,7 @@ from kdoct_utils.phantom.anatomy import VISIBLE_DRUSE_UM, VISIBLE_EDEMA_UM, VISI
 from kdoct_utils.phantom.render import phantom_cohort, render_band
 from kdoct_utils.phantom.truth import (
     cohort_heights,
-    drusen_patients,
-    lesion_heights,
     redraw_patient,
-    with_druse_height,
     without_lesions,
 )
 from kdoct_utils.profiles import CLASS_NAMES
@@ -50,28 +47,6 @@ def test_heights_of_a_part_are_those_of_the_whole(cohort):
     _, table = cohort
     whole = cohort_heights(table, PATIENTS, SLICES, SIZE, SEED)
     np.testing.assert_array_equal(cohort_heights(table[::5], PATIENTS, SLICES, SIZE, SEED), whole[::5])
-
-
-@pytest.mark.parametrize("height", [0.0, 35.0, 70.0])
-def test_drusen_are_scaled_and_nothing_else(height):
-    patient = drusen_patients(1, seed=0, size=64)[0]
-    scaled = with_druse_height(patient, height, 64)
-    assert lesion_heights(scaled, 1, 64)[0] == pytest.approx(height, abs=1e-3)
-    before, after = render_band(patient, 1, 64, noise=False), render_band(scaled, 1, 64, noise=False)
-    far = np.abs(before.images[0].astype(int) - after.images[0].astype(int)).max(axis=0) == 0
-    assert far.any()  # columns without a druse stay as they were
-    assert patient.lesions.drusen[:, 3].max() > 0  # the patient given is not changed
-
-
-def test_drusen_patients_have_a_druse_and_differ():
-    patients = drusen_patients(5, seed=1, size=48)
-    assert len({patient.seed for patient in patients}) == 5
-    assert all(lesion_heights(patient, 1, 48)[0] >= 10 for patient in patients)
-
-
-def test_no_druse_to_scale_is_an_error():
-    with pytest.raises(ValueError, match="normal patient .* no druse"):
-        with_druse_height(draw_patient("normal", 0), 50, 32)
 
 
 @pytest.mark.parametrize("kind", CLASS_NAMES)

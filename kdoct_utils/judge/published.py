@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import as_file, files
-from itertools import permutations, product
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -111,37 +111,6 @@ def _of_folds(scores: pd.DataFrame, dataset: str, model: str, score: str) -> np.
     return scores.loc[(scores["dataset"] == dataset) & (scores["model"] == model), score].to_numpy()
 
 
-def errors(dataset: str, model: str) -> pd.DataFrame:
-    """The shape of the errors: a row for each way to be wrong, the most frequent first.
-
-    Columns: true, predicted, count (all folds), share (of all errors), rate (of the scans of the true class),
-    rate_low and rate_high (the folds with the lowest and the highest rate).
-    """
-    counts, names = confusions(dataset, model), classes(dataset)
-    rates = counts / counts.sum(axis=2, keepdims=True)  # (folds, classes, classes)
-    total = counts.sum(axis=0)
-    found = pd.DataFrame(
-        [(names[i], names[j], total[i, j], total[i, j] / total[i].sum(), rates[:, i, j].min(), rates[:, i, j].max())
-         for i, j in permutations(range(len(names)), 2)],
-        columns=["true", "predicted", "count", "rate", "rate_low", "rate_high"],
-    )  # fmt: skip
-    found.insert(3, "share", found["count"] / found["count"].sum())
-    return found.sort_values("count", ascending=False, kind="stable", ignore_index=True)
-
-
-def shape_of_errors(dataset: str, model: str) -> str:
-    """The errors in a sentence: which pair of classes holds most of them, and which is hardly mixed up."""
-    found = errors(dataset, model)
-    pair = pd.Series([" and ".join(sorted(two)) for two in zip(found["true"], found["predicted"], strict=True)])
-    shares = found.groupby(pair)["share"].sum().sort_values(ascending=False)
-    worst = found.iloc[0]
-    return (
-        f"{dataset}, {model}: {found['count'].sum():,} errors; {shares.iloc[0]:.0%} of them mix up {shares.index[0]}, "
-        f"{shares.iloc[-1]:.1%} {shares.index[-1]}. Most frequent: {worst['true']} called {worst['predicted']}, "
-        f"{worst['rate']:.1%} of that class, {worst['rate_low']:.1%} to {worst['rate_high']:.1%} by fold."
-    )
-
-
 def fold_sizes(dataset: str) -> pd.DataFrame:
     """Scans of each class that teacher and student were tested on: a row a fold, columns (model, class)."""
     tables = {model: pd.DataFrame(confusions(dataset, model).sum(axis=2), columns=classes(dataset)) for model in MODELS}
@@ -167,11 +136,11 @@ def folds_compared(dataset: str) -> str:
 
 
 def student_minus_teacher(dataset: str) -> dict:
-    """The mean difference in accuracy of the five folds, student minus teacher, and what it allows to say.
+    """The mean difference in accuracy of the five folds, student minus teacher.
 
-    Fractions of 1. Returns estimate, t_interval ([low, high], 95 %, folds as pairs), welch_interval (folds not
-    paired) and conclusion. Folds share most of their training scans, so that even the wider interval is too narrow
-    (Bengio and Grandvalet 2004). Raises ValueError for another dataset.
+    Fractions of 1. Returns estimate, t_interval ([low, high], 95 %, folds as pairs) and welch_interval (folds not
+    paired). Folds share most of their training scans, so that even the wider interval is too narrow (Bengio and
+    Grandvalet 2004). Raises ValueError for another dataset.
     """
     _check(dataset)
     scores = fold_scores()
@@ -179,21 +148,7 @@ def student_minus_teacher(dataset: str) -> dict:
     estimate = float((student - teacher).mean())
     paired = stats.ttest_rel(student, teacher).confidence_interval()
     welch = stats.ttest_ind(student, teacher, equal_var=False).confidence_interval()
-    said = (
-        f"Student minus teacher: {100 * estimate:+.2f} points, 95 % interval {100 * paired.low:+.2f} to "
-        f"{100 * paired.high:+.2f} as pairs, {100 * welch.low:+.2f} to {100 * welch.high:+.2f} as two samples."
-    )
-    sizes = fold_sizes(dataset)
-    if not (sizes["teacher"] == sizes["student"]).all(axis=None):
-        said += " Teacher and student were tested on other scans in the folds of one number, so these are no pairs."
-    if paired.low <= 0 <= paired.high and welch.low <= 0 <= welch.high:
-        loss = max(0.0, -100 * min(paired.low, welch.low))
-        said += f" Neither a loss nor a gain is shown, and a loss of up to {loss:.1f} points is not ruled out."
-    else:
-        said += " At least one interval leaves zero out."
-    said += f" With {len(student)} folds the exact test cannot give a p under {2.0 ** (1 - len(student)):.4f}."
-    intervals = {"t_interval": [*map(float, paired)], "welch_interval": [*map(float, welch)]}
-    return {"estimate": estimate} | intervals | {"conclusion": said}
+    return {"estimate": estimate, "t_interval": [*map(float, paired)], "welch_interval": [*map(float, welch)]}
 
 
 def _check(dataset: str, model: str = "teacher") -> None:

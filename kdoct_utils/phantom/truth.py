@@ -48,35 +48,7 @@ def cohort_heights(table: pd.DataFrame, patients_per_class: int, slices: int, si
     return np.array([heights[name, kind][k] for name, kind, k in rows])
 
 
-def with_druse_height(patient: Patient, height_um: float, size: int) -> Patient:
-    """The same eye with all drusen scaled, so that the highest in its middle slice reaches ``height_um``.
-
-    Nothing else changes: layers, vessels and noise stay. Raises ValueError where the middle slice has no druse.
-    """
-    now = float(lesion_profiles(patient, band_view(patient, size).x_um, slice_positions(1))["drusen"].max())
-    if now < 1:
-        raise ValueError(f"the middle slice of {patient.patient_class} patient {patient.seed} shows no druse to scale")
-    drusen = patient.lesions.drusen.copy()
-    drusen[:, 3] *= height_um / now
-    return replace(patient, lesions=replace(patient.lesions, drusen=drusen))
-
-
 def without_lesions(patient: Patient) -> Patient:
     """The same eye before it fell ill: layers, vessels and noise stay, every lesion is gone."""
     none = {field.name: getattr(patient.lesions, field.name)[:0] for field in fields(patient.lesions)}
     return replace(patient, lesions=replace(patient.lesions, **none))
-
-
-def drusen_patients(count: int, seed: int, size: int, first: int = 5000) -> list[Patient]:
-    """``count`` patients with a druse of at least 10 um in the middle slice, numbered from ``first``.
-
-    Cohorts number their patients from 0, so these are strangers to a network that was trained on one.
-    """
-    found, number = [], first
-    while len(found) < count:
-        patient = draw_patient("drusen", [seed, number])
-        profile = lesion_profiles(patient, band_view(patient, size).x_um, slice_positions(1))
-        if profile["drusen"].max() >= 10:
-            found.append(patient)
-        number += 1
-    return found
