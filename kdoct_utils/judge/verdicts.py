@@ -38,8 +38,10 @@ def reason(row: Difference) -> str:
     """What the reading rests on: "the interval excludes zero", or what keeps it open."""
     if not excludes_zero(row):
         return "the interval includes zero"
-    chance = f", but among so many claims chance can do that (p = {row['holm']:.2f} after Holm)"
-    return "the interval excludes zero" + (chance if reading(row) == OPEN else "")
+    if reading(row) != OPEN:
+        return "the interval excludes zero"
+    chance = f"among so many claims chance can do that (p = {row['holm']:.2f} after Holm)"
+    return f"the interval excludes zero, but {chance}"
 
 
 def verdict(row: Difference) -> str:
