@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from browsing import CHROMIUM, open_page
 from bs4 import BeautifulSoup
-from matplotlib.colors import to_rgba
 from matplotlib.text import Text
+from test_figures import linear
 
 from kdoct_utils.profiles import CLASS_NAMES
 from kdoct_utils.show import figures
@@ -91,12 +91,7 @@ def test_a_text_can_be_heard(path):
 
 
 def contrast(one, other):
-    def luminance(color):
-        value = np.array(to_rgba(color)[:3])
-        value = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-        return float(value @ [0.2126, 0.7152, 0.0722])
-
-    low, high = sorted((luminance(one), luminance(other)))
+    low, high = sorted(linear(color) @ [0.2126, 0.7152, 0.0722] for color in (one, other))  # luminance
     return (high + 0.05) / (low + 0.05)
 
 

@@ -274,14 +274,6 @@ def test_what_an_arm_changes_reaches_its_training(run, data, trainer_of):
     assert recipe["pretraining"]["patients"] == 2 * TRAINED.phantom_patients
 
 
-def test_answers_given_beforehand_train_as_a_live_teacher(run, data, results):
-    """The arm T = 2 learns from kept answers; the course's student of that T has a live teacher."""
-    live = train(run, data, "student_kd", 0, temperature=2.0, progress=False).history
-    kept = train(run, data, "kd_temperature_2", 0, progress=False).history
-    assert len(live) == 3
-    np.testing.assert_allclose(kept["train_loss"], live["train_loss"], rtol=1e-3)
-
-
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""OCTDL: the real published table, its mapping to the course's classes, and folds that keep its patients apart."""
+"""OCTDL: the real published table, its mapping to the course's classes, and faults in its layout."""
 
 import shutil
 from pathlib import Path
@@ -8,11 +8,9 @@ import pandas as pd
 import pytest
 from on_disk import edit, read
 from PIL import Image
-from sklearn.model_selection import StratifiedGroupKFold
 
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers.octdl import RULES, mapping_table, published_table
-from kdoct_utils.data.splits import audit_leakage, make_splits
 from kdoct_utils.datasets import DATASETS
 from kdoct_utils.profiles import CLASS_NAMES
 
@@ -105,35 +103,6 @@ def test_scans_keep_what_the_table_says_of_them(real):
     notes = "\n".join(real.provenance["notes"])
     assert "patients with scans in several diseases: 1, such as octdl/4986761 (AMD, DME)" in notes
     assert "octdl/2071012 (drusen, left out); octdl/4986761 (cnv, dme); octdl/5748269 (cnv, left out)" in notes
-
-
-# --- folds ---
-
-
-def patient_shares(table, fold):
-    """Share of each class in each fold, counted in patients: (folds, classes). fold: of each row of the table."""
-    counts = pd.crosstab(fold, table["label"], values=table["patient"], aggfunc="nunique").fillna(0)
-    return counts.div(counts.sum(axis=1), axis=0)
-
-
-def test_folds_of_the_real_table_are_stratified_and_keep_patients_apart(real):
-    table, seed = real.table, 0
-    frame = make_splits(table, seed)
-    assert all(audit_leakage(table, frame, fold, real.hashes).empty for fold in range(5))
-    overall = patient_shares(table, pd.Series(0, index=table.index)).loc[0]
-    for _, part in frame.groupby("role"):
-        rows = part.merge(table, on="scan_id")
-        # A class has as many patients in each fold, give or take one; about 112 are tested, 90 are for validation.
-        assert (patient_shares(rows, rows["fold"]) - overall).abs().max().max() < 0.02
-        scans = pd.crosstab(rows["fold"], rows["label"], normalize="index")
-        assert (scans - table["label"].value_counts(normalize=True)).abs().max().max() < 0.1
-    fold = table["scan_id"].map(frame[frame["role"] == "test"].set_index("scan_id")["fold"])
-    oracle = fold.copy()
-    folder = StratifiedGroupKFold(5, shuffle=True, random_state=seed)  # balances scans; we balance patients
-    for number, (_, rows) in enumerate(folder.split(table, table["label"], table["patient"])):
-        oracle.iloc[rows] = number
-    ours, theirs = patient_shares(table, fold), patient_shares(table, oracle)
-    assert (ours.max() - ours.min()).max() <= (theirs.max() - theirs.min()).max()
 
 
 # --- layout and faults ---

@@ -84,9 +84,6 @@ def test_another_md5_is_refused_and_told_how_to_go_on(tmp_path, monkeypatch):
     assert not any("MD5" in note for note in read(renamed, verify=True).provenance["notes"])
 
 
-# --- which file ---
-
-
 # --- faults ---
 
 

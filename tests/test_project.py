@@ -15,7 +15,6 @@ import yaml
 from packaging.requirements import Requirement
 
 from kdoct_utils.course.check import PYTHON_NEEDED
-from tools.publish import badges, repository_url
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -126,11 +125,3 @@ def test_shipped_files_are_package_data():
         if path.suffix not in (".py", ".pyc") and not any(path.match(pattern) for pattern in patterns)
     ]
     assert left_out == []
-
-
-def test_notebook_badges_come_from_the_one_setting():
-    for path in [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "notebooks").glob("more/*.ipynb")]:
-        text = path.read_text()
-        links = set(re.findall(r"https://(?:mybinder\.org/v2|colab\.research\.google\.com/github)[^)\s\\\"]*", text))
-        own = badges(path.relative_to(ROOT / "notebooks").as_posix(), repository_url(ROOT))
-        assert links <= set(re.findall(r"\]\((https://[^)]*)\)", own))

@@ -159,7 +159,8 @@ def test_phantoms_are_kept_and_drawn_again_for_another_recipe(run, data, other, 
     np.testing.assert_array_equal(again.images, other.images)
     assert list(again.groups) == list(other.groups) and again.provenance == other.provenance
     with pytest.raises(ZeroDivisionError):
-        transfer.other_data(run, data, "phantom_b", progress=False, options=replace(run.options, worst_case=False))
+        every = replace(run, options=replace(run.options, worst_case=False))
+        transfer.other_data(every, data, "phantom_b", progress=False)
 
 
 def test_only_shared_classes_are_kept_and_the_rest_is_counted(run, data, tmp_path):

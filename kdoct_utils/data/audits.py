@@ -36,6 +36,7 @@ SHORTCUT_COLUMNS = ["property", "balanced_accuracy", "low", "high", "chance", "v
 PREDICTS, NO_SIGN = "predicts the class", "no sign"
 TOO_FEW, NO_PATIENTS = "cannot be told: too few patients", "cannot be told: no patient numbers"
 
+FOLDS, RESAMPLES = 5, 1000
 FEWEST_PATIENTS = 5  # of each class; with fewer, an interval that resamples patients says nothing
 MATTERS = 0.1  # a gain over guessing that would matter; an interval that reaches beyond it does not exclude it
 TREE_DEPTH = 4  # at most 16 cases: enough for "small, or wide and bright", too few to know every patient by heart
@@ -113,16 +114,14 @@ def same_patient(table: pd.DataFrame, split: pd.DataFrame | None = None, fold: i
     return rows.assign(n=rows["scan_ids"].map(len).astype(int))[PATIENT_COLUMNS].reset_index(drop=True)
 
 
-def shortcuts(
-    table: pd.DataFrame, measured: pd.DataFrame, seed: int = 0, folds: int = 5, resamples: int = 1000
-) -> pd.DataFrame:
+def shortcuts(table: pd.DataFrame, measured: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """How well each of PROPERTIES alone, and all together, predict the class of scans of unseen patients.
 
     table: scan table with scan_id, patient, group and label. measured: indexed by scan_id, with the columns that
     PROPERTIES names (ScanSet.measured).
 
     A decision tree (depth TREE_DEPTH, classes weighted to count the same) learns on the scans of some patients and
-    predicts those of the others, in ``folds`` folds over groups of patients. The score is the balanced accuracy; where
+    predicts those of the others, in FOLDS folds over groups of patients. The score is the balanced accuracy; where
     the tree is undecided between classes, each counts in equal parts, so that a property that is the same in all scans
     gets exactly what guessing gets, 1 / classes. The interval (95 %) resamples groups of patients.
 
@@ -147,9 +146,9 @@ def shortcuts(
         elif fewest < FEWEST_PATIENTS:
             verdict = TOO_FEW
         else:
-            right = _right_out_of_fold(values, table["label"], table["group"], min(folds, fewest), seed)
+            right = _right_out_of_fold(values, table["label"], table["group"], min(FOLDS, fewest), seed)
             group, label = table["group"].to_numpy(object), table["label"].to_numpy(object)
-            found = paired_difference(right, np.zeros(len(right)), group, resamples, seed, classes=label)
+            found = paired_difference(right, np.zeros(len(right)), group, RESAMPLES, seed, classes=label)
             score = found["estimate"], found["low"], found["high"]
             no_gain = NO_SIGN if found["high"] <= chance + MATTERS else TOO_FEW
             verdict = PREDICTS if found["low"] > chance else no_gain

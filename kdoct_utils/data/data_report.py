@@ -32,7 +32,7 @@ def facts_text(info: DatasetInfo) -> str:
 
 
 def read_data(
-    dataset: str, data_root: str, options: DataOptions, audits: bool = True, progress: bool = True
+    dataset: str, data_root: str, options: DataOptions, audits: bool = True
 ) -> tuple[dict, AuditReport | None]:
     """Read a dataset from its folder, split it as a run with seed 0 would, and audit it.
 
@@ -41,17 +41,13 @@ def read_data(
     Raises as scans.read_scans does.
     """
     from kdoct_utils.data.scans import read_scans
-    from kdoct_utils.data.splits import SplitError, make_splits, official_splits
+    from kdoct_utils.data.splits import SplitError, new_split
 
     profile = get_profile("smoke")  # matters to phantoms only
-    scans = read_scans(dataset, data_root, profile=profile, seed=0, options=options, progress=progress)
+    scans = read_scans(dataset, data_root, profile=profile, seed=0, options=options)
     split, told = None, {"roles": {}, "warnings": []}
     try:
-        settings = {"class_names": scans.class_names, "allow_tiny": True}
-        if options.split == "official":
-            split = official_splits(scans.table, 0, keep_shared=options.keep_shared, **settings)
-        else:
-            split = make_splits(scans.table, 0, **settings)
+        split = new_split(scans.table, 0, options, scans.class_names)
         told = {"roles": split.loc[split["fold"] == 0, "role"].value_counts().to_dict(), **split.attrs}
     except SplitError as error:
         told["warnings"] = [str(error)]
@@ -60,7 +56,7 @@ def read_data(
         return record, None
     from kdoct_utils.data.audits import audit  # imports scikit-learn, which counting does not need
 
-    return record, audit(scans, split, progress=progress)
+    return record, audit(scans, split)
 
 
 def report_text(record: dict, audits: AuditReport | None) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kdoct_utils.datasets import DataOptions
 from kdoct_utils.profiles import CLASS_NAMES
 from kdoct_utils.runs import atomic_path
 
@@ -110,6 +111,14 @@ def official_splits(
     if count:
         warnings.append(f"{count} {share} {'were kept: the test leaks' if keep_shared else 'are not used'}")
     return _as_split(table, roles, warnings)
+
+
+def new_split(table: pd.DataFrame, seed: int, options: DataOptions, class_names: Sequence[str]) -> pd.DataFrame:
+    """The split of a run: as the options ask, folds over patients, or the publishers' test part held out."""
+    settings = {"class_names": class_names, "allow_tiny": True}
+    if options.split == "official":
+        return official_splits(table, seed, keep_shared=options.keep_shared, **settings)
+    return make_splits(table, seed, **settings)
 
 
 def scan_level_splits(table: pd.DataFrame, seed: int, folds: int = 5) -> pd.DataFrame:

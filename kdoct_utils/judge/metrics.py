@@ -5,12 +5,14 @@ NumPy in, plain Python numbers and lists out, so that the results go straight in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import confusion_matrix, roc_auc_score
+
+AVERAGED = ("accuracy", "sensitivity", "specificity", "auc", "ece")  # over the networks of an arm
 
 
 def evaluate(
@@ -86,17 +88,26 @@ def hits(logits: Sequence[np.ndarray], target: np.ndarray) -> np.ndarray:
     return np.stack([one.argmax(axis=1) == target for one in logits])
 
 
-def average_scores(scores: Sequence[Mapping], names: Sequence[str]) -> dict:
-    """What `evaluate` found for several networks on the same scans, as one record.
+def evaluate_networks(
+    logits: Sequence[np.ndarray], target: np.ndarray, patients: Sequence[str] | np.ndarray, class_names: Sequence[str]
+) -> dict:
+    """Scores of an arm: what `evaluate` finds for its networks, averaged, with an interval over patients and seeds.
 
-    The scores ``names`` are averaged (None where no network has one), the confusion counts added up; n_scans and
-    n_patients are those of each, seeds the number of networks.
+    logits: (n, classes) of each network. target: (n,). patients: (n,) keys. Returns a dict for metrics.json: AVERAGED
+    (means; None where no network has one), interval ([low, high] of the accuracy), by_seed (accuracies), confusion
+    (counts of all networks added up), class_names, n_scans, n_patients and seeds (the number of networks).
     """
-    return {name: _mean([one[name] for one in scores]) for name in names} | {
+    scores = [evaluate(probabilities(one), target, patients, class_names) for one in logits]
+    correct = hits(logits, target)
+    accuracy = paired_difference(correct, np.zeros_like(correct), patients)
+    return {name: _mean([one[name] for one in scores]) for name in AVERAGED} | {
         "confusion": np.sum([one["confusion"] for one in scores], axis=0).tolist(),
         "n_scans": scores[0]["n_scans"],
         "n_patients": scores[0]["n_patients"],
         "seeds": len(scores),
+        "interval": [accuracy["low"], accuracy["high"]],
+        "by_seed": [one["accuracy"] for one in scores],
+        "class_names": list(class_names),
     }
 
 

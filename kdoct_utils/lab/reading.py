@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -11,20 +10,11 @@ import pandas as pd
 from kdoct_utils.data.cache import open_pictures, picture_key
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.scans import ScanSet, read_scans
-from kdoct_utils.data.splits import make_splits, official_splits
 from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.lab.keep import keep
 from kdoct_utils.phantom import scanners
 from kdoct_utils.phantom.render import phantom_cohort
 from kdoct_utils.runs import RunFolder, atomic_path, read_json
-
-
-def new_split(run: RunFolder, table: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """The split that the run's options ask for: folds over patients, or the publishers' test part held out."""
-    settings = {"class_names": class_names, "allow_tiny": True}
-    if run.options.split == "official":
-        return official_splits(table, run.seed, keep_shared=run.options.keep_shared, **settings)
-    return make_splits(table, run.seed, **settings)
 
 
 def read_now(run: RunFolder, progress: bool = True) -> tuple[pd.DataFrame, np.ndarray, dict]:

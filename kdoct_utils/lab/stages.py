@@ -15,11 +15,11 @@ import pandas as pd
 from filelock import FileLock
 from torch import nn
 
-from kdoct_utils.data.splits import load_splits, save_splits
-from kdoct_utils.judge.metrics import average_scores, evaluate, hits, paired_difference, probabilities
+from kdoct_utils.data.splits import load_splits, new_split, save_splits
+from kdoct_utils.judge.metrics import evaluate, evaluate_networks, hits, probabilities
 from kdoct_utils.lab.beyond import draw_beyond, join_beyond
 from kdoct_utils.lab.keep import file_hash, full_recipe, keep, keep_network, short_hash, why_again
-from kdoct_utils.lab.reading import kept_pictures, kept_scans, new_split
+from kdoct_utils.lab.reading import kept_pictures, kept_scans
 from kdoct_utils.learn import models
 from kdoct_utils.learn.inference import ScanImages, cache_teacher_logits, predict_logits
 from kdoct_utils.learn.losses import balanced_class_weights
@@ -30,7 +30,6 @@ from kdoct_utils.learn.trainer import Trainer, TrainingResult, threads
 from kdoct_utils.profiles import Profile
 from kdoct_utils.runs import RunFolder, atomic_path, write_json
 
-AVERAGED = ("accuracy", "sensitivity", "specificity", "auc", "ece")  # over the seeds of an arm
 PREDICTION_COLUMNS = ["network", "seed", "fold", "scan_id", "group", "label"]
 
 
@@ -90,7 +89,7 @@ def course_data(run: RunFolder, fold: int | None = None, progress: bool = True, 
     fold = run.options.fold if fold is None else fold
     table, record = kept_scans(run, progress)
     if not run.splits_file.exists():
-        split = new_split(run, table, record["class_names"])
+        split = new_split(table, run.seed, run.options, record["class_names"])
         record["split_hash"] = save_splits(split, run.splits_file)
         write_json(run.provenance_file, record)
     split = load_splits(run.splits_file, table, record.get("split_hash"))
@@ -270,18 +269,7 @@ def right(data: CourseData, logits: Sequence[np.ndarray], role: str = "test") ->
     return hits(logits, data.target[data.rows(role)])
 
 
-def score_seeds(data: CourseData, logits: Sequence[np.ndarray], role: str = "test") -> dict:
-    """Scores of an arm: those of its seeds averaged, with an interval over patients and seeds.
-
-    logits: (n of that role, classes) of each seed. Returns a dict for metrics.json: accuracy, sensitivity,
-    specificity, auc and ece (means; None where no seed has one), interval ([low, high] of the accuracy), by_seed
-    (accuracies), confusion (counts of all seeds added up), class_names, n_scans, n_patients and seeds (their number).
-    """
-    scores = [score(data, one, role) for one in logits]
-    correct = right(data, logits, role)
-    accuracy = paired_difference(correct, np.zeros_like(correct), data.groups[data.rows(role)])
-    return average_scores(scores, AVERAGED) | {
-        "interval": [accuracy["low"], accuracy["high"]],
-        "by_seed": [one["accuracy"] for one in scores],
-        "class_names": list(data.class_names),
-    }
+def score_seeds(data: CourseData, logits: Sequence[np.ndarray]) -> dict:
+    """metrics.evaluate_networks for the test scans: the scores of an arm. logits: (n_test, classes) of each seed."""
+    rows = data.rows("test")
+    return evaluate_networks(logits, data.target[rows], data.groups[rows], data.class_names)

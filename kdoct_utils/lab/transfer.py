@@ -7,23 +7,16 @@ for the shared ones: the softmax is taken over their logits alone, on the run's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from kdoct_utils.data.images import ScanError
-from kdoct_utils.datasets import DATASETS, PHANTOMS, DataOptions
-from kdoct_utils.judge.metrics import (
-    average_scores,
-    evaluate,
-    hits,
-    paired_difference,
-    probabilities,
-    unpaired_difference,
-)
-from kdoct_utils.lab import reading, stages
+from kdoct_utils.datasets import DATASETS, PHANTOMS
+from kdoct_utils.judge.metrics import evaluate_networks, hits, paired_difference, unpaired_difference
+from kdoct_utils.lab import reading
 from kdoct_utils.lab.stages import CourseData
 from kdoct_utils.learn.inference import ScanImages, predict_logits
 from kdoct_utils.runs import RunError, RunFolder
@@ -39,7 +32,8 @@ class SharedScans:
 
     dataset: where they are from. class_names: shared, in the run's order; columns: (shared,) their places among the
     run's classes. images: uint8 (m, R, R); rows: (n,) where the scans are in it. target: (n,) indexes class_names.
-    groups: (n,) the independent patients.
+    groups: (n,) the independent patients. Of another dataset also left_out: reason -> number of scans, and provenance:
+    its record as it was read.
     """
 
     dataset: str
@@ -49,14 +43,8 @@ class SharedScans:
     rows: np.ndarray
     target: np.ndarray
     groups: np.ndarray
-
-
-@dataclass(frozen=True)
-class OtherData(SharedScans):
-    """The scans of another dataset. left_out: reason -> number of scans; provenance: its record as it was read."""
-
-    left_out: dict[str, int]
-    provenance: dict
+    left_out: dict[str, int] = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)
 
 
 def choose_other(run: RunFolder, dataset: str = AUTO, data_root: str | Path | None = "") -> str:
@@ -94,12 +82,11 @@ def other_data(
     dataset: str,
     data_root: str | Path | None = "",
     progress: bool = True,
-    options: DataOptions | None = None,
-) -> OtherData:
+) -> SharedScans:
     """All scans of another dataset that have a class of the run's, as pictures of the run's size.
 
-    dataset, data_root: as in `choose_other`. options: how it is read; None: as the run's own, so that the worst-case
-    filter holds for both. Phantoms, at most PHANTOM_PATIENTS of a class, are kept in the run folder.
+    dataset, data_root: as in `choose_other`. It is read as the run's own is, so that the worst-case filter holds for
+    both. Phantoms, at most PHANTOM_PATIENTS of a class, are kept in the run folder.
     Patients with an image that the run has too are left out: they may have been trained on.
     Raises RunError as `choose_other`; ScanError for faults in the data, or fewer than two shared classes.
     """
@@ -107,7 +94,7 @@ def other_data(
     if not dataset:
         raise RunError("no other dataset is named")
     theirs = replace(
-        run, path=run.path / f"other_{dataset}", dataset=dataset, shared=None, options=options or run.options,
+        run, path=run.path / f"other_{dataset}", dataset=dataset, shared=None,
         data_root=Path(data_root).expanduser().resolve() if data_root else None,
         profile=replace(run.profile, phantom_patients=min(PHANTOM_PATIENTS, run.profile.phantom_patients)),
     )  # fmt: skip
@@ -129,7 +116,7 @@ def other_data(
             f"the run: {', '.join(data.class_names)}; {dataset}: {', '.join(counts.index)}"
         )
     kept = new[new["label"].isin(shared)]
-    return OtherData(
+    return SharedScans(
         dataset,
         shared,
         columns=np.array([data.class_names.index(name) for name in shared]),
@@ -142,7 +129,7 @@ def other_data(
     )
 
 
-def own_test(data: CourseData, other: OtherData) -> SharedScans:
+def own_test(data: CourseData, other: SharedScans) -> SharedScans:
     """The run's own test scans of the classes that it shares with the other dataset, to compare with.
 
     Raises ScanError where there are none.
@@ -174,20 +161,14 @@ def right(scans: SharedScans, logits: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def score_shared(scans: SharedScans, logits: Sequence[np.ndarray]) -> dict:
-    """Scores of an arm: those of its networks averaged, with intervals over patients and seeds.
+    """metrics.evaluate_networks for these scans, and sensitivity_interval: [low, high] of the macro sensitivity.
 
-    logits: (n, shared) of each. Returns the scores of stages.AVERAGED (None where none is known), interval (of the
-    accuracy) and sensitivity_interval (of the macro sensitivity) as [low, high], confusion (of all seeds, added up),
-    n_scans, n_patients and seeds.
+    logits: (n, shared) of each network.
     """
-    scores = [evaluate(probabilities(one), scans.target, scans.groups, scans.class_names) for one in logits]
     correct = right(scans, logits)
-    nothing = np.zeros_like(correct)
-    accuracy = paired_difference(correct, nothing, scans.groups)
-    sensitivity = paired_difference(correct, nothing, scans.groups, classes=scans.target)
-    return average_scores(scores, stages.AVERAGED) | {
-        "interval": [accuracy["low"], accuracy["high"]],
-        "sensitivity_interval": [sensitivity["low"], sensitivity["high"]],
+    sensitivity = paired_difference(correct, np.zeros_like(correct), scans.groups, classes=scans.target)
+    return evaluate_networks(logits, scans.target, scans.groups, scans.class_names) | {
+        "sensitivity_interval": [sensitivity["low"], sensitivity["high"]]
     }
 
 

@@ -1,4 +1,4 @@
-"""What is true of a phantom scan and cannot be known of a real one: how high its lesion is; and eyes made to measure.
+"""What is true of a phantom scan and cannot be known of a real one: how high its lesion is, and the eye before it.
 
 Heights are micrometers above Bruch's membrane (for edema: of thickening).
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import numpy as np
-import pandas as pd
 
 from kdoct_utils.phantom.anatomy import Patient, draw_patient, lesion_profiles
 from kdoct_utils.phantom.render import band_view, slice_positions
@@ -33,19 +32,6 @@ def lesion_heights(patient: Patient, slices: int, size: int) -> np.ndarray:
     profile = lesion_profiles(patient, band_view(patient, size).x_um, slice_positions(slices))
     heights = [profile[name].max(axis=1) for name in LESIONS_OF_CLASS[patient.patient_class]]
     return np.max(heights, axis=0) if heights else np.zeros(slices, np.float32)
-
-
-def cohort_heights(table: pd.DataFrame, patients_per_class: int, slices: int, size: int, seed: int) -> np.ndarray:
-    """`lesion_heights` for each scan of a cohort's table, or of a part of it: (rows,) um.
-
-    table: with the columns patient, patient_class and slice. The other arguments are those the cohort was drawn with.
-    """
-    heights = {
-        (name, kind): lesion_heights(redraw_patient(name, kind, patients_per_class, seed), slices, size)
-        for name, kind in set(zip(table["patient"], table["patient_class"], strict=True))
-    }
-    rows = zip(table["patient"], table["patient_class"], table["slice"], strict=True)
-    return np.array([heights[name, kind][k] for name, kind, k in rows])
 
 
 def without_lesions(patient: Patient) -> Patient:
