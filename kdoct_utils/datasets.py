@@ -1,7 +1,5 @@
 """What is known about each dataset, in one place: names, licenses, citations, layouts and published counts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 
 from kdoct_utils import __version__

@@ -1,7 +1,5 @@
 """A browser, and Jupyter servers for it to open: for tests that look at a page as its reader does."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

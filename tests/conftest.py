@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 from hypothesis import settings
+
+matplotlib.use("Agg")  # no test opens a window
 
 settings.register_profile("gate", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=300, deadline=None)

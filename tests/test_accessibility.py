@@ -4,17 +4,11 @@ Colors are told apart in tests/test_figures.py; here the rest: headings, words f
 links, contrast of text in figures, and axe-core over every page in light and dark.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re
 import shutil
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -1,7 +1,5 @@
 """Maps of networks that look where we made them look, and scores in closed form."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

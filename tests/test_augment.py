@@ -1,7 +1,5 @@
 """Augmentations against torchvision; draws that depend on nothing but (seed, view, index)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from functools import partial

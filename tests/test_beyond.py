@@ -4,24 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from on_runs import run_and_data
 
 from kdoct_utils.lab import stages
 from kdoct_utils.lab.arms import ARMS, TEACHERS_OF, StudentRecipe
 from kdoct_utils.lab.material import permuted, rows_of_few, student_scans, teacher_data
 from kdoct_utils.profiles import get_profile
-from kdoct_utils.runs import open_run
 
 PROFILE = replace(get_profile("smoke"), phantom_test_patients=12)
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return open_run(tmp_path_factory.mktemp("run"), profile=PROFILE, dataset="phantom", seed=5)
-
-
-@pytest.fixture(scope="module")
-def data(run):
-    return stages.course_data(run, progress=False)
+run, data = run_and_data(PROFILE, seed=5)
 
 
 def test_no_patient_and_no_picture_is_in_two_roles(data):

@@ -1,7 +1,5 @@
 """Sliders as their reader meets them: in an exported page without a kernel, in JupyterLab 4 and in Notebook 7."""
 
-from __future__ import annotations
-
 import base64
 import importlib.util
 import json

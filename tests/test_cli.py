@@ -1,7 +1,5 @@
 """The kdoct command: its errors are one clear message, its tables come as JSON, its help needs no torch."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

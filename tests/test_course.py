@@ -1,7 +1,5 @@
 """The runner, on tiny notebooks: what is refused, what a failure says, what is run again, what is measured."""
 
-from __future__ import annotations
-
 import json
 import time
 from types import SimpleNamespace

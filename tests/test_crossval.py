@@ -1,7 +1,5 @@
 """Runs read together, against numbers worked out by hand: folds pooled, ensembles that have seen nothing, pairs."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

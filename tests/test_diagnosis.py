@@ -1,7 +1,5 @@
 """The signs of trouble: each fires alone on made-up numbers, exactly at its limit it does not, and it says why."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kdoct_utils.judge.diagnosis import (

@@ -1,7 +1,5 @@
 """The docs that teachers use: links that lead somewhere, plans whose minutes add up, a glossary in order."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

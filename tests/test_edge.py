@@ -1,7 +1,5 @@
 """Exported students: same answers as torch, smaller as integers, and a runtime that needs no torch."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import subprocess

@@ -1,7 +1,5 @@
 """Colab and Binder: their versions and limits. The course itself runs under them in `make colab` and `make binder`."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Exercises answer back: right answers pass, each usual mistake gets its own hint, blanks are named, none drifts."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import pkgutil

@@ -1,7 +1,5 @@
 """Experiments: every arm runs, changes what it says, has the budget of its rival, and is kept by recipe."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import asdict, replace
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from on_runs import run_and_data
 from test_training import same_weights
 
 from kdoct_utils.judge.metrics import paired_difference
@@ -36,15 +35,7 @@ TRAINED = replace(
 )
 BUDGETS = {"alone_longer": 2.0, "alone_short": 0.3, "alone_equal_seconds": 1.5}  # times that of the arm held against
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return open_run(tmp_path_factory.mktemp("run"), profile=TRAINED, dataset="phantom", seed=3)
-
-
-@pytest.fixture(scope="module")
-def data(run):
-    return stages.course_data(run, progress=False)
+run, data = run_and_data(TRAINED)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Scans in batches, and predictions in their order."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Losses against closed forms, torch, torchvision, timm and scipy."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from functools import partial

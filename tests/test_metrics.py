@@ -1,7 +1,5 @@
 """Metrics against scikit-learn, torchmetrics and SciPy."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

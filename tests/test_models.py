@@ -1,7 +1,5 @@
 """Networks: sizes, groups, weights in and out, and errors that name the valid choices."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Objectives: their losses with a live teacher or cached logits, frozen teachers, and quicker ones."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 

@@ -1,14 +1,8 @@
 """What a notebook shows: small pictures true to their colors, words for every reader, tables with headers."""
 
-from __future__ import annotations
-
 import base64
 import io
 from xml.etree import ElementTree
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import nbformat

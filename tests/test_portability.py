@@ -1,7 +1,5 @@
 """Windows and macOS, by not using what they lack: looked for by ruff (pyproject.toml), since none runs these tests."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

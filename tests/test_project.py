@@ -1,7 +1,5 @@
 """pyproject.toml, environment.yml and binder/ say the same, and the package needs nothing that they leave out."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re

@@ -1,7 +1,5 @@
 """The published matrices give the numbers in the literature notes, and sample sizes agree with closed forms."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

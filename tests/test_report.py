@@ -1,7 +1,5 @@
 """The report of a run: its tables, and its signs of trouble from what notebook 05 kept."""
 
-from __future__ import annotations
-
 import json
 
 import nbformat

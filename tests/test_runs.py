@@ -1,7 +1,5 @@
 """The run folder: whole files or none, one run a folder, no lost measurement."""
 
-from __future__ import annotations
-
 import errno
 import json
 import subprocess

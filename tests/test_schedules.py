@@ -1,7 +1,5 @@
 """Learning rate in closed form; every scan of an epoch once, however many processes share it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The site: every page, link, anchor and picture; no network; sliders, search and dark theme in a browser."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

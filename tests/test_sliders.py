@@ -3,8 +3,6 @@
 What a browser makes of them is tested in test_browser.py.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import zlib

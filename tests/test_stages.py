@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from on_disk import write_neh_folder
+from on_runs import run_and_data
 from PIL import Image
 
 from kdoct_utils.data.files import cache_root
@@ -23,15 +24,7 @@ from kdoct_utils.runs import open_run
 
 TINY = dataclasses.replace(get_profile("smoke"), phantom_patients=5, phantom_slices=3)
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return open_run(tmp_path_factory.mktemp("run"), profile=TINY, dataset="phantom", seed=3)
-
-
-@pytest.fixture(scope="module")
-def data(run):
-    return stages.course_data(run, progress=False)
+run, data = run_and_data(TINY)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Drawings for sliders: they hold what they were given, say it in words, and leave room for a wide font."""
 
-from __future__ import annotations
-
 import base64
 import io
 from pathlib import Path

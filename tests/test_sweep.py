@@ -1,7 +1,5 @@
 """Sweeps: the grid, runs side by side, what a stop of any kind leaves behind, and the same on a real Dask cluster."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The training loop: the same gradient, the same numbers after a kill, the same result on two processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -3,10 +3,10 @@
 import hashlib
 from dataclasses import replace
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from on_runs import run_and_data
 from PIL import Image
 from scipy.special import softmax
 
@@ -20,8 +20,6 @@ from kdoct_utils.phantom.anatomy import draw_patient
 from kdoct_utils.phantom.scanners import SCANNERS, SECOND_SCANNER
 from kdoct_utils.profiles import CLASS_NAMES, get_profile
 from kdoct_utils.runs import RunError, open_run
-
-matplotlib.use("Agg")
 
 TINY = replace(get_profile("smoke"), image_size=24, phantom_patients=8, phantom_slices=2)
 # Of the phantoms that judge/regimes_quick.csv was measured on: whoever changes them must measure again.
@@ -118,15 +116,7 @@ def write_csv(folder, classes, patients=3, seed=0):
     pd.DataFrame(rows, columns=["path", "label", "patient"]).to_csv(folder / "scans.csv", index=False)
     return folder
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return open_run(tmp_path_factory.mktemp("run"), profile=TINY, dataset="phantom", seed=3)
-
-
-@pytest.fixture(scope="module")
-def data(run):
-    return stages.course_data(run, progress=False)
+run, data = run_and_data(TINY)
 
 
 @pytest.fixture(scope="module")

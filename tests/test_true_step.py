@@ -1,7 +1,5 @@
 """The networks are counted rightly, the steps are the course's own, and too little memory is said."""
 
-from __future__ import annotations
-
 import json
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool

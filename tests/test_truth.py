@@ -1,7 +1,5 @@
 """What is said to be true of a phantom scan is what was drawn."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from kdoct_utils.phantom.anatomy import VISIBLE_DRUSE_UM, VISIBLE_EDEMA_UM, VISIBLE_NEOVASCULAR_UM, draw_patient

@@ -1,19 +1,17 @@
 """Notebook 02's trainings: p_t is what training met, the teacher is trained beside them, a rare class is there."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from on_runs import run_and_data
 
 from kdoct_utils.lab import stages, watching
 from kdoct_utils.lab.material import student_scans
 from kdoct_utils.lab.watching import Watching, asked, beside_teacher, p_matrix, rare_arms, sensitivities, watched
 from kdoct_utils.learn.objectives import CrossEntropyObjective
 from kdoct_utils.profiles import get_profile
-from kdoct_utils.runs import open_run
 
 SMOKE = get_profile("smoke")
 TINY = replace(
@@ -21,15 +19,7 @@ TINY = replace(
     student_training=replace(SMOKE.student_training, epochs=2),
 )  # fmt: skip
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return open_run(tmp_path_factory.mktemp("run"), profile=TINY, dataset="phantom")
-
-
-@pytest.fixture(scope="module")
-def data(run):
-    return stages.course_data(run, progress=False)
+run, data = run_and_data(TINY, seed=0)
 
 
 def test_a_watched_training_tells_each_scans_p_in_each_epoch_and_is_kept(run, data, monkeypatch):

@@ -1,7 +1,5 @@
 """kdoct workshop: says what is missing without touching anything, makes it, and finds it made the second time."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

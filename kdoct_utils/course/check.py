@@ -1,7 +1,5 @@
 """Can this machine run a profile? Each check says what it found and, where it fails, what to do."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 import sys

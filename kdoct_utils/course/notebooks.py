@@ -4,8 +4,6 @@ A run that was stopped goes on where it was: a notebook that is already done wit
 package version is skipped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -3,8 +3,6 @@
 papermill only logs a parameter that a notebook does not know; here it is refused, with the valid names.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How long the notebooks of a run will still take, and the bar that says so."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence

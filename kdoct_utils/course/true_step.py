@@ -4,8 +4,6 @@ The steps are the course's own: its trainer, objectives, augmentation and optimi
 profile's size. Start weights are random, so that no model hub is asked; they change neither time nor memory.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import re
 import sys

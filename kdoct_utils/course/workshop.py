@@ -5,8 +5,6 @@ done. All notebooks take what they need from the one run folder; where asked for
 with a copy of it and with notebooks that have no outputs yet.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -5,8 +5,6 @@ A shortcut is what a network could learn instead of the disease, such as the fil
 DeGrave et al. (Nat. Mach. Intell. 3:610, 2021) show how far that goes in chest radiographs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -5,8 +5,6 @@ the two labels is wrong; a copy under another patient means that two patients ar
 one part and has one role, copies do no harm.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

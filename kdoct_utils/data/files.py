@@ -1,7 +1,5 @@
 """Where a dataset's images lie: in a folder, or in zip archives, which are unpacked once, to the cache folder."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

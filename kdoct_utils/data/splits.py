@@ -6,8 +6,6 @@ Every group is tested in exactly one fold; with the publishers' own test part, t
 Nothing here looks at an image or depends on the order of rows.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections import defaultdict

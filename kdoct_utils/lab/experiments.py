@@ -1,7 +1,5 @@
 """Train many arms and seeds, side by side where that is quicker, and compare them."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout

@@ -3,8 +3,6 @@
 A recipe holds what a result follows from: inputs (as hashes), parameters and the code, see `fingerprint`.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json

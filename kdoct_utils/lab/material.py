@@ -1,7 +1,5 @@
 """What a network learns from: scans, labels that may be wrong, a patient's or few, and a teacher's answers."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 from pathlib import Path
 

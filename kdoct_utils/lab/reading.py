@@ -1,7 +1,5 @@
 """Scans, pictures and split of a run: read or drawn once, and kept in its folder."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import numpy as np

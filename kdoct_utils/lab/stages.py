@@ -3,8 +3,6 @@
 Each is kept with its recipe, see `kdoct_utils.lab.keep`. What another recipe made is made again, never used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property

@@ -4,8 +4,6 @@ Nothing is trained: all scans of the other dataset are test scans. A network tha
 for the shared ones: the softmax is taken over their logits alone, on the run's own test patients too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Notebook 02's trainings: networks that are asked at once, and trainings that are watched scan by scan."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial

@@ -5,8 +5,6 @@ a map can be scored instead of admired. Sources: Selvaraju et al. 2017 (Grad-CAM
 al. 2016 (the pointing game), Adebayo et al. 2018 (networks that learned nothing as the sanity check).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial

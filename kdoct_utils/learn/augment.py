@@ -11,8 +11,6 @@ pixels that one step moves out of view can return with the next, and posterizing
 Sources: KD-OCT, arXiv 2512.09069; RandAugment, arXiv 1909.13719; random erasing, arXiv 1708.04896.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

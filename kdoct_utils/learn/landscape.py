@@ -1,7 +1,5 @@
 """Networks as places: the plane in which a walk of the weights lies best."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

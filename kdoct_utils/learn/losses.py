@@ -3,8 +3,6 @@
 All take raw logits, work in at least float32 whatever the precision of the network, and average over images.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

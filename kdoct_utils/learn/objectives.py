@@ -1,7 +1,5 @@
 """What a network is trained for: the loss of every image, from logits, labels and perhaps a teacher."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import numpy as np

@@ -6,8 +6,6 @@ again whatever batch the scan is in: a teacher's cached logits and a student's i
 are listed and drawn, without effect. Source: KD-OCT, arXiv 2512.09069, and the authors' public code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -5,8 +5,6 @@ of a whole scan is used, and no phantom of the course is among them: pre-trainin
 Only the backbone is kept; ``models.build_model(..., start_weights="phantom")`` loads it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What happens when in a training run: the learning rate of a step, and the scans of an epoch."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@
 validation, history, weight averaging, early stopping and the checkpoint.
 """
 
-from __future__ import annotations
-
 import math
 import time
 import warnings

@@ -8,8 +8,6 @@ Lengths are micrometers (um) unless a name says rows, columns or pixels. Heights
 Bruch's membrane; rows grow downward.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

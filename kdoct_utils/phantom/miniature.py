@@ -3,8 +3,6 @@
 The readers' tests and notebook 01 read them where no real dataset is at hand. Phantoms are not patients.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from itertools import count, cycle

@@ -5,8 +5,6 @@ another spectral-domain scanner, which averages no frames. It imitates no produc
 their direction is plausible. The eyes are drawn alike for both, and never the same eye for both datasets.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

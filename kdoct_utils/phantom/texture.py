@@ -1,7 +1,5 @@
 """The texture of a phantom scan: a grid of pixels, noise fields that follow the layers, the choroid, and speckle."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -3,8 +3,6 @@
 Heights are micrometers above Bruch's membrane (for edema: of thickening).
 """
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`make bench` prints what it measured as one table and writes it into docs/speed.md, with the machine it ran on."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Callable

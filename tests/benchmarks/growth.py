@@ -1,7 +1,5 @@
 """One epoch of the quick networks over so many scans of so many pixels: python growth.py SCANS PIXELS."""
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

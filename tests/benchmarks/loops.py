@@ -6,8 +6,6 @@ batches of 32, the student's full augmentation, AdamW, gradients clipped. Prints
 What the loops of others get is timm's own networks; ours are the course's, built by `build_model`.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """How the benchmarks read the clock, what they say of it, and scripts that run in a process of their own."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

@@ -5,8 +5,6 @@ PIL and torchvision, in the workers of a data loader; the teacher answers in flo
 read off the device in every batch. Source: the authors' public code.
 """
 
-from __future__ import annotations
-
 import io
 import time
 

@@ -6,8 +6,6 @@ of its whole tree of processes is watched, and a notebook that takes more than t
 Use: python tests/binder/run.py PROFILE RUN_FOLDER [NUMBER ...]    NUMBER: of a notebook, such as 04; default: all
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

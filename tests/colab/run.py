@@ -6,8 +6,6 @@ checkout stands for the address on GitHub), looks that no version has changed, t
 Use: python tests/colab/run.py FOLDER    FOLDER is made where it is missing, and kept
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What the readers share: the record of what was found, spellings of classes, and tables read from CSV files."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

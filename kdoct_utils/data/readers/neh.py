@@ -1,7 +1,5 @@
 """NEH: the Noor Eye Hospital set as published, a CSV file beside class folders, extracted or still zipped."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection

@@ -2,8 +2,6 @@
 to the course's classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from importlib import resources
 from pathlib import Path, PurePosixPath

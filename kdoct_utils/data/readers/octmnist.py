@@ -1,7 +1,5 @@
 """OCTMNIST: one npz file of small square pictures, in parts that its publishers fixed, without patient numbers."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from pathlib import Path

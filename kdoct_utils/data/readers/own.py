@@ -1,7 +1,5 @@
 """Bring your own: a CSV file that names scans, labels and patients."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

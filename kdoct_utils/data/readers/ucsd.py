@@ -1,7 +1,5 @@
 """UCSD / Kermany: class folders, plain or under train, test and val."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
