@@ -126,6 +126,10 @@ PAPER_STUDENT_TRAINING = TrainingConfig(
     fast=True,
 )
 
+# A processor trains small networks: plain batches, in float32, with one thread.
+_ON_CPU = {"batch_size": 32, "accumulation": 1, "precision": "no", "fast": False, "threads": 1}
+_ON_SMALL_GPU = {"epochs": 30, "batch_size": 16, "accumulation": 1, "patience": 8, "precision": "fp16"}
+
 QUICK_TEACHER = ModelConfig(
     "convnextv2_atto",
     dropout=0.3,
@@ -154,22 +158,15 @@ PROFILES = {
         teacher_training=replace(
             PAPER_TEACHER_TRAINING,
             epochs=2,
-            batch_size=32,
-            accumulation=1,
             learning_rate=1e-3,
             backbone_learning_rate=1e-3,
             warmup_epochs=0.5,
             frozen_epochs=0,
             swa_start=0.5,
             swa_learning_rate=1e-4,
-            precision="no",
-            fast=False,
-            threads=1,
+            **_ON_CPU,
         ),
-        student_training=replace(
-            PAPER_STUDENT_TRAINING, epochs=1, batch_size=32, accumulation=1, warmup_epochs=0.2, precision="no",
-            fast=False, threads=1,
-        ),
+        student_training=replace(PAPER_STUDENT_TRAINING, epochs=1, warmup_epochs=0.2, **_ON_CPU),
         memory_gb=1.0,
         seeds=2,
         departs_from_paper="tiny networks, 32 px, one or two epochs: a test of the plumbing",
@@ -190,29 +187,16 @@ PROFILES = {
         teacher_training=replace(
             PAPER_TEACHER_TRAINING,
             epochs=60,
-            batch_size=32,
-            accumulation=1,
             learning_rate=1e-3,
             backbone_learning_rate=5e-4,
             warmup_epochs=1,
             minimum_learning_rate=1e-6,
             frozen_epochs=1,
             swa_learning_rate=2e-4,
-            precision="no",
-            fast=False,
-            threads=1,
+            **_ON_CPU,
         ),
         student_training=replace(
-            PAPER_STUDENT_TRAINING,
-            epochs=10,
-            batch_size=32,
-            accumulation=1,
-            learning_rate=2e-3,
-            warmup_epochs=0.5,
-            patience=10,
-            precision="no",
-            fast=False,
-            threads=1,
+            PAPER_STUDENT_TRAINING, epochs=10, learning_rate=2e-3, warmup_epochs=0.5, patience=10, **_ON_CPU
         ),
         memory_gb=1.5,
         teacher_augmentation=0.4,  # the full pipeline wants the paper's 150 epochs
@@ -233,14 +217,8 @@ PROFILES = {
         teacher=ModelConfig("convnextv2_tiny", dropout=0.3, drop_path=0.2, pretrained_tag="fcmae_ft_in22k_in1k"),
         student=ModelConfig("efficientnet_b0", dropout=0.3, pretrained_tag="ra_in1k"),
         start_weights="imagenet",
-        teacher_training=replace(
-            PAPER_TEACHER_TRAINING, epochs=30, batch_size=16, accumulation=1, warmup_epochs=3, patience=8,
-            frozen_epochs=2, precision="fp16",
-        ),
-        student_training=replace(
-            PAPER_STUDENT_TRAINING, epochs=30, batch_size=16, accumulation=1, warmup_epochs=2, patience=8,
-            precision="fp16",
-        ),
+        teacher_training=replace(PAPER_TEACHER_TRAINING, warmup_epochs=3, frozen_epochs=2, **_ON_SMALL_GPU),
+        student_training=replace(PAPER_STUDENT_TRAINING, warmup_epochs=2, **_ON_SMALL_GPU),
         memory_gb=8.0,
         departs_from_paper="smaller networks of the same families, 224 px, 30 epochs",
     ),
