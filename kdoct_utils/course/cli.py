@@ -239,20 +239,6 @@ def workshop(
         raise typer.Exit(1)
 
 
-@app.command()
-def pretrain(
-    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("phantom_teacher.safetensors"),
-    patients: Annotated[int, typer.Option(min=1, help="Phantom patients in a pass.")] = 1200,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes, each over newly drawn ones.")] = 16,
-    seed: Annotated[int, typer.Option(help="Decides the phantoms and the start.")] = 0,
-) -> None:
-    """Make the start weights of profile quick again: a small network learns to segment phantoms."""
-    from kdoct_utils.learn.pretraining import pretrain_teacher
-
-    share = pretrain_teacher(output=output, patients=patients, epochs=epochs, seed=seed)
-    typer.echo(f"wrote {output}: it names the layer of {share:.1%} of the pixels of unseen phantoms")
-
-
 @app.callback(invoke_without_command=True)
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,

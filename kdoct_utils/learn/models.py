@@ -27,7 +27,7 @@ from kdoct_utils.profiles import START_WEIGHTS, ModelConfig, TrainingConfig
 from kdoct_utils.runs import atomic_path
 
 METADATA = "kdoct"  # the one key under which save_weights writes what it is told of the weights
-PHANTOM_WEIGHTS = "phantom_teacher.safetensors"  # in kdoct_utils/learn/weights, made by `kdoct pretrain`
+PHANTOM_WEIGHTS = "phantom_teacher.safetensors"  # in kdoct_utils/learn/weights, made by tools.pretrain
 
 
 class ModelError(ValueError):

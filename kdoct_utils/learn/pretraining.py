@@ -1,4 +1,4 @@
-"""Pre-train a backbone on phantoms: the part that ImageNet plays in the paper. The quick teacher's is shipped.
+"""Pre-train a backbone on phantoms: the part that ImageNet plays in the paper. `tools.pretrain` made the one shipped.
 
 The task is to name the layer or lesion at every pixel, labels that a phantom gives for free. No label
 of a whole scan is used, and no phantom of the course is among them: pre-training draws from seeds of its own.
@@ -6,24 +6,21 @@ Only the backbone is kept; ``models.build_model(..., start_weights="phantom")`` 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kdoct_utils.learn.augment import normalize
-from kdoct_utils.learn.models import build_model, head_name
 from kdoct_utils.phantom.anatomy import LAYER_NAMES, LESION_NAMES, draw_patient
 from kdoct_utils.phantom.render import render_band
-from kdoct_utils.profiles import CLASS_NAMES, get_profile
-from kdoct_utils.runs import atomic_path
+from kdoct_utils.profiles import CLASS_NAMES
 
 SEED_SPACE = 20251209  # first number of every pre-training patient's seed: the course uses [seed, number]
 BATCH_SIZE = 32
+LEARNING_RATE = 2e-3
 SLICES = 10
 WIDTH = 64  # channels of the segmentation neck
 TISSUES = (*LAYER_NAMES, *LESION_NAMES[1:])  # what a pixel can be
@@ -88,39 +85,19 @@ def tissue_weights(size: int, seed: int) -> Tensor:
     return weights / weights.mean()
 
 
-def pretrain_teacher(
-    output: Path, patients: int = 1200, epochs: int = 16, seed: int = 0, learning_rate: float = 2e-3
-) -> float:
-    """Pre-train the quick profile's teacher backbone and write it as float16 safetensors (under 2 MB).
-
-    patients: drawn anew each epoch, 10 B-scans each. Returns the share of pixels of unseen phantoms
-    whose tissue is named rightly.
-    """
-    profile = get_profile("quick")
-    backbone = build_model(profile.teacher, 3, profile.channels, "none", seed)
-    settings = {"patients": patients, "epochs": epochs, "seed": seed}
-    size, channels = profile.image_size, profile.channels
-    accuracy = pretrain_backbone(backbone, size, channels, **settings, learning_rate=learning_rate)
-    head = head_name(backbone) + "."
-    tensors = {k: v.half().contiguous() for k, v in backbone.state_dict().items() if not k.startswith(head)}
-    with atomic_path(output) as temporary:
-        save_file(tensors, temporary, metadata={k: str(v) for k, v in (settings | {"accuracy": accuracy}).items()})
-    return accuracy
-
-
 def pretrain_backbone(
-    backbone: nn.Module, size: int, channels: int, *, patients: int, epochs: int, seed: int = 0,
-    learning_rate: float = 2e-3, progress: bool = True,
-) -> float:  # fmt: skip
-    """Teach a timm backbone to name tissues, in place; its head stays as it was. See `pretrain_teacher`.
+    backbone: nn.Module, size: int, channels: int, *, patients: int, epochs: int, seed: int = 0, progress: bool = True
+) -> float:
+    """Teach a timm backbone to name tissues, in place; its head stays as it was.
 
-    size, channels: of the images. Seeds torch's global random generator.
+    size, channels: of the images. patients: drawn anew each epoch, SLICES B-scans each. Seeds torch's global random
+    generator. Returns the share of pixels of unseen phantoms whose tissue is named rightly.
     """
     torch.manual_seed(seed)
     model = LayerSegmenter(backbone).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     steps = epochs * -(-patients * SLICES // BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.1)
     weights = tissue_weights(size, seed)
     with tqdm(total=steps, unit="step", desc="pre-training", disable=not progress) as bar:
         for epoch in range(epochs):
