@@ -17,6 +17,7 @@ from kdoct_utils.judge.metrics import confusion_scores, many_confusion_scores, p
 KEYS = ["network", "seed", "fold", "scan_id", "group", "label"]
 SEEN_ROLES = ("train", "validation")  # a network is chosen on its validation scans: they are not new to it
 SCORES = ("accuracy", "sensitivity", "specificity")
+RESAMPLES = 2000
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -96,11 +97,11 @@ def pool_out_of_fold(table: pd.DataFrame, split: pd.DataFrame | None = None) -> 
     return table.reset_index(drop=True)
 
 
-def ensemble_out_of_fold(table: pd.DataFrame, split: pd.DataFrame, name: str = "ensemble") -> pd.DataFrame:
+def ensemble_out_of_fold(table: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
     """Probabilities averaged over the members that predict a scan: networks and seeds that have all never seen it.
 
     table: predictions of the members; each row says in ``fold`` which of the split's folds its network was trained in.
-    split: the split file (scan_id, fold, role). Returns predictions with network ``name`` and seed -1, a row a scan.
+    split: the split file (scan_id, fold, role). Returns predictions with network "ensemble" and seed -1, a row a scan.
 
     Raises ValueError, naming the members, where one predicts a scan that it was trained or chosen on. An average over
     the networks of all folds does so on every scan: four of its five members know it, and the score says nothing.
@@ -116,7 +117,7 @@ def ensemble_out_of_fold(table: pd.DataFrame, split: pd.DataFrame, name: str = "
     if mean["scan_id"].duplicated().any():  # the publishers' test part is held out of every fold
         mean = table.groupby(["scan_id", "group", "label"], sort=False)[probabilities].mean().reset_index()
         mean["fold"] = -1
-    return mean.assign(network=name, seed=-1)[[*KEYS, *probabilities]]
+    return mean.assign(network="ensemble", seed=-1)[[*KEYS, *probabilities]]
 
 
 def _refuse_seen(table: pd.DataFrame, split: pd.DataFrame) -> None:
@@ -137,7 +138,7 @@ def _refuse_seen(table: pd.DataFrame, split: pd.DataFrame) -> None:
         )
 
 
-def pooled_scores(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> dict:
+def pooled_scores(table: pd.DataFrame) -> dict:
     """Scores of pooled predictions with 95 % intervals that resample patients, all their scans and seeds together.
 
     table: predictions of one network, of one or more seeds. Returns accuracy, sensitivity and specificity (macro, one
@@ -145,8 +146,8 @@ def pooled_scores(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> 
     A resample without a class leaves that class out of its macro scores.
     """
     by_patient, patients = _counts_by_patient(table)  # (patients, classes, classes)
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=resamples)
+    generator, even = np.random.default_rng(0), np.full(len(patients), 1 / len(patients))
+    drawn = generator.multinomial(len(patients), even, size=RESAMPLES)
     drawn_counts = np.einsum("rp,pij->rij", drawn, by_patient)  # (resamples, classes, classes)
     estimate, samples = confusion_scores(by_patient.sum(axis=0)), many_confusion_scores(drawn_counts)
     found = {}
@@ -192,9 +193,7 @@ def _counts_by_patient(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return found, patients
 
 
-def paired_arms(
-    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], network: str, resamples: int = 2000, seed: int = 0
-) -> dict:
+def paired_arms(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], network: str) -> dict:
     """Accuracy of one arm minus that of another over runs that share their test scans, with a 95 % interval.
 
     pairs: predictions (arm, reference) of two runs with the same seed and fold. network: whose predictions.
@@ -214,7 +213,7 @@ def paired_arms(
     a, b = (np.hstack([block[side].to_numpy(dtype=np.float64) for block in blocks]) for side in (0, 1))
     patients = np.concatenate([block[0].columns.get_level_values("group").to_numpy(dtype=str) for block in blocks])
     by_pair = [float(block[0].to_numpy(float).mean() - block[1].to_numpy(float).mean()) for block in blocks]
-    return paired_difference(a, b, patients, resamples, seed) | {"by_pair": by_pair}
+    return paired_difference(a, b, patients) | {"by_pair": by_pair}
 
 
 def _hits_by_seed(table: pd.DataFrame, network: str) -> pd.DataFrame:
