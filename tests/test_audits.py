@@ -23,9 +23,9 @@ from kdoct_utils.data.audits import (
     same_patient,
     shortcuts,
 )
+from kdoct_utils.data.band import resize
 from kdoct_utils.data.duplicates import details, identical_images, near_identical, similarity
-from kdoct_utils.data.frames import clean_frame, make_thumbnail
-from kdoct_utils.data.images import resize
+from kdoct_utils.data.frames import clean_frame
 from kdoct_utils.data.splits import UNUSED, SplitError, make_splits
 from kdoct_utils.phantom.anatomy import draw_patient
 from kdoct_utils.phantom.render import phantom_cohort, render_frames
@@ -99,7 +99,7 @@ COPIES = (recompressed, shrunk, brightened, cropped, lambda image: cropped(cropp
 
 
 def thumbnails_of(images):
-    return np.stack([make_thumbnail(clean_frame(image)) for image in images])
+    return np.stack([resize(clean_frame(image)[0], 32, 32) for image in images])
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_changed_copies_of_other_patients_are_found(frames):
 def test_different_phantoms_are_not_near_identical():
     for size in (32, 96):
         images, cohort = phantom_cohort(40, 4, size, 4)
-        thumbnails = np.stack([resize(image, 32) for image in images])
+        thumbnails = np.stack([resize(image, 32, 32) for image in images])
         table = scan_table(cohort["patient"], cohort["label"])
         assert near_identical(table, thumbnails, own_hashes(table)).empty
 

@@ -14,8 +14,9 @@ from on_disk import write_images
 from PIL import Image
 
 from kdoct_utils.data import cache
+from kdoct_utils.data.band import resize, to_picture
 from kdoct_utils.data.files import Source
-from kdoct_utils.data.frames import clean_frame, make_picture, make_thumbnail
+from kdoct_utils.data.frames import clean_frame
 from kdoct_utils.data.images import ScanError
 
 
@@ -111,10 +112,10 @@ def test_one_decoding_makes_pictures_measures_and_thumbnails(folder, tmp_path):
     assert sorted(source.reads) == sorted(source.decodes) == names
     assert isinstance(made, np.memmap) and made.shape == (20, 24, 24) and not made.flags.writeable
     for k, name in enumerate(names):
-        cleaned = clean_frame(source.pixels(name))
-        np.testing.assert_array_equal(made[k], make_picture(cleaned, 24, True))
-        np.testing.assert_array_equal(thumbnails[k], make_thumbnail(cleaned))
-        assert table["brightness"][k] == cleaned.brightness
+        cleaned, found = clean_frame(source.pixels(name))
+        np.testing.assert_array_equal(made[k], to_picture(cleaned, 24, clean=True))
+        np.testing.assert_array_equal(thumbnails[k], resize(cleaned, 32, 32))
+        assert table["brightness"][k] == found["brightness"]
     assert table["format"].tolist() == ["png" if k % 5 == 0 else "jpeg" for k in range(20)]
     assert table["color"].tolist() == [k % 5 == 0 for k in range(20)]
     assert set(table["width"]) == {64} and set(table["height"]) == {48}

@@ -5,16 +5,19 @@ import io
 import subprocess
 import sys
 import warnings
+from copy import deepcopy
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
 
+from kdoct_utils.edge import export
 from kdoct_utils.edge.card import model_card
 from kdoct_utils.edge.classifier import EdgeError, OnnxClassifier
-from kdoct_utils.edge.export import export_onnx, quantize_int8
+from kdoct_utils.edge.export import export_onnx, quantize_int8, to_fp16, weights_hash
 from kdoct_utils.edge.measure import check_parity, run_without_torch, time_by_operation, time_calls
 from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.inference import predict_logits
@@ -60,7 +63,8 @@ def student(tmp_path_factory):
     with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(said):
         with contextlib.redirect_stderr(said):
             warnings.simplefilter("always")
-            export_onnx(model, path, image_size=SIZE, stored_size=STORED, channels=1, class_names=CLASSES)
+            export_onnx(model, path, image_size=SIZE, stored_size=STORED, channels=1, class_names=CLASSES,
+                        training_images=scans(200, seed=2)[0], provenance={"dataset": "made up"})  # fmt: skip
     return model, path, said.getvalue() + "".join(str(item.message) for item in warned)
 
 
@@ -136,6 +140,56 @@ def test_int8_keeps_the_named_ends_in_float(path, int8_path):
     assert TensorProto.INT8 in weights(int8_path).values() and TensorProto.INT8 not in weights(path).values()
 
 
+def test_silu_and_gates_run_in_integers(path, int8_path, tmp_path):
+    """With Sigmoid and Mul among the operators far fewer translations are left; preprocessing and distance stay."""
+    def translations(file):
+        return sum("QuantizeLinear" in node.op_type for node in optimized(file).graph.node)
+
+    plain = quantize_int8(path, tmp_path / "plain.onnx", IMAGES[:24], operators=("Conv", "Gemm", "MatMul"))
+    assert translations(int8_path) < 0.6 * translations(plain)
+    full, small = (OnnxClassifier(file).outputs(IMAGES)[1] for file in (path, int8_path))
+    np.testing.assert_allclose(full, small, rtol=1e-4)
+
+
+def optimized(file):
+    """The graph as ONNX Runtime rewrote it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(file.with_suffix(".optimized"))
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return onnx.load(options.optimized_model_filepath)
+
+
+def test_seven_bits_only_where_the_processor_needs_them(path, tmp_path, monkeypatch):
+    largest = {}
+    for vnni in (False, True):
+        monkeypatch.setattr(export, "processor", lambda vnni=vnni: {"vnni": vnni})
+        file = quantize_int8(path, tmp_path / f"{vnni}.onnx", IMAGES[:16])
+        weights = [onnx.numpy_helper.to_array(item) for item in onnx.load(file).graph.initializer]
+        largest[vnni] = max(abs(item.astype(int)).max() for item in weights if item.dtype == np.int8 and item.ndim > 1)
+        assert ("7-bit" in OnnxClassifier(file).about["quantized"]) == (not vnni)
+    assert largest == {False: 64, True: 127}
+
+
+def test_fp16_halves_the_weights_and_keeps_the_answers(path, tmp_path):
+    half = to_fp16(path, tmp_path / "half.onnx")
+    assert half.stat().st_size < 0.75 * path.stat().st_size
+    (full, far), (small, near) = (OnnxClassifier(file).outputs(IMAGES) for file in (path, half))
+    assert 0 < abs(full - small).max() < 0.05
+    np.testing.assert_allclose(far, near, rtol=1e-4)
+
+
+def test_file_says_where_it_comes_from(student, int8_path):
+    model, path, _ = student
+    for file in (path, int8_path):
+        about = OnnxClassifier(file).about
+        assert about["weights_sha256"] == weights_hash(model) and about["provenance"] == {"dataset": "made up"}
+    with torch.no_grad():
+        changed = deepcopy(model)
+        next(changed.parameters()).add_(1e-6)
+    assert weights_hash(changed) != weights_hash(model)
+
+
 def test_quantizing_is_silent_and_refuses_bad_input(path, tmp_path, capfd, recwarn):
     quantize_int8(path, tmp_path / "q.onnx", IMAGES[:16], per_channel=False, float_first=0, float_last=False)
     assert "".join(capfd.readouterr()) == "" and not recwarn.list
@@ -157,7 +211,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path):
     graph = helper.make_graph([node], "g", [value("a", 1, [1])], [value("b", 1, [1])])
     foreign = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save_model(foreign, tmp_path / "foreign.onnx")
-    with pytest.raises(EdgeError, match="foreign.onnx has no class_names, image_size, stored_size"):
+    with pytest.raises(EdgeError, match="foreign.onnx has no class_names, healthy, image_size, stored_size"):
         OnnxClassifier(tmp_path / "foreign.onnx")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import on_disk
 import pytest
 
-from kdoct_utils.data.frames import crop_to_band
+from kdoct_utils.data.band import find_band
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.splits import SplitError, make_splits, official_splits
 from kdoct_utils.datasets import DATASETS
@@ -154,5 +154,5 @@ def test_a_picture_of_28_pixels_is_cropped_to_17_rows_that_hold_the_retina():
     for top in (0, 4, 11, 18, 23):
         image = np.random.default_rng(top).integers(0, 40, (28, 28), dtype=np.uint8)
         image[top : top + 5] = 140
-        band = crop_to_band(image)
-        assert band.shape == (17, 28) and (band == 140).sum() == 5 * 28
+        top_row, bottom, left, right = find_band(image)
+        assert (bottom - top_row, left, right) == (17, 0, 28) and (image[top_row:bottom] == 140).sum() == 5 * 28

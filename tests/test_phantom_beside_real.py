@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from kdoct_utils.data.frames import crop_to_band
-from kdoct_utils.data.images import read_image, resize
+from kdoct_utils.data.band import to_picture
+from kdoct_utils.data.images import read_image
 from kdoct_utils.phantom.anatomy import draw_patient
 from kdoct_utils.phantom.render import render_band, render_frames
 from kdoct_utils.profiles import CLASS_NAMES
@@ -21,7 +21,7 @@ SIZE = 64
 def real():
     """(n, SIZE, SIZE) bands of the real normal and drusen scans."""
     files = sorted([*SAMPLES.glob("NORMAL/*.jpeg"), *SAMPLES.glob("DRUSEN/*.jpeg")])
-    return np.stack([resize(crop_to_band(read_image(path)), SIZE) for path in files]).astype(float)
+    return np.stack([to_picture(read_image(path), SIZE) for path in files]).astype(float)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_same_band_is_cut_from_a_frame_as_is_rendered_directly():
     for k in range(12):
         patient = draw_patient(("normal", "drusen", "cnv")[k % 3], [5, k])
         frame = render_frames(patient, 1).images[0]
-        cut = resize(crop_to_band(frame), SIZE).astype(float)
+        cut = to_picture(frame, SIZE).astype(float)
         direct = render_band(patient, 1, SIZE).images[0].astype(float)
         shifted = [np.roll(cut, shift, 0).ravel() for shift in range(-9, 10)]
         likeness.append(max(np.corrcoef(rolled, direct.ravel())[0, 1] for rolled in shifted))

@@ -22,11 +22,14 @@ import pandas as pd
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from kdoct_utils.data.band import resize, to_picture
 from kdoct_utils.data.files import Source, cache_root
-from kdoct_utils.data.frames import PICTURE_VERSION, clean_frame, make_picture, make_thumbnail, measures
+from kdoct_utils.data.frames import clean_frame
 from kdoct_utils.data.images import ScanError
 from kdoct_utils.runs import atomic_path
 
+PICTURE_VERSION = 2  # raise it by one when pictures, measures or thumbnails come out otherwise: all are made anew
+THUMBNAIL = 32  # pixels; side of the small whole frames in which near-identical scans are sought
 FAULTS_NAMED = 5  # images in one message
 
 
@@ -81,7 +84,7 @@ def pictures(
 
     def make() -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size)}
-        picture = partial(make_picture, size=size, crop_to_band=crop_to_band)
+        picture = partial(to_picture, size=size, crop=crop_to_band, clean=True)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             # Picture by picture, not through a memory map: a full disk is an error here, and a crash there.
@@ -94,8 +97,8 @@ def pictures(
 def measured(
     source: Source, paths: Sequence[str], hashes: Sequence[str], progress: bool = True
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Measures (one row an image, the columns of frames.measures) and thumbnails (uint8 (n, 32, 32), of whole frames)
-    of these files, in this order: from the cache, or decoded now and kept. Raises ScanError as ``pictures`` does.
+    """Measures (one row an image; columns: ScanSet.measured) and thumbnails (uint8 (n, 32, 32), of whole frames) of
+    these files, in this order: from the cache, or decoded now and kept. Raises ScanError as ``pictures`` does.
     """
     path = _measures_path(hashes)
     _keep(path, "the measures", lambda: deque(_decode_all(source, paths, hashes, progress), maxlen=0))
@@ -123,8 +126,10 @@ def _decode_all(
             if _sha256(content) != expected:
                 raise ScanError("has changed since its dataset was read; read it again")
             stored = source.decode(name, content)
-            cleaned = clean_frame(stored.pixels)
-            return measures(stored, cleaned), make_thumbnail(cleaned), picture(cleaned).tobytes() if picture else b""
+            grey, found = clean_frame(stored.pixels)
+            height, width = stored.pixels.shape[:2]
+            found |= {"format": stored.format, "color": stored.pixels.ndim == 3, "width": width, "height": height}
+            return found, resize(grey, THUMBNAIL, THUMBNAIL), picture(grey).tobytes() if picture else b""
         except ScanError as error:
             where = source.where(name)
             return error if str(error).startswith(where) else ScanError(f"{where}: {error}")

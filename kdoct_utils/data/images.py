@@ -36,12 +36,12 @@ class StoredImage:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read one image file as grey uint8, shape (height, width). Raises ScanError as decode_image does."""
+    """The pixels of one image file as they are stored, uint8. Raises ScanError as decode_image does."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ScanError(f"{path}: cannot be read ({error.strerror})") from error
-    return to_grey(decode_image(content, str(path)).pixels)
+    return decode_image(content, str(path)).pixels
 
 
 def decode_image(content: bytes, name: str) -> StoredImage:
@@ -98,13 +98,3 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
     if image.mode in ("1", "L", "LA"):
         return np.array(image.convert("L"))
     return np.array(image.convert("RGB"))
-
-
-def to_grey(pixels: np.ndarray) -> np.ndarray:
-    """Luminance (height, width) of a grey (height, width) or color (height, width, 3) image."""
-    return pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
-
-
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Shrink or enlarge a (height, width) image to (size, size), with antialiasing (Lanczos)."""
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))

@@ -18,9 +18,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from kdoct_utils.data import cache
+from kdoct_utils.data.band import resize
 from kdoct_utils.data.files import Source
-from kdoct_utils.data.frames import THUMBNAIL
-from kdoct_utils.data.images import ScanError, resize
+from kdoct_utils.data.images import ScanError
 from kdoct_utils.data.readers.common import UNKNOWN_PATIENT, Found
 from kdoct_utils.data.readers.neh import read_neh
 from kdoct_utils.data.readers.octdl import read_octdl
@@ -100,7 +100,8 @@ class ScanSet:
         """
         if self.render is None:
             return cache.measured(self.source, *self._contents(), progress)[1]
-        return np.stack([resize(image, THUMBNAIL) for image in self.images(self.drawn_size, crop_to_band=True)])
+        drawn, side = self.images(self.drawn_size, crop_to_band=True), cache.THUMBNAIL
+        return np.stack([resize(image, side, side) for image in drawn])
 
     def _contents(self) -> tuple[list[str], list[str]]:
         """Names of the files and hashes of their content, in the order of the table."""

@@ -1,4 +1,5 @@
-"""A trained student outside of training: ONNX files, eight bits, their speed, a model card, a runtime without torch.
+"""A trained student outside of training: ONNX files, eight bits, when to keep silent, a runtime without torch.
 
-May import learn, data, judge and the ground; `classifier` imports nothing of the package, since it is what ships.
+May import learn, data, judge and the ground; `classifier` imports `data.band` and `data.images` alone, which ship
+beside it.
 """

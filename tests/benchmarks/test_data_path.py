@@ -9,7 +9,7 @@ from measuring import seconds
 from PIL import Image
 from reference_loop import jpeg_frames, pil_pipeline
 
-from kdoct_utils.data.frames import clean_frame, make_picture
+from kdoct_utils.data.band import to_picture
 from kdoct_utils.learn.augment import augment
 from kdoct_utils.learn.pipelines import STUDENT
 from kdoct_utils.profiles import get_profile
@@ -40,8 +40,8 @@ def test_data_path(measured):
 
     kept = np.stack([stored(file) for file in files])
     theirs, ours = per_image(reference), per_image(lambda view: augmented(kept, view))
-    once = per_image(lambda _: [make_picture(clean_frame(np.asarray(Image.open(io.BytesIO(file)).convert("L"))), side,
-                                             profile.crop_to_band) for file in files], 3)  # fmt: skip
+    once = per_image(lambda _: [to_picture(np.asarray(Image.open(io.BytesIO(file)).convert("L")), side,
+                                           profile.crop_to_band) for file in files], 3)  # fmt: skip
     epochs = profile.student_training.epochs
     measured(
         "data path at 384 px, from the cache, against the public code's",
