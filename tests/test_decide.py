@@ -104,7 +104,7 @@ def test_the_rule_keeps_what_it_promises_on_validation_scans(shipped):
     assert measured["answered"] >= 0.9 - 0.02
     assert measured["sensitivity"]["low"] < measured["sensitivity"]["estimate"] <= measured["sensitivity"]["high"]
     looser = fit_decision(classifier, images, target, wanted_sensitivity=0.5, coverage=0.5)
-    assert looser["threshold"] > rule["threshold"] and looser["sure_above"] > 0
+    assert looser["threshold"] > rule["threshold"]
 
 
 def test_the_answer_follows_the_rule(shipped):

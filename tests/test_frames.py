@@ -1,5 +1,6 @@
 """Reading whatever lies on disk; what is not the eye leaves the frame, what is stays; the band holds the retina."""
 
+import hashlib
 import io
 import struct
 import warnings
@@ -13,6 +14,7 @@ from on_disk import slab
 from PIL import Image
 
 from kdoct_utils.data.band import DEEPER, fill_borders, find_band, resize, to_grey, to_picture
+from kdoct_utils.data.cache import PICTURE_VERSION
 from kdoct_utils.data.frames import clean_frame, find_canvas, find_scale_bar
 from kdoct_utils.data.images import ScanError, decode_image, read_image
 from kdoct_utils.phantom.anatomy import draw_patient
@@ -371,3 +373,22 @@ def test_a_flat_frame_is_an_error():
         for work, image in ((clean_frame, flat), (clean_frame, with_bar(flat)), (fill_borders, flat)):
             with pytest.raises(ValueError, match="flat|white"):
                 work(image)
+
+
+def test_a_changed_pipeline_has_a_new_version():
+    """Pictures, measures and thumbnails of fixed pixels. Who changes them raises PICTURE_VERSION, and pins them here:
+    otherwise caches would go on showing what the old code made.
+    """
+    random = np.random.default_rng(7)
+    rows = np.arange(496)[:, None] - np.arange(768) // 8
+    frame = random.integers(0, 30, (496, 768)) + np.where((rows > 150) & (rows < 240), 90, 0)
+    frame[np.arange(496)[:, None] < 40 - np.arange(768) // 16] = 255
+    frame = frame.astype(np.uint8)
+    state = hashlib.sha256()
+    for pixels in (frame, with_bar(frame), on_canvas(frame[::2, ::2], 100, 300)):
+        cleaned, facts = clean_frame(pixels)
+        for made in (to_picture(cleaned, 64), to_picture(cleaned, 96, False), resize(cleaned, 32, 32)):
+            state.update(made.tobytes())
+        rounded = [round(value, 6) if isinstance(value, float) else value for value in facts.values()]
+        state.update(repr(rounded).encode())
+    assert (PICTURE_VERSION, state.hexdigest()[:16]) == (2, "ade3d84085539b62")

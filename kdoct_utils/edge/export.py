@@ -107,11 +107,23 @@ def to_fp16(path: str | Path, output: str | Path) -> Path:
     with _quiet(), atomic_path(output) as temporary:
         about = {item.key: item.value for item in model.metadata_props}
         small = convert_float_to_float16(model, keep_io_types=True, node_block_list=sorted(in_float))
-        for number, node in enumerate(small.graph.node):  # the casts between a float node and two others share a name
-            node.name = f"{node.name}_{number}"
+        _without_detours(small.graph)
         _describe(small, about | {"quantized": json.dumps("fp16")})
         onnx.save_model(small, temporary)
     return Path(output)
+
+
+def _without_detours(graph: onnx.GraphProto) -> None:
+    """Mend what the converter makes of nodes that stay in float: between two of them it casts to 16 bits and back, and
+    it repeats a cast for each that reads its result."""
+    made = {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT:
+            origin = f"{node.input[0]}_cast_to_fp16"
+            node.input[0] = origin if origin in made else node.input[0]
+    once = {node.output[0]: node for node in graph.node}
+    del graph.node[:]
+    graph.node.extend(once.values())
 
 
 def quantize_int8(
