@@ -170,7 +170,9 @@ def _apart(name: str, task: Callable[[], T]) -> tuple[str, T, str]:
 # --- comparing -------------------------------------------------------------------------------------------------------
 
 
-def compare_arms(data: CourseData, results: Mapping[str, Sequence[Trained]]) -> pd.DataFrame:
+def compare_arms(
+    data: CourseData, results: Mapping[str, Sequence[Trained]], arms: Mapping[str, Arm] = ARMS
+) -> pd.DataFrame:
     """A row an arm: its accuracy on the test scans, and the paired difference to the arm it is held against.
 
     results: as from `run_arms`. Columns COMPARED: accuracy is the mean over seeds; estimate, low and high are the
@@ -180,7 +182,7 @@ def compare_arms(data: CourseData, results: Mapping[str, Sequence[Trained]]) -> 
     rows, compared = data.rows("test"), []
     right = {name: hits([one.logits for one in networks], data.target[rows]) for name, networks in results.items()}
     for name, networks in results.items():
-        arm = ARMS[name]
+        arm = arms[name]
         row = {"arm": name, "label": arm.label, "question": arm.question, "against": arm.against}
         row["accuracy"] = right[name].mean()
         if arm.against in right:
