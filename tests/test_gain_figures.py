@@ -1,9 +1,5 @@
 """Figures and sentences on paired differences over data seeds say what their intervals allow, and no more."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

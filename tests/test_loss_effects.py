@@ -1,11 +1,5 @@
 """Losses on the carried measurement: differences, Holm over the family, sentences that say no more, figures."""
 
-from __future__ import annotations
-
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
