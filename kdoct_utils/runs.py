@@ -157,6 +157,8 @@ class RunFolder:
     table_file = _inside("scans.csv")  # the scan table
     provenance_file = _inside("provenance.json")  # what the scans are, their classes, and the hash of the split
     images_file = _inside("images.npy")  # uint8 (n, resize_size, resize_size), in the order of the scan table
+    beyond_table_file = _inside("scans_beyond.csv")  # phantom patients beyond the folds (`lab.beyond`), and their
+    beyond_images_file = _inside("images_beyond.npy")  # pictures
     teacher_file = _inside("teacher.safetensors")
     teacher_logits_file = _inside("teacher_logits.safetensors")  # float32 (views, n, classes)
     metrics_file = _inside("metrics.json")

@@ -154,7 +154,8 @@ def test_the_report_of_a_run_passes_axe(axe, tmp_path):
     from kdoct_utils.runs import open_run
 
     run = open_run(tmp_path / "run", profile="smoke", dataset="phantom", seed=0)
-    run.update_metrics("teacher", {"accuracy": 0.91, "interval": [0.88, 0.94], "n_scans": 10, "n_patients": 4})
+    score = {"accuracy": 0.9, "interval": [0.88, 0.94], "n_scans": 10, "n_patients": 4, "seeds": 1}
+    run.update_metrics("student_kd", score | {"confusion": [[9, 1], [0, 10]], "class_names": ["normal", "cnv"]})
     run.update_metrics("kd_gain", {"estimate": 0.01, "low": -0.02, "high": 0.04, "seeds": 3})
     run.update_metrics("notebooks", {"00": {"seconds": 3.0, "peak_mb": 800.0}})
     run.notebooks_dir.mkdir()

@@ -58,10 +58,31 @@ def test_the_minutes_of_a_plan_add_up_and_its_sections_are_there():
     assert named > 20
 
 
+def test_the_two_hour_plan_has_two_exercises_that_exist():
+    section = re.search(r"^### Two hours\n(.*?)(?=^### )", WORKSHOP, re.M | re.S)[1]
+    rows = re.findall(r"^\| (\d+) \| \[exercise (\d) of \d\d\]\(\.\./(\S+)\) \| \*(.+?)\*", section, re.M)
+    assert len(rows) == 2
+    for minutes, number, path, title in rows:
+        assert int(minutes) >= 10 and book.slug(f"{number}. {title}") in headings(ROOT / path)
+
+
+def test_every_prediction_has_an_expected_answer():
+    from tools.answers import answers_page, prompts
+
+    paths = sorted((ROOT / "notebooks").glob("0?_*.ipynb"))
+    for path in paths:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found = list(prompts(cells))
+        assert len(found) == sum("**Before you run:**" in "".join(cell["source"]) for cell in cells)
+        assert all(len(question) > 15 and len(answer) > 15 for _, question, answer in found), path.name
+    rows = answers_page(paths).count("\n| *")
+    assert rows > 25 and "| *" in (ROOT / "docs" / "answers.md").read_text(encoding="utf-8")
+
+
 def test_the_times_of_the_plans_are_those_of_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     measured = dict(re.findall(r"\(notebooks/(\d\d)_\S+\) \|(?: \d+ min \|)? ([^|]+) \| [\d.]+ GB", readme))
-    rows = re.findall(r"^\| \d+ \| .*?/(\d\d)_.*\| ([^|]+) \|$", WORKSHOP, re.M)
+    rows = re.findall(r"^\| \d+ \| .*?notebooks/(\d\d)_.*\| ([^|]+) \|$", WORKSHOP, re.M)
     assert len(rows) > 15 and all(measured[number] == time for number, time in rows)
 
 

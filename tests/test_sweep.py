@@ -309,13 +309,14 @@ def test_values_are_compared_in_pairs_of_the_same_seed(home):
     assert found.pop("95 % interval") == "[-0.750, 0.750]"  # phantoms x of two seeds are two patients
     assert list(found.values()) == [
         "temperature 2 minus 1: student, distilled (real time)", "+0.000", "+0.500, -0.500", "2",
-        "not told apart from zero",
+        "open: the interval includes zero",
     ]  # fmt: skip
     text = sweep_text(made)
     assert "0.750 ± 0.250" in text and "4 of 8 runs are missing." in text
     page = report_sweep(made).read_text()
-    assert '<img alt="Mean accuracy of the runs by temperature, bars from the lowest to the highest.' in page
+    assert 'alt="Mean accuracy of the runs by temperature, bars from the lowest to the highest.' in page
     assert "student, distilled (real time) at 1: 0.750;" in page and 'src="data:image/png;base64,' in page
+    assert '<p class="lead">4 of 8 runs are done.' in page
     assert "temperature%3D1_worst_case" not in page  # only notebooks that were executed are linked
 
 

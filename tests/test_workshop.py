@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from test_course import write_notebook
 
 from kdoct_utils.course import cli, notebooks, workshop
@@ -79,7 +80,7 @@ def with_copies(plan, tmp_path):
     for name in ("teacher.safetensors", "index.html", "ablations/deep/a.csv", "notebooks/00_start_here.ipynb"):
         (plan.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (plan.folder / name).write_text("made")
-    return replace(plan, copies=tmp_path / "for participants")
+    return replace(plan, copies=tmp_path / "for participants", solutions=True)
 
 
 def test_copies_have_no_outputs_and_find_their_run(with_copies):
@@ -102,6 +103,37 @@ def test_copies_have_no_outputs_and_find_their_run(with_copies):
         assert not (run.path / "index.html").exists() and not (run.path / "notebooks").exists()
     of_the_course = nbformat.read(with_copies.notebooks / NOTEBOOKS[0], as_version=4)
     assert of_the_course.cells[-1].outputs and of_the_course.cells[-1].execution_count == 3
+
+
+def test_copies_hold_solutions_only_where_asked(with_copies):
+    path = with_copies.notebooks / NOTEBOOKS[0]
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source = f"# A [way](more/x.ipynb) and [solutions](solutions/{NOTEBOOKS[1]})"
+    nbformat.write(notebook, path)
+    make_copies(replace(with_copies, solutions=False))
+    assert not (with_copies.copies / "notebooks" / "solutions").exists()
+    copied = nbformat.read(with_copies.copies / "notebooks" / NOTEBOOKS[0], as_version=4)
+    assert copied.cells[0].source == "# A [way](more/x.ipynb) and solutions (your teacher has them)"
+
+
+def test_slides_show_each_figure_under_its_takeaway(tmp_path):
+    from kdoct_utils.show.slides import write_slides
+
+    def figure(takeaway, alt):
+        about = {"image/png": {"alt": alt, "width": 300}}
+        drawn = nbformat.v4.new_output("display_data", {"image/png": "AAAA\n", "text/plain": alt}, metadata=about)
+        return [drawn, nbformat.v4.new_output("display_data", {"text/plain": f"Takeaway: {takeaway}"})]
+
+    outputs = figure("it <grew>. By 3 points.", "a line") + figure("it fell.", "a bar")
+    outputs += figure("told again.", "a line")
+    cells = [nbformat.v4.new_markdown_cell("# 05 · KD"), nbformat.v4.new_code_cell("draw()", outputs=outputs)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    assert write_slides({"05 · KD": notebook, "06": notebook}, tmp_path / "slides.html") == 5  # 06 shows nothing new
+    page = BeautifulSoup((tmp_path / "slides.html").read_text(encoding="utf-8"), "html.parser")
+    titles = [one.text for one in page.find_all(["h1", "h2"])]
+    assert titles[1:] == ["05 · KD", "It <grew>", "It fell", "Told again", "06"]
+    assert [picture["src"] for picture in page.find_all("img")] == ["data:image/png;base64,AAAA"] * 3
+    assert "By 3 points." in page.text and not page.select("[src^=http], link")
 
 
 def test_a_changed_copy_is_kept_and_named(with_copies):

@@ -21,6 +21,7 @@ from kdoct_utils.judge.regimes import REGIMES, by_data_seed, gains, kept_regimes
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, load_run
 from kdoct_utils.show.output import figure_png, without_widgets
+from tools.answers import answers_page
 from tools.overview import carried_map, scans_figure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,7 +109,8 @@ def publish(run: RunFolder, root: Path = ROOT) -> list[Path]:
     """Write the run's outputs, badges and costs into the notebooks of ``root``, and badges and table into its README.
 
     Each notebook's metadata get ``kdoct: {seconds, peak_mb}``, from which a later run tells how long it will take.
-    docs/workshop.md gets this run's times in its plans; the README's table and map come from the carried measurement.
+    docs/workshop.md gets this run's times in its plans, docs/answers.md what came out at each prediction; the README's
+    table and map come from the carried measurement.
     Returns the files written. Raises RunError if an executed notebook is not complete or its source has changed since.
     """
     metrics, repository = run.read_metrics(), repository_url(root)
@@ -128,7 +130,8 @@ def publish(run: RunFolder, root: Path = ROOT) -> list[Path]:
     written = [*notebooks, readme]
     if workshop.exists():
         _write(workshop, with_running_times(workshop.read_text(encoding="utf-8"), costs))
-        written.append(workshop)
+        _write(root / "docs" / "answers.md", answers_page(sorted((root / "notebooks").glob("0?_*.ipynb"))))
+        written += [workshop, root / "docs" / "answers.md"]
     for name, figure in (("overview", scans_figure()), ("map", carried_map())) if workshop.exists() else ():
         written.append(root / "docs" / f"{name}.png")
         _write(written[-1], figure_png(figure, largest_kb=150))
@@ -170,7 +173,7 @@ def notebook_table(notebooks: list[Path], costs: dict) -> str:
 
 
 def regimes_block() -> str:
-    """Markdown: the carried measurement of when a teacher helps, a row a regime, and its setting."""
+    """Markdown: the carried measurement of when a teacher helps, a row per regime, and its setting."""
     table, _ = kept_regimes()
     scores = by_data_seed(table)
     found = gains(table, [(arm, against) for arm, against, _ in REGIMES.values()]).set_index("arm")

@@ -56,7 +56,7 @@ def row_of(seed: int, arm: str, student: int, found: dict) -> dict:
 
 
 def measure(folder: Path, profile: str, seed: int, arms: dict[str, int]) -> Path:
-    """Train and test every arm on one data seed; the file with a row a network."""
+    """Train and test every arm on one data seed; the file with a row per network."""
     run = open_run(folder / f"seed{seed}", profile=profile, dataset="phantom", seed=seed)
     data = stages.course_data(run, progress=False)
     answers = stages.teacher_logits(run, data, stages.teacher(run, data, progress=False), progress=False)

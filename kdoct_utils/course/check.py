@@ -103,7 +103,7 @@ def check_gpu(profile: Profile) -> Check:
 
 
 def run_checks(profile: str | Profile = "quick", folder: str | Path = ".") -> list[Check]:
-    """All checks for a profile, in the order to mend them. Raises ValueError for an unknown profile."""
+    """All checks for a profile, in the order to fix them. Raises ValueError for an unknown profile."""
     profile = get_profile(profile) if isinstance(profile, str) else profile
     newer = f"Install Python {'.'.join(map(str, PYTHON_NEEDED))} or newer"
     cores = joblib.cpu_count()  # CPU affinity and the container's quota both count

@@ -220,6 +220,10 @@ def workshop(
     copies: Annotated[
         Path | None, typer.Option(help="Also make a folder for participants: notebooks without outputs, and the run.")
     ] = None,
+    solutions: Annotated[bool, typer.Option("--with-solutions", help="The copies hold the solutions, too.")] = False,
+    slides: Annotated[
+        bool, typer.Option("--slides", help="Also write slides.html into the run folder: the notebooks' figures.")
+    ] = False,
     check_only: Annotated[bool, typer.Option("--check-only", help="Change nothing: only say what is missing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -227,8 +231,9 @@ def workshop(
     from kdoct_utils.course.workshop import make_plan, next_lines, prepare
 
     plan = make_plan(
-        profile, dataset, data_root, run_dir, seed, copies=copies, check_only=check_only, progress=not as_json
-    )
+        profile, dataset, data_root, run_dir, seed, copies=copies, solutions=solutions, slides=slides,
+        check_only=check_only, progress=not as_json,
+    )  # fmt: skip
     steps = shown(prepare(plan), as_json)
     ready = all(step.ok for step in steps)
     if as_json:
@@ -249,7 +254,7 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: what the user can mend is one clear message and exit code 2, without a traceback."""
+    """Entry point: what the user can fix is one clear message and exit code 2, without a traceback."""
     if arguments is None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a stopped command stops its kernels
     try:

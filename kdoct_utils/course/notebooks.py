@@ -203,7 +203,7 @@ def _run_notebook(
         )  # fmt: skip
     except RunError as error:
         raise RunError(
-            f"{error}\nWhat was executed is in {executed}. Once the cause is mended, run the same command again: "
+            f"{error}\nWhat was executed is in {executed}. Once the cause is fixed, run the same command again: "
             "notebooks that are done are skipped."
         ) from None
     run.update_metrics("notebooks", {notebook_number(source.name): cost})

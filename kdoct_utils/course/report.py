@@ -1,15 +1,18 @@
-"""What a run measured: tables for a terminal, and one HTML page beside the executed notebooks (see templates/)."""
+"""What a run found: tables for a terminal, and a page to look at beside the executed notebooks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from kdoct_utils.course.notebooks import notebook_number, notebook_title
+from kdoct_utils.course.notebooks import notebook_title
+from kdoct_utils.judge import crossval
 from kdoct_utils.judge.diagnosis import signs_of_trouble
-from kdoct_utils.runs import RunError, RunFolder, atomic_path
+from kdoct_utils.runs import RunError, RunFolder, atomic_path, read_json
+from kdoct_utils.show.page import Tables, cell_text, embedded, read_interval, terminal_text, text_table, write_page
+from kdoct_utils.show.style import look, use_style
 
 NETWORKS = {
     "teacher": "teacher",
@@ -24,48 +27,8 @@ SCORES = {"name": "network", "accuracy": "accuracy", "interval": "95 % interval"
           "n_patients": "patients"}  # fmt: skip
 COMPARED = {"name": "accuracy difference", "estimate": "estimate", "interval": "95 % interval", "seeds": "seeds",
             "reading": "so the difference is"}  # fmt: skip
-FORMATS = {"name": "format", "kilobytes": "kilobytes", "latency": "milliseconds a B-scan", "accuracy": "accuracy"}
+FORMATS = {"name": "format", "kilobytes": "kilobytes", "latency": "milliseconds per B-scan", "accuracy": "accuracy"}
 COSTS = {"name": "notebook", "seconds": "seconds", "peak_mb": "peak MB"}
-
-Tables = dict[str, pd.DataFrame]  # by title; every cell is text, the first column names the rows
-
-
-def read_interval(low: float | None, high: float | None) -> str:
-    """What an interval of a difference says about its sign."""
-    if low is None or high is None:
-        return "not measured"
-    return "above zero" if low > 0 else "below zero" if high < 0 else "not told apart from zero"
-
-
-def cell_text(value: object, digits: int = 3) -> str:
-    """A number with its digits, [low, high] of two, text as it is; a dash where nothing was measured."""
-    if isinstance(value, (list, tuple)) and None not in value:
-        return f"[{', '.join(cell_text(part, digits) for part in value)}]"
-    if value is None or isinstance(value, (list, tuple)) or value != value:
-        return "–"
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
-
-
-def text_table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> pd.DataFrame:
-    """The rows as text. columns: key in a row -> its title; the first names the row."""
-    table = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
-    return table.rename(columns=columns).map(cell_text)
-
-
-def terminal_text(tables: Tables) -> str:
-    """Each table under its title, not cut to the width of the terminal as rich would."""
-    return "\n\n".join(f"{title}\n{table.to_string(index=False)}" for title, table in tables.items())
-
-
-def write_page(path: Path, template: str, **content: object) -> Path:
-    """Fill a template, escaping all text, and write the page."""
-    from jinja2 import Environment, PackageLoader
-
-    loader = PackageLoader("kdoct_utils.course")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    with atomic_path(path) as temporary:
-        temporary.write_text(environment.get_template(template).render(content), encoding="utf-8")
-    return path
 
 
 def run_results(run: RunFolder) -> dict:
@@ -108,14 +71,12 @@ def run_tables(metrics: dict) -> Tables:
 
 
 def signs_lines(results: dict) -> list[str]:
-    """The signs of trouble in words: a line a sign that fired, one line where none did."""
+    """The signs of trouble in words: a line per sign that fired, one line where none did."""
     if "signs_of_trouble" not in results:
         return []
     signs = results["signs_of_trouble"]
     lines = [f"{sign['name']}: {sign['finding']}. Check next: {sign['check_next']}" for sign in signs["fired"]]
-    if not lines:
-        lines = [f"none fired of {len(signs['quiet'])} looked at. That proves nothing: the next error is quiet too."]
-    return lines
+    return lines or [f"None of {len(signs['quiet'])} signs fired. That proves nothing: an error need not raise one."]
 
 
 def run_text(results: dict) -> str:
@@ -126,6 +87,102 @@ def run_text(results: dict) -> str:
     return "\n\n".join(parts) or "This run has no results yet."
 
 
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def finding(run: RunFolder, metrics: Mapping[str, Mapping]) -> str:
+    """The one sentence on what a run found, with its setting and interval."""
+    setting = f"{'phantoms' if run.dataset.startswith('phantom') else run.dataset}, {run.profile.image_size} px"
+    for key, what in (("kd_gain", "The student that its teacher taught is {} accurate than the same student alone"),
+                      ("leakage_gap", "A split by scan made a classifier look {} accurate than a split by patient")):
+        found = metrics.get(key, {})
+        if found.get("low") is None:
+            continue
+        points = f"{100 * abs(found['estimate']):.1f} points {'more' if found['estimate'] >= 0 else 'less'}"
+        seeds = len(found["seeds"]) if isinstance(found["seeds"], list) else found["seeds"]
+        held = "includes zero, so no difference is shown" if found["low"] <= 0 <= found["high"] else "excludes zero"
+        interval = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
+        return f"{what.format(points)}; the 95% interval, {interval}, {held} ({setting}, {seeds} seeds)."
+    if (teacher := metrics.get("teacher", {})).get("interval"):
+        low, high = teacher["interval"]
+        return (f"The teacher names {teacher['accuracy']:.1%} of the test scans correctly; the 95% interval is "
+                f"{low:.1%} to {high:.1%} ({setting}, {teacher['n_patients']} patients).")  # fmt: skip
+    return "This run has trained no network yet."
+
+
+def run_sections(run: RunFolder, results: Mapping) -> tuple[list[dict], str]:
+    """The parts of the page (title, with figures, cards, lines or tables), and one line on those that the run lacks."""
+    from kdoct_utils.show import report_figures, teacher_figures
+
+    arms = {arm: results[arm] for arm in NETWORKS if "confusion" in results.get(arm, {})}
+    gain = results["kd_gain"] if results.get("kd_gain", {}).get("low") is not None else None
+    named = {arm: look(arm).label[0].upper() + look(arm).label[1:] for arm in arms}
+    matrices = [teacher_figures.tested_figure(arms[arm], arms[arm]["class_names"], named[arm])
+                for arm in arms if arm != "student_cached"]  # fmt: skip
+    edge = {name: found for name, found in results.get("edge", {}).items() if found.get("accuracy") is not None}
+    parts = {
+        "The networks": {"figures": [report_figures.networks_figure(arms, gain)] if arms else []},
+        "Which class is taken for which": {"figures": matrices},
+        "How they learned": {"figures": learning(run, results)},
+        "The student's worst errors": errors(run),
+        "On the edge": {"figures": [report_figures.front_figure(edge)] if edge else []},
+        "Signs of trouble": {"lines": signs_lines(results)},
+        "The data": data(run),
+    }
+    for part in parts.values():
+        part["figures"] = [embedded(*figure) for figure in part.get("figures", [])]
+    lacking = [title.lower() for title, part in parts.items() if not any(part.values())]
+    found = [{"title": title} | part for title, part in parts.items() if any(part.values())]
+    return found, f"Not in this run: {', '.join(lacking)}." if lacking else ""
+
+
+def learning(run: RunFolder, results: Mapping) -> list[tuple]:
+    """Learning curves of the networks that this run trained."""
+    from kdoct_utils.show.report_figures import learning_figures
+
+    chosen, file = results.get("teacher", {}).get("chosen"), run.history_file("teacher")
+    students = {arm: [pd.read_csv(path) for path in sorted(run.path.glob(f"history_{arm}_seed*.csv"))]
+                for arm in NETWORKS}  # fmt: skip
+    teacher = pd.read_csv(file) if chosen and file.exists() else None
+    return learning_figures(teacher, chosen, {arm: found for arm, found in students.items() if found})
+
+
+def errors(run: RunFolder) -> dict:
+    """The scans of which the distilled student is surest that they are something else, with what both networks said."""
+    from kdoct_utils.lab.reading import pictures_there
+    from kdoct_utils.show.svg import png_uri
+
+    if not run.predictions_file.exists():
+        return {}
+    table = crossval.read_predictions(run.predictions_file)
+    table = table[(table["fold"] == run.options.fold) & table["network"].isin(["teacher", "student_kd"])]
+    if table["network"].nunique() < 2:
+        return {}
+    worst, counted = crossval.worst_errors(table, "student_kd", "teacher")
+    pictures, cards = pictures_there(run, set(worst["scan_id"])), []
+    for row in worst[worst["scan_id"].isin(pictures)].itertuples():
+        words = {who: f"{look(named).label}, {sure:.0%} {'✓' if named == row.label else '✗'}" for who, named, sure in
+                 (("student", row.student, row.student_p), ("teacher", row.teacher, row.teacher_p))}  # fmt: skip
+        alt = f"B-scan {row.scan_id}, labeled {look(row.label).label}"
+        cards.append({"src": png_uri(pictures[row.scan_id]), "alt": alt, "label": look(row.label).label} | words)
+    line = (f"Averaged over its seeds, the distilled student is wrong on {counted['wrong']:,} of {counted['scans']:,} "
+            f"test scans. The teacher is right on {counted['saved']:,} of these.")  # fmt: skip
+    return {"lines": [f"{line} Where the student was surest, one scan a patient:" if cards else line], "cards": cards}
+
+
+def data(run: RunFolder) -> dict:
+    """What the data were, and how many patients had which role."""
+    from kdoct_utils.lab.reading import patients_by_role
+
+    if not run.provenance_file.exists():
+        return {}
+    record, roles = read_json(run.provenance_file)["provenance"], patients_by_role(run)
+    lines = [f"{record['title']}; license: {record['license']}."]
+    lines += [f"{count:,} scans were left out: {reason}." for reason, count in record["refused"].items()]
+    table = text_table(roles.to_dict("records"), {"role": "role", "patients": "patients", "scans": "B-scans"})
+    return {"lines": lines, "tables": {"Patients by role": table}}
+
+
 def report_run(run: RunFolder) -> Path:
     """Write ``index.html`` and, beside each executed notebook, its HTML. Returns the page's path.
 
@@ -134,19 +191,18 @@ def report_run(run: RunFolder) -> Path:
     paths = sorted(run.notebooks_dir.glob("*.ipynb"))
     if not paths:
         raise RunError(f"{run.path} has no executed notebook; `kdoct run` makes them")
-    notebooks = [
-        {
-            "number": int(notebook_number(path.name)[:2]),
-            "title": notebook_title(path),
-            "page": export_notebook(path).relative_to(run.path).as_posix(),
-        }
-        for path in paths
-    ]
+    use_style()
     results = run_results(run)
+    sections, lacking = run_sections(run, results)
+    opening = sections.pop(0)["figures"] if sections and sections[0]["title"] == "The networks" else []
+    links = {notebook_title(path): export_notebook(path).relative_to(run.path).as_posix() for path in paths}
     return write_page(
-        run.index_file, "run.html", notebooks=notebooks, tables=run_tables(results), signs=signs_lines(results),
-        title=f"KD-OCT course: profile {run.profile.name}, dataset {run.dataset}, seed {run.seed}",
-        departs_from_paper=run.profile.departs_from_paper,
+        run.index_file, "report.html", lead=finding(run, results), sections=sections, links=links,
+        opening=opening,
+        title=f"What this run found: profile {run.profile.name}, dataset {run.dataset}, seed {run.seed}",
+        notes=[lacking, "For teaching; not a medical device."], tables=run_tables(results),
+        tables_note="Fractions of 1, with 95 % intervals from resampled patients.",
+        departs=run.profile.departs_from_paper,
     )  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def value_text(value: object) -> str:
 
 
 def run_sweep(sweep: Sweep, *, jobs: int = 1, scheduler: str | None = None, progress: bool = True) -> pd.DataFrame:
-    """Execute the runs that are not done and return ``results.csv``: a row a run, written anew as runs end.
+    """Execute the runs that are not done and return ``results.csv``: a row per run, written anew as runs end.
 
     jobs: runs at the same time on this machine, which share its cores. scheduler: address of a Dask scheduler,
     "tcp://host:port"; then its workers do the runs, one for each of their threads, and jobs counts for nothing. They

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn
 
-from kdoct_utils.course.report import NETWORKS, Tables, cell_text, read_interval, terminal_text, text_table, write_page
+from kdoct_utils.course.report import NETWORKS
 from kdoct_utils.course.sweep import DONE, Sweep, SweepRun, read_results, value_text
 from kdoct_utils.data.splits import load_splits
 from kdoct_utils.datasets import PHANTOMS, DataOptions
 from kdoct_utils.judge import crossval
 from kdoct_utils.runs import load_run
-from kdoct_utils.show.output import figure_png
-from kdoct_utils.show.style import ARM_LOOKS, Look, headline, use_style
+from kdoct_utils.show.page import Tables, cell_text, embedded, read_interval, terminal_text, text_table, write_page
 
 COMPARED = {"name": "accuracy difference", "estimate": "estimate", "interval": "95 % interval", "by_seed": "by seed",
             "pairs": "pairs", "reading": "so the difference is"}  # fmt: skip
 POOLED = {"name": "out-of-fold predictions", "folds_accuracy": "accuracy, mean ± SD over folds",
           "accuracy": "pooled accuracy", "sensitivity": "pooled sensitivity", "specificity": "pooled specificity",
           "folds": "folds", "n_patients": "patients"}  # fmt: skip
+ABOUT_TABLES = (
+    "Fractions of 1 on test patients. ± is the population standard deviation over the runs of an arm. Intervals of 95 "
+    "% resample patients; those of differences also the training seeds inside a run. They do not know what another "
+    "split or teacher would change: for that, compare the differences by seed. About one in twenty intervals leaves "
+    "zero by chance."
+)
 
 Predictions = Mapping[str, pd.DataFrame]  # of the finished runs of a sweep, by the run's name
 
@@ -91,7 +93,7 @@ def accuracies(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def arms_table(sweep: Sweep, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm: accuracy of every network over its seeds and folds."""
+    """One row per arm: accuracy of every network over its seeds and folds."""
     rows = []
     for arm in dict.fromkeys(map(arm_of, sweep.runs)):
         chosen = accuracy[accuracy.index.isin([run.name for run in sweep.runs if arm_of(run) == arm])]
@@ -172,35 +174,28 @@ def _pooled_row(name: str, by_fold: pd.DataFrame, pooled: pd.DataFrame) -> dict:
 
 def report_sweep(sweep: Sweep) -> Path:
     """Write ``index.html`` into the sweep's folder and return its path."""
-    tables, notes = sweep_tables(sweep, read_predictions(sweep))
-    found = accuracies(read_results(sweep)).dropna(axis=1, how="all")
-    pages = {run.name: f"{run.name}/notebooks/{run.notebook.name}" for run in sweep.runs}
-    return write_page(
-        sweep.folder / "index.html", "sweep.html", tables=tables, notes=notes, results=sweep.results_file.name,
-        title=f"Sweep of notebook {sweep.notebook.stem}: profile {sweep.profile.name}, dataset {sweep.dataset}",
-        figures=[sweep_figure(sweep, found, name) for name in sweep.swept if found.size],
-        runs=[{"name": name, "page": page if (sweep.folder / page).exists() else ""} for name, page in pages.items()],
-    )  # fmt: skip
+    from kdoct_utils.show.report_figures import swept_figure
+    from kdoct_utils.show.style import use_style
 
-
-def sweep_figure(sweep: Sweep, accuracy: pd.DataFrame, name: str) -> dict[str, str]:
-    """Accuracy of every network by a swept parameter: its name, the figure as PNG in base64, its alternative text."""
-    looks = {network_name(key): ARM_LOOKS.get(key, Look(key, "#444444", "o", "")) for key in accuracy}
-    values = {run.name: value_text(run.given[name]) for run in sweep.runs}
-    points = accuracy.set_axis(list(looks), axis=1).assign(value=accuracy.index.map(values))
-    points = points.melt("value", var_name="network", value_name="accuracy").dropna()
-    means = points.groupby(["network", "value"], sort=False)["accuracy"].mean()
-    spoken = "; ".join(f"{network} at {value}: {mean:.3f}" for (network, value), mean in means.items())
-    alt = f"Mean accuracy of the runs by {name}, bars from the lowest to the highest. {spoken}."
     use_style()
-    figure, axis = plt.subplots()
-    seaborn.pointplot(
-        points, x="value", y="accuracy", hue="network", order=[value_text(value) for value in sweep.grid[name]],
-        palette={network: look.color for network, look in looks.items()}, hue_order=list(looks), dodge=len(looks) > 1,
-        markers=[look.marker for look in looks.values()], errorbar=("pi", 100), ax=axis,
+    results = read_results(sweep)
+    tables, notes = sweep_tables(sweep, read_predictions(sweep))
+    found, figures = accuracies(results).dropna(axis=1, how="all"), []
+    labels = {key: network_name(key) for key in found}
+    for name in sweep.swept if found.size else ():
+        values = {run.name: value_text(run.given[name]) for run in sweep.runs}
+        points = found.assign(value=found.index.map(values))
+        order = [value_text(value) for value in sweep.grid[name]]
+        figures.append(embedded(*swept_figure(points, name, order, labels)))
+    pages = {run.name: f"{run.name}/notebooks/{run.notebook.name}" for run in sweep.runs}
+    links = {"results.csv, all numbers": sweep.results_file.name}
+    links |= {name: page if (sweep.folder / page).exists() else "" for name, page in pages.items()}
+    done = int((results["status"] == DONE).sum())
+    finding = figures[0]["takeaway"] if figures else "No run has measured a network's accuracy."
+    return write_page(
+        sweep.folder / "index.html", "report.html", tables=tables, links=links, links_title="The runs",
+        lead=f"{done} of {len(sweep.runs)} runs are done. {finding}",
+        notes=[*notes, "For teaching; not a medical device."],
+        title=f"Sweep of notebook {sweep.notebook.stem}: profile {sweep.profile.name}, dataset {sweep.dataset}",
+        opening=figures, tables_note=ABOUT_TABLES,
     )  # fmt: skip
-    axis.set(xlabel=name)
-    headline(figure, f"Accuracy by {name}")
-    png = base64.b64encode(figure_png(figure, description=alt)).decode()
-    plt.close(figure)
-    return {"name": name, "alt": alt, "png": png}

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kdoct_utils.course import notebooks as course
 from kdoct_utils.course.check import Check, run_checks
+from kdoct_utils.course.parameters import read_notebook
 from kdoct_utils.data.files import cache_root
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import CONFIG_NAME, RunError, RunFolder, atomic_path, open_run
@@ -26,7 +27,7 @@ from kdoct_utils.runs import CONFIG_NAME, RunError, RunFolder, atomic_path, open
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "sklearn", "pandas", "onnx", "onnxruntime", "papermill",
          "ipywidgets", "matplotlib.font_manager", "kdoct_utils.lab.stages", "kdoct_utils.edge.measure")  # fmt: skip
 EDITORS = ("jupyterlab", "notebook")
-LEFT_OUT = ("notebooks", "index.html", ".*")  # of a copied run: executed notebooks and the report give answers away
+LEFT_OUT = ("notebooks", "*.html", ".*")  # of a copied run: executed notebooks, report and slides give answers away
 REMEDY = "Run the same command without --check-only"
 
 
@@ -34,8 +35,8 @@ REMEDY = "Run the same command without --check-only"
 class Plan:
     """The run that participants will use. folder: where it lies or will lie.
 
-    copies: the folder for participants, or None where none is wanted. check_only: nothing is changed. progress: whether
-    bars are shown.
+    copies: the folder for participants, or None where none is wanted. solutions: they go into it too. slides: they are
+    written. check_only: nothing is changed. progress: whether bars are shown.
     """
 
     profile: str
@@ -45,6 +46,8 @@ class Plan:
     seed: int
     notebooks: Path
     copies: Path | None = None
+    solutions: bool = False
+    slides: bool = False
     check_only: bool = False
     progress: bool = True
 
@@ -59,11 +62,11 @@ class Plan:
 def make_plan(
     profile: str = "quick", dataset: str | None = None, data_root: str | Path | None = None,
     run_dir: str | Path | None = None, seed: int = 0, notebooks_folder: Path | None = None,
-    copies: str | Path | None = None, check_only: bool = False, progress: bool = True,
+    copies: str | Path | None = None, **options: bool,
 ) -> Plan:  # fmt: skip
     """What to prepare. run_dir: by default the folder in which the notebooks look, runs/<profile> beside notebooks/.
 
-    copies: a folder for participants, outside of the course.
+    copies: a folder for participants, outside of the course. options: solutions, slides, check_only, progress.
     Raises RunError or ValueError for a value that is not valid.
     """
     dataset = course.check_dataset(get_profile(profile), dataset, data_root)
@@ -74,7 +77,7 @@ def make_plan(
     if apart and (apart.is_relative_to(notebooks.resolve()) or apart.is_relative_to(folder)
                   or folder.is_relative_to(apart) or apart == notebooks.parent.resolve()):  # fmt: skip
         raise RunError(f"copies cannot lie in {apart}, in or around the course or its run: name another folder")
-    return Plan(profile, dataset, data_root, folder, seed, notebooks, apart, check_only, progress)
+    return Plan(profile, dataset, data_root, folder, seed, notebooks, apart, **options)
 
 
 def prepare(plan: Plan) -> Iterator[Check]:
@@ -88,15 +91,17 @@ def prepare(plan: Plan) -> Iterator[Check]:
     steps = {"scans": make_scans, "notebooks": run_notebooks}
     if not plan.check_only:
         steps = {"loading": load_packages, **steps, "report": write_report}
+    if plan.slides:
+        steps["slides"] = make_slides
     if plan.copies:
         steps["copies"] = make_copies
     for name, work in steps.items():
-        found, remedy = "not tried", "Mend the lines above first"
+        found, remedy = "not tried", "Fix the lines above first"
         if fits or plan.check_only:
             try:
                 found, remedy = work(plan)
             except (RunError, OSError) as error:
-                found, remedy = str(error), "Mend that, then run the same command again"
+                found, remedy = str(error), "Fix that, then run the same command again"
         fits = fits and not remedy
         yield Check(name, not remedy, found, remedy)
 
@@ -149,6 +154,18 @@ def write_report(plan: Plan) -> tuple[str, str]:
     return str(Path(plan.folder.name) / report_run(plan.run()).name), ""
 
 
+def make_slides(plan: Plan) -> tuple[str, str]:
+    """slides.html in the run folder, from the figures of its executed notebooks."""
+    from kdoct_utils.show.slides import write_slides
+
+    path = plan.folder / "slides.html"
+    if plan.check_only:
+        return (str(path), "") if path.exists() else ("none", REMEDY)
+    executed = [plan.run().notebooks_dir / found.name for found in course.select_notebooks(None, plan.notebooks)]
+    count = write_slides({course.notebook_title(one): read_notebook(one) for one in executed}, path)
+    return f"{count} in {path}", ""
+
+
 def make_copies(plan: Plan) -> tuple[str, str]:
     """Notebooks without outputs for participants, and beside them a copy of the run folder.
 
@@ -184,19 +201,25 @@ def copy_if_missing(source: str, target: str) -> None:
 def clean_notebooks(plan: Plan) -> dict[str, str]:
     """Path in the folder for participants -> text: every notebook without outputs, its parameters set to this run."""
     cleaned = {}
-    for folder in (".", "more", "exercises", "solutions"):
+    for folder in (".", "more", "exercises", *["solutions"] * plan.solutions):
         run_dir = Path(".." if folder == "." else "../..", "runs", plan.folder.name)
         values = course.common_values(get_profile(plan.profile), plan.dataset, plan.data_root, run_dir, plan.seed)
         for path in sorted((plan.notebooks / folder).glob("*.ipynb")):
             name = path.relative_to(plan.notebooks.parent).as_posix()
-            cleaned[name] = clean_notebook(path, values | {"run_dir": run_dir.as_posix()})
+            cleaned[name] = clean_notebook(path, values | {"run_dir": run_dir.as_posix()}, plan.solutions)
     return cleaned
 
 
-def clean_notebook(path: Path, values: dict[str, object]) -> str:
-    """The notebook's text without outputs, its parameters cell with these values; comments in that cell stay."""
+def clean_notebook(path: Path, values: dict[str, object], solutions: bool = False) -> str:
+    """The notebook's text without outputs, its parameters cell with these values; comments in that cell stay.
+
+    solutions: False leaves out links to them, which would lead nowhere.
+    """
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown" and not solutions:
+            text, asking = "".join(cell["source"]), r"\1 (your teacher has them)"
+            cell["source"] = re.sub(r"\[([^]]*)\]\([^)]*solutions/[^)]*\)", asking, text).splitlines(keepends=True)
         if cell["cell_type"] == "code":
             cell.update(outputs=[], execution_count=None)
         if "parameters" in cell["metadata"].get("tags", []):
@@ -211,7 +234,7 @@ def clean_notebook(path: Path, values: dict[str, object]) -> str:
 def next_lines(plan: Plan, ready: bool) -> list[str]:
     """What to tell the teacher in the end."""
     if not ready:
-        return ["Not ready: mend the lines marked FAIL, then run the command again. What is done stays done."]
+        return ["Not ready: fix the lines marked FAIL, then run the command again. What is done stays done."]
     if plan.copies:
         copy = shlex.join(["cp", "-r", str(plan.copies), "FOLDER"])
         return [f"Ready. Each participant takes a copy, and opens notebooks/00_start_here.ipynb in it: {copy}"]

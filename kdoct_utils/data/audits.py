@@ -160,7 +160,7 @@ def _right_out_of_fold(values: pd.DataFrame, label: pd.Series, group: pd.Series,
     tree = DecisionTreeClassifier(
         max_depth=TREE_DEPTH, min_samples_leaf=SMALLEST_LEAF, class_weight="balanced", random_state=seed
     )
-    features = pd.get_dummies(values, dtype=float).to_numpy(float)  # text as one column a value
+    features = pd.get_dummies(values, dtype=float).to_numpy(float)  # text as one column per value
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     names = label.to_numpy(object)
     probability = cross_val_predict(

@@ -1,4 +1,4 @@
-"""The scan table: one row a B-scan, the same columns whatever the dataset, with a provenance record.
+"""The scan table: one row per B-scan, the same columns whatever the dataset, with a provenance record.
 
 ``read_scans`` reads any dataset of the registry; ``ScanSet.images`` makes the pictures that a network sees.
 A fault in the data is a ScanError that names the file or row; nothing is replaced or relabeled in silence.
@@ -78,7 +78,7 @@ class ScanSet:
         return cache.pictures(self.source, *self._contents(), size, crop_to_band, progress)
 
     def measured(self, progress: bool = True) -> pd.DataFrame:
-        """What could betray the class of a scan without its eye, one row a scan, indexed by scan_id.
+        """What could betray the class of a scan without its eye, one row per scan, indexed by scan_id.
 
         format ("jpeg", "png", "tiff", "bmp", "npz" or "phantom"); color (whether stored in color channels); width and
         height as stored, in pixels; border (share of the frame that is white registration border, 0 to 1); scale_bar;

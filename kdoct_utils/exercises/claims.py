@@ -104,7 +104,7 @@ check_fair_winner = Check(
     (lambda validation, test: test.max(),
      "You report the highest test score: the test patients chose the network. Who is left to judge it?"),
     (lambda validation, test: validation.max(),
-     "Chosen rightly. But luck has raised the winner's validation score. Who has not chosen yet?"),
+     "Chosen correctly. But luck has raised the winner's validation score. Who has not chosen yet?"),
     cases=[tuple(np.round(0.8 + 0.03 * _random.normal(size=(2, n)), 4)) for n in (8, 20)],
     passed="Chosen by some patients, judged by others.",
     otherwise="You have {got}. Return one number: the score that you may publish.",
@@ -123,7 +123,7 @@ def optimism(best_of: Callable[[np.ndarray, np.ndarray], float], networks: int, 
 def dealt_patients(order: list[str] | np.ndarray, seed: int = 0) -> pd.DataFrame:
     """A split as a script makes it from its own list: shuffled by position; 20 % test, 16 % validation, 64 % train.
 
-    Returns a row a patient: patient, role.
+    Returns a row per patient: patient, role.
     """
     places = np.random.default_rng(seed).permutation(len(order))
     test, validation = round(0.2 * len(order)), round(0.16 * len(order))

@@ -1,4 +1,4 @@
-"""Checks of the exercises of notebook 05: a teacher asked, one step, kept answers, one list of patients, a lesion."""
+"""Checks of the exercises of notebook 05: a teacher asked, one step, cached logits, one list of patients, a lesion."""
 
 from __future__ import annotations
 

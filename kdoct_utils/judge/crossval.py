@@ -1,6 +1,6 @@
 """Many runs read as one: folds pooled, ensembles judged on scans that no member has seen, arms compared in pairs.
 
-Everything starts from the predictions that runs keep (``predictions.csv``): a row a test scan and network, with the
+Everything starts from the predictions that runs keep (``predictions.csv``): a row per test scan and network, with the
 columns network, seed (of its training), fold (whose test patients it has not seen), scan_id, group, label, p_<class>.
 """
 
@@ -64,6 +64,24 @@ def fold_scores(table: pd.DataFrame) -> pd.DataFrame:
         for key, part in table.groupby(KEYS[:3], sort=True)
     ]
     return pd.DataFrame(rows, columns=[*KEYS[:3], *SCORES])
+
+
+def worst_errors(table: pd.DataFrame, student: str, teacher: str, most: int = 8) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Scans of which a student is surest that they are what they are not: the surest first, at most one a patient.
+
+    table: predictions of one fold by both networks; their seeds are averaged. Returns a table (scan_id, group, label,
+    student and teacher: the class each names, student_p and teacher_p: its probability), and how many "scans" there
+    are, are "wrong" for the student, and of these "saved" by the teacher, who is right.
+    """
+    columns = [f"p_{name}" for name in class_names(table)]
+    mean = table.groupby(["network", "scan_id", "group", "label"], sort=False)[columns].mean()
+    mean.columns = class_names(table)
+    said, sure = (found.unstack("network").reset_index() for found in (mean.idxmax(axis=1), mean.max(axis=1)))
+    rows = said.rename(columns={student: "student", teacher: "teacher"})
+    rows = rows.assign(student_p=sure[student], teacher_p=sure[teacher])
+    wrong = rows[rows["student"] != rows["label"]]
+    counted = {"scans": len(rows), "wrong": len(wrong), "saved": int((wrong["teacher"] == wrong["label"]).sum())}
+    return wrong.sort_values("student_p", ascending=False).drop_duplicates("group").head(most), counted
 
 
 def pool_out_of_fold(table: pd.DataFrame, split: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -159,7 +177,7 @@ def pooled_scores(table: pd.DataFrame) -> dict:
 
 
 def folds_of_sweep(folder: str | Path) -> pd.DataFrame:
-    """A row a network of a finished sweep over folds: spread over folds and interval over patients, in percent.
+    """A row per network of a finished sweep over folds: spread over folds and interval over patients, in percent.
 
     Where all folds test the same patients, who lie beyond them (phantoms), these are resampled once, with what the
     networks of all folds say.

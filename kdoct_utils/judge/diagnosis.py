@@ -13,7 +13,7 @@ import numpy as np
 
 TEACHER_GATE = 0.90  # accuracy that a teacher should have before it teaches
 WEAK_STUDENT = 0.80  # accuracy
-LOW_DIVERGENCE = 0.05  # nats a scan, at the temperature of distillation
+LOW_DIVERGENCE = 0.05  # nats per scan, at the temperature of distillation
 NEAR_TEACHER = 0.05  # accuracy: T flattens both answers, so a low divergence alone does not show a copy
 LARGE_SPREAD = 0.05  # standard deviation of accuracy; about twice that of the published teacher over five folds
 
@@ -61,7 +61,7 @@ def signs_of_trouble(
             f"the student scores {student:.1%} (limit {WEAK_STUDENT:.0%}), {100 * (teacher - student):.1f} points "
             f"under its teacher (near is under {100 * NEAR_TEACHER:.0f}), and differs from it by {divergence:.3f} nats "
             f"a scan (low is under {LOW_DIVERGENCE})",
-            "The student copies its teacher well, so the teacher is what to mend: train it longer, look at its "
+            "The student copies its teacher well, so work on the teacher: train it longer, look at its "
             "learning curves and its confusion matrix. A larger student or another alpha will not help.",
         ),
         Sign(

@@ -128,7 +128,7 @@ def told(effects: pd.DataFrame, table: pd.DataFrame, question: str) -> str:
 
 
 def price(table: pd.DataFrame) -> pd.DataFrame:
-    """Change of each class's sensitivity against rare_alone, in words: a row a loss, a column a class."""
+    """Change of each class's sensitivity against rare_alone, in words: a row per loss, a column per class."""
     losses = {"rare_focal": "focal", "rare_weighted": "weighted CE", "rare_weighted_focal": "weighted focal"}
     rows = {}
     for column in table.filter(like=SENSITIVITY):

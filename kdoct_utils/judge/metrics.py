@@ -84,7 +84,7 @@ def best_temperature(logits: np.ndarray, target: np.ndarray) -> float:
 
 
 def hits(logits: Sequence[np.ndarray], target: np.ndarray) -> np.ndarray:
-    """(networks, n) bool: which scans each network names rightly. logits: (n, classes) of each; target: (n,)."""
+    """(networks, n) bool: which scans each network names correctly. logits: (n, classes) of each; target: (n,)."""
     return np.stack([one.argmax(axis=1) == target for one in logits])
 
 

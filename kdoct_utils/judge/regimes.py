@@ -30,7 +30,7 @@ OVER_SEEDS = ("estimate", "low", "high", "p", "seeds", "by_seed")  # what is kep
 
 
 def kept_regimes() -> tuple[pd.DataFrame, str]:
-    """The carried measurement, a row a network, and how it was made.
+    """The carried measurement, a row per network, and how it was made.
 
     Columns: seed (of the data), arm ("teacher" and names as in `kdoct_utils.lab.arms`), student (its seed), accuracy,
     ece, sensitivity_<class>, best_temperature (of the teacher), steps, seconds.
@@ -41,7 +41,7 @@ def kept_regimes() -> tuple[pd.DataFrame, str]:
 
 
 def by_data_seed(table: pd.DataFrame, score: str = "accuracy") -> pd.DataFrame:
-    """A row a data seed, a column an arm: the score, averaged over the students of that data seed."""
+    """A row per data seed, a column per arm: the score, averaged over the students of that data seed."""
     return table.pivot_table(index="seed", columns="arm", values=score, aggfunc="mean")
 
 
@@ -104,7 +104,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def signs_by_arm(table: pd.DataFrame, arms: Mapping[str, str]) -> pd.DataFrame:
-    """How often each sign of trouble fires: a row an arm, a column a sign, shares of the data seeds.
+    """How often each sign of trouble fires: a row per arm, a column per sign, shares of the data seeds.
 
     arms: distilled arm -> its teacher's row, such as "kd_weak_teacher" -> "teacher_weak". Arms that were not measured,
     or without their divergence, are left out. A teacher's accuracy on test patients stands for that on validation ones.

@@ -27,7 +27,7 @@ STREAMS = {"test": 1, "clinic": 2}
 
 @dataclass(frozen=True)
 class Beyond:
-    """table: the columns of the scan table but target, and role ("test" or "clinic"), a row a B-scan.
+    """table: the columns of the scan table but target, and role ("test" or "clinic"), a row per B-scan.
 
     images: uint8 (n, R, R) in its order. recipe_hash: of all that they follow from.
     """
@@ -57,16 +57,15 @@ def draw_beyond(run: RunFolder) -> Beyond | None:
     recipe = {"dataset": run.dataset, "seed": run.seed, "patients": wanted, "slices": profile.phantom_slices}
     recipe |= {"size": profile.resize_size, "worst_case": run.options.worst_case}
     recipe = full_recipe(recipe, (phantom_cohort, scanners, _draw))
-    table_file, images_file = run.path / "scans_beyond.csv", run.path / "images_beyond.npy"
 
     def make() -> pd.DataFrame:
         parts = [_draw(run, role, count) for role, count in wanted.items()]
-        with atomic_path(images_file) as temporary:
+        with atomic_path(run.beyond_images_file) as temporary:
             np.save(temporary, np.concatenate([images for _, images in parts]))
         return pd.concat([table for table, _ in parts], ignore_index=True)
 
-    table = keep(table_file, recipe, make, shared=run.shared, beside=[images_file])
-    return Beyond(table, np.load(images_file, mmap_mode="r"), short_hash(recipe))
+    table = keep(run.beyond_table_file, recipe, make, shared=run.shared, beside=[run.beyond_images_file])
+    return Beyond(table, np.load(run.beyond_images_file, mmap_mode="r"), short_hash(recipe))
 
 
 def join_beyond(data: CourseData, more: Beyond | None) -> CourseData:

@@ -1,5 +1,6 @@
 """Scans, pictures and split of a run: read or drawn once, and kept in its folder."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 
 import numpy as np
@@ -72,3 +73,33 @@ def kept_pictures(run: RunFolder, table: pd.DataFrame, progress: bool = True) ->
             f"{min(changed)[0]}; choose another run_dir"
         )
     return scans.images(profile.resize_size, profile.crop_to_band, progress=progress)
+
+
+def pictures_there(run: RunFolder, scan_ids: Collection[str]) -> dict[str, np.ndarray]:
+    """scan_id -> picture (R, R) uint8, of scans whose pictures lie in the run folder or the cache; none is made."""
+    found = {}
+    for table_file, images_file in ((run.table_file, run.images_file), (run.beyond_table_file, run.beyond_images_file)):
+        if not table_file.exists():
+            continue
+        table, profile = pd.read_csv(table_file, comment="#", dtype=str, keep_default_na=False), run.profile
+        if images_file.exists():
+            images = np.load(images_file, mmap_mode="r")
+        else:
+            images = open_pictures(picture_key(table["image_hash"].tolist(), profile.resize_size, profile.crop_to_band))
+        rows = np.flatnonzero(table["scan_id"].isin(scan_ids)) if images is not None else ()
+        found |= {table["scan_id"][row]: np.asarray(images[row]) for row in rows}
+    return found
+
+
+def patients_by_role(run: RunFolder) -> pd.DataFrame:
+    """Columns role (in words), patients and scans, of the run's fold; empty where no split was written yet."""
+    if not run.splits_file.exists():
+        return pd.DataFrame(columns=["role", "patients", "scans"])
+    split = pd.read_csv(run.splits_file, keep_default_na=False)
+    split = split[split["fold"] == run.options.fold]
+    if run.beyond_table_file.exists():
+        words = {"test": "test (patients drawn for nothing else)", "clinic": "second clinic"}
+        beyond = pd.read_csv(run.beyond_table_file, comment="#").replace({"role": words})
+        split = pd.concat([split.replace({"role": {"test": "test of the fold"}}), beyond])
+    found = split.groupby("role", sort=False)["group"].agg(["nunique", "size"]).reset_index()
+    return found.set_axis(["role", "patients", "scans"], axis=1)

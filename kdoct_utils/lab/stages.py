@@ -231,7 +231,7 @@ def keep_predictions(
     """Keep the probabilities of the test scans in ``predictions.csv``, for comparisons over runs and folds.
 
     answers: (network, seed of its training) -> logits (n_test, classes); a network is named as in metrics.json, such
-    as "student_kd". Rows of the same network, seed and fold are replaced, or else stay. One row a test scan:
+    as "student_kd". Rows of the same network, seed and fold are replaced, or else stay. One row per test scan:
     PREDICTION_COLUMNS, then p_<class>.
     """
     scans = data.table.iloc[data.rows("test")][["scan_id", "group", "label"]]
@@ -263,7 +263,7 @@ def score(data: CourseData, logits: np.ndarray, role: str = "test", seed: int = 
 
 
 def right(data: CourseData, logits: Sequence[np.ndarray], role: str = "test") -> np.ndarray:
-    """(seeds, n of that role) bool: which scans each seed's network names rightly. logits as in `score_seeds`."""
+    """(seeds, n of that role) bool: which scans each seed's network names correctly. logits as in `score_seeds`."""
     return hits(logits, data.target[data.rows(role)])
 
 

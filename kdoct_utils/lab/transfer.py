@@ -154,7 +154,7 @@ def other_logits(run: RunFolder, scans: SharedScans, model: nn.Module) -> np.nda
 
 
 def right(scans: SharedScans, logits: Sequence[np.ndarray]) -> np.ndarray:
-    """(seeds, n) bool: which scans each network names rightly. logits: (n, shared) of each."""
+    """(seeds, n) bool: which scans each network names correctly. logits: (n, shared) of each."""
     return hits(logits, scans.target)
 
 

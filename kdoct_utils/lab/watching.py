@@ -66,7 +66,7 @@ def watched(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> pd.D
     """p_t of every training scan in every epoch, as training with cross-entropy meets it: in a view, with dropout.
 
     arm: one that learns from labels alone, such as "rare_alone". A row a training scan: given, the label that it has
-    in training; right, the one it should have (class numbers); then a column an epoch, "1" and so on.
+    in training; right, the one it should have (class numbers); then a column per epoch, "1" and so on.
     Raises ValueError for an arm with another loss.
     """
     arm = find_arm(arm)
@@ -106,7 +106,7 @@ class Watching(CrossEntropyObjective):
         return losses, logits
 
     def table(self, n_scans: int) -> pd.DataFrame:
-        """A row a scan, by its index, a column an epoch: every scan is met once an epoch."""
+        """A row per scan, by its index, a column per epoch: every scan is met once an epoch."""
         indices, p_true = (torch.cat(values).cpu().numpy() for values in zip(*self.met, strict=True))
         epoch = 1 + np.arange(len(indices)) // n_scans
         table = pd.DataFrame({"index": indices, "epoch": epoch.astype(str), "p": p_true.round(5)})

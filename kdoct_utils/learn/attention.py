@@ -28,7 +28,7 @@ FEWEST_CELLS = 8  # of a map's side: a coarser cell is larger than a lesion
 
 
 class LesionScans(NamedTuple):
-    """Phantom scans that show a lesion, with the truth. One row a scan."""
+    """Phantom scans that show a lesion, with the truth. One row per scan."""
 
     images: np.ndarray  # uint8 (n, S, S)
     healthy: np.ndarray  # the same, of the same eyes without any lesion

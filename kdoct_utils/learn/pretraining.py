@@ -116,7 +116,7 @@ def pretrain_backbone(
 
 
 def pixel_accuracy(model: LayerSegmenter, size: int, channels: int, seed: int, unseen_epoch: int) -> float:
-    """Share of pixels whose tissue is named rightly, on 40 phantoms of an epoch that was not trained on."""
+    """Share of pixels whose tissue is named correctly, on 40 phantoms of an epoch that was not trained on."""
     model.eval()
     right = total = 0
     with torch.inference_mode():

@@ -37,7 +37,7 @@ LOOK_EVERY = 10  # optimizer steps between looks at the loss: each look makes a 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """history: a row an epoch, and one for the average; the row that ``chosen`` names is marked in ``weights``.
+    """history: a row per epoch, and one for the average; the row that ``chosen`` names is marked in ``weights``.
 
     scores: for "best" and, where weights were averaged, "swa": epoch, loss and accuracy on the validation scans.
     """

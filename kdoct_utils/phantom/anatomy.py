@@ -228,7 +228,7 @@ def lesion_profiles(patient: Patient, x_um: np.ndarray, y_um: np.ndarray) -> dic
 
 
 def visible_classes(patient: Patient, profile: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """The class that each slice shows: the gravest lesion that is high enough to be seen."""
+    """The class that each slice shows: the most severe lesion that is high enough to be seen."""
     labels = []
     for i in range(len(profile["drusen"])):
         neovascular = max(profile["detachment"][i].max(), profile["fluid"][i].max())

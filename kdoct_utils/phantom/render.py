@@ -251,7 +251,7 @@ def phantom_cohort(
     patients_per_class: int, slices: int, size: int, seed: int, classes: Sequence[str] = CLASS_NAMES[:3],
     style: ScannerStyle = FIRST_SCANNER,
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """A whole phantom data set: retina bands and one row a B-scan.
+    """A whole phantom data set: retina bands and one row per B-scan.
 
     Returns images, uint8 (patients * slices, size, size), and a table with the columns patient
     (``phantom/0007``, the style's name before the number), patient_class, label, eye and slice. A patient

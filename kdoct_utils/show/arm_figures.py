@@ -71,16 +71,19 @@ def range_figure(still: np.ndarray, moving: np.ndarray, *, shown: int = 40, ylab
     return figure
 
 
-def seed_curves(histories: Mapping[str, Sequence[pd.DataFrame]], *, title: str) -> tuple[Figure, dict[str, float]]:
+def seed_curves(
+    histories: Mapping[str, Sequence[pd.DataFrame]], *, title: str, size: tuple[float, float] | None = None
+) -> tuple[Figure, dict[str, float]]:
     """Validation accuracy by epoch: for each arm the mean of its seeds, in a band from the lowest to the highest.
 
-    Epochs that not every training reached are left out of the means. Returns the figure and each arm's last mean.
+    Epochs that not every training reached are left out of the means. size: in inches, if not the style's.
+    Returns the figure and each arm's last mean.
     """
     table = pd.concat([history.assign(arm=look(arm).label, seed=seed, epoch=history["epoch"] + 1)
                        for arm, runs in histories.items() for seed, history in enumerate(runs)])  # fmt: skip
     reached = min(len(history) for runs in histories.values() for history in runs)
     both = table[table["epoch"] <= reached]
-    figure, axis = plt.subplots()
+    figure, axis = plt.subplots(figsize=size)
     seaborn.lineplot(both, x="epoch", y="validation_accuracy", hue="arm", ax=axis, style="arm",
                      palette={look(arm).label: look(arm).color for arm in histories},
                      markers={look(arm).label: look(arm).marker for arm in histories},

@@ -68,7 +68,7 @@ def data_seeds_figure(spread: Mapping[str, float], measured: int, most: int = 40
 
 
 def order_figure(order: pd.DataFrame, labels: Mapping[str, str], names: tuple[str, str]) -> Shown:
-    """Each arm's score at home against its score on another dataset. order: a row an arm, columns own and other."""
+    """Each arm's score at home against its score on another dataset. order: a row per arm, columns own and other."""
     firsts = {side: order[side].idxmax() for side in order}
     figure, axis = plt.subplots(figsize=(6.8, 3.2))
     for (name, row), marker in zip(order.iterrows(), "osD^<>ph8d" * len(order), strict=False):

@@ -191,7 +191,7 @@ def nearest_figure(
 
 
 def folds_figure(split: pd.DataFrame, class_of: pd.Series, most: int = 20) -> Told:
-    """Who has which role in each fold: a column a patient, sorted by class. class_of: class by group. most: a class."""
+    """Who has which role in each fold, a column per patient. class_of: class by group. most: patients of a class."""
     names = [name for name in CLASS_LOOKS if (class_of == name).any()]
     drawn = pd.concat([class_of[class_of == name].iloc[:most] for name in names])
     roles = split.drop_duplicates(["group", "fold"]).pivot(index="fold", columns="group", values="role")[drawn.index]

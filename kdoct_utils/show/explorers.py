@@ -35,7 +35,7 @@ SPLIT_KEY = (
 
 
 def split_svg(table: pd.DataFrame, roles: Sequence[str], *, title: str) -> str:
-    """One square a scan, one column a patient, in the colors of the classes: who is tested, and who trained on as well.
+    """A square per scan, a column per patient, in the colors of the classes: who is tested, and who trained on as well.
 
     table: group and label of each scan; all groups have as many scans. roles: of each scan, in ROLES.
     Under a column stands an x where its patient is tested and trained on.

@@ -162,7 +162,7 @@ def class_bars(
     values: np.ndarray, class_names: Sequence[str], groups: Sequence[str], *, title: str, ylabel: str = "probability",
     ylim: tuple[float, float] = (0, 1), axis: Axes | None = None,
 ) -> Figure:
-    """Groups of bars, one bar a class in its fixed look, each with its value. values: (groups, classes)."""
+    """Groups of bars, one bar per class in its fixed look, each with its value. values: (groups, classes)."""
     axis = axis or plt.subplots(figsize=(6.8, 2.8))[1]
     looks = [LOOKS.get(name, Look(name, LINE_COLORS[k % 6], "o", "")) for k, name in enumerate(class_names)]
     table = pd.DataFrame(np.asarray(values, dtype=float), groups, [look.label for look in looks])
@@ -211,15 +211,16 @@ def interval_plot(
     return figure
 
 
-def learning_curves(history: pd.DataFrame, *, title: str) -> Figure:
+def learning_curves(history: pd.DataFrame, *, title: str, width: float = 6.8) -> Figure:
     """Loss and validation accuracy by epoch, from a history table (see trainer.TrainingResult).
 
     Needs columns epoch, train_loss, validation_loss, validation_accuracy; where `weights` says "swa",
-    the epoch's averaged weights are drawn as stars.
+    the epoch's averaged weights are drawn as stars. width: inches; under 5 the two panels stand above each other.
     """
     averaged = history["weights"].eq("swa") if "weights" in history else pd.Series(False, index=history.index)
     plain, swa, trained = history[~averaged], history[averaged], history.drop_duplicates("epoch")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.8))
+    shape, height = ((2, 1), 4.6) if width < 5 else ((1, 2), 2.8)
+    figure, (left, right) = plt.subplots(*shape, figsize=(width, height))
     left.plot(trained["epoch"], trained["train_loss"], marker="o", markersize=4, label="training")
     left.plot(plain["epoch"], plain["validation_loss"], marker="s", markersize=4, label="validation")
     right.plot(plain["epoch"], plain["validation_accuracy"], marker="s", markersize=4, color=LINE_COLORS[1],
@@ -228,7 +229,7 @@ def learning_curves(history: pd.DataFrame, *, title: str) -> Figure:
         star = {"marker": "*", "markersize": 9, "linestyle": "none", "color": "#7A1F5C", "label": "validation, SWA"}
         left.plot(swa["epoch"], swa["validation_loss"], **star)
         right.plot(swa["epoch"], swa["validation_accuracy"], **star)
-    left.set(xlabel="epoch", ylabel="loss a scan (nats)")
+    left.set(xlabel="epoch", ylabel="loss per scan (nats)")
     right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
     left.legend(fontsize=8)
     right.legend(fontsize=8, loc="lower right")

@@ -99,7 +99,7 @@ def real_weight_figure(
 
 
 def epochs_figure(lines: pd.DataFrame, reference: tuple[str, float], *, ylabel: str, title: str) -> Shown:
-    """Shares by epoch. lines: a row an epoch (from 1), a column a line. reference: name and value of a flat line."""
+    """Shares by epoch. lines: a row per epoch (from 1), a column per line. reference: name and value of a flat line."""
     figure, axis = plt.subplots(figsize=(6.8, 3.0))
     for (name, values), color, style, mark in zip(lines.items(), LINE_COLORS, LINE_STYLES, "osv^DX", strict=False):
         axis.plot(lines.index, values, color=color, linestyle=style, marker=mark, markersize=5, label=name)
@@ -140,7 +140,7 @@ def wrong_labels_figure(p_true: np.ndarray, wrong: np.ndarray, shares: Mapping[s
 
 
 def rare_or_hard(shares: pd.DataFrame, label: str) -> str:
-    """What focal loss adds to a rare class's share of the pull. shares: a row an epoch, a column a loss."""
+    """What focal loss adds to a rare class's share of the pull. shares: a row per epoch, a column per loss."""
     more = 100 * (shares["focal"] - shares["cross-entropy"])
     words = "Here *rare* is known at once, and *hard* is found out later."
     if more.iloc[-1] <= more.iloc[0] + 1:

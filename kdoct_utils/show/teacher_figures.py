@@ -154,12 +154,15 @@ def rates_figure(plans: Mapping[str, tuple[TrainingConfig, int]]) -> Drawn:
     )
 
 
-def training_figure(history: pd.DataFrame, chosen: str) -> Drawn:
-    """Loss and accuracy of a training by epoch. history: epochs counted from 1; chosen: "swa" or "best" weights."""
+def training_figure(history: pd.DataFrame, chosen: str, width: float = 6.8) -> Drawn:
+    """Loss and accuracy of a training by epoch. history: epochs counted from 1; chosen: "swa" or "best" weights.
+
+    width: inches, see `learning_curves`.
+    """
     epochs = history[history["weights"] != "swa"]
     first, last, best = epochs.iloc[0], epochs.iloc[-1], epochs.loc[epochs["validation_loss"].idxmin()]
     kept = "the average" if chosen == "swa" else f"epoch {best['epoch']:.0f}, the best,"
-    figure = learning_curves(history, title=f"The teacher after {len(epochs)} epochs: {kept} is kept")
+    figure = learning_curves(history, title=f"The teacher after {len(epochs)} epochs: {kept} is kept", width=width)
     alt = (f"Training loss goes from {first['train_loss']:.3f} to {last['train_loss']:.3f} nats, validation loss from "
            f"{first['validation_loss']:.3f} to {last['validation_loss']:.3f}; its lowest is "
            f"{best['validation_loss']:.3f} in epoch {best['epoch']:.0f}. Validation accuracy ends at "
@@ -197,7 +200,7 @@ def plane_figure(
     right.plot(numbers, losses["mean"], marker="*", markersize=10, label="mean so far")
     for k, name in enumerate(("start", "annealed"), start=2):
         right.axhline(losses[name][0], color=LINE_COLORS[k], linestyle=(":", "-.")[k - 2], linewidth=1.5, label=name)
-    right.set(xlabel="snapshots taken", ylabel="focal loss a scan (nats)", xticks=numbers)
+    right.set(xlabel="snapshots taken", ylabel="focal loss per scan (nats)", xticks=numbers)
     for axis in (left, right):
         axis.legend(fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1)
     ends = {"the start": losses["start"][0], "the last snapshot": losses["snapshots"][-1],
@@ -237,14 +240,14 @@ def gate_figure(scores: Mapping[str, Mapping], gate: float, go: bool) -> Drawn:
     return figure, alt, f"{verdict}: {held_out['accuracy']:.1%} on {held_out['n_patients']} validation patients."
 
 
-def tested_figure(score: Mapping, class_names: Sequence[str]) -> Drawn:
-    """Confusion matrix of the test scans. score: record of `stages.score`."""
+def tested_figure(score: Mapping, class_names: Sequence[str], name: str = "Test accuracy") -> Drawn:
+    """Confusion matrix of the test scans. score: record of `stages.score`; name: of the network, for the title."""
     counts, (low, high) = np.array(score["confusion"]), score["interval"]
     labels = [look(name).label for name in class_names]
     errors = counts - np.diag(np.diag(counts))
     row, column = np.unravel_index(errors.argmax(), errors.shape)
     worst = f"{labels[row]} taken for {labels[column]}, {errors[row, column]} of {counts[row].sum()} scans"
-    title = f"Test accuracy {score['accuracy']:.1%} on {score['n_scans']} scans"
+    title = f"{name} {score['accuracy']:.1%} on {score['n_scans']} scans"
     right = "; ".join(f"{label} {counts[k, k]} of {counts[k].sum()}" for k, label in enumerate(labels))
     alt = f"Confusion matrix with counts and row percentages. Right: {right}."
     takeaway = (f"Accuracy {score['accuracy']:.1%}, 95% interval {low:.1%} to {high:.1%} over {score['n_patients']} "
