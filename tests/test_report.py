@@ -90,8 +90,8 @@ def test_a_page_opens_with_what_was_found_and_shows_the_worst_errors(kept):
     page = BeautifulSoup(report_run(run).read_text(encoding="utf-8"), "html.parser")
     assert "5.0 points more accurate" in page.select_one(".lead").text
     assert "wrong on 2 of 10" in page.text and "The teacher is right on 2 of these" in page.text
-    cards = [card.text.split() for card in page.select(".cards figure")]
-    assert cards == [f"label normal student drusen, {sure} ✗ teacher normal, 90% ✓".split() for sure in ("90%", "60%")]
+    cards = [card.get_text(" ").split() for card in page.select(".cards figure")]
+    assert cards == [f"label normal student ✗ drusen, {sure} teacher ✓ normal, 90%".split() for sure in ("90%", "60%")]
     assert "Not in this run: how they learned, on the edge, the data." in page.text
     pictures = page.find_all("img")
     assert len(pictures) == 6

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdoct_utils.course.notebooks import notebook_title
+from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.judge import crossval
 from kdoct_utils.judge.diagnosis import signs_of_trouble
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, read_json
@@ -92,21 +93,24 @@ def run_text(results: dict) -> str:
 
 def finding(run: RunFolder, metrics: Mapping[str, Mapping]) -> str:
     """The one sentence on what a run found, with its setting and interval."""
-    setting = f"{'phantoms' if run.dataset.startswith('phantom') else run.dataset}, {run.profile.image_size} px"
-    for key, what in (("kd_gain", "The student that its teacher taught is {} accurate than the same student alone"),
-                      ("leakage_gap", "A split by scan made a classifier look {} accurate than a split by patient")):
+    setting = f"{'phantoms' if run.dataset in PHANTOMS else run.dataset}, {run.profile.image_size} px"
+    for key, shown, unshown in (
+        ("kd_gain", "The student that its teacher taught is {} accurate than the same student alone",
+         "No difference between the student that its teacher taught and the same student alone is shown"),
+        ("leakage_gap", "A split by scan makes a classifier look {} accurate than a split by patient",
+         "No difference between a split by scan and a split by patient is shown"),
+    ):  # fmt: skip
         found = metrics.get(key, {})
-        if found.get("low") is None:
-            continue
-        points = f"{100 * abs(found['estimate']):.1f} points {'more' if found['estimate'] >= 0 else 'less'}"
-        seeds = len(found["seeds"]) if isinstance(found["seeds"], list) else found["seeds"]
-        held = "includes zero, so no difference is shown" if found["low"] <= 0 <= found["high"] else "excludes zero"
-        interval = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
-        return f"{what.format(points)}; the 95% interval, {interval}, {held} ({setting}, {seeds} seeds)."
+        if found.get("low") is not None:
+            points = f"{100 * abs(found['estimate']):.1f} points {'more' if found['estimate'] >= 0 else 'less'}"
+            said = shown.format(points) if found["low"] > 0 or found["high"] < 0 else unshown
+            interval = f"95% interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f} points"
+            seeds = len(found["seeds"]) if isinstance(found["seeds"], list) else found["seeds"]
+            return f"{said} ({interval}; {setting}, {seeds} seeds)."
     if (teacher := metrics.get("teacher", {})).get("interval"):
         low, high = teacher["interval"]
-        return (f"The teacher names {teacher['accuracy']:.1%} of the test scans correctly; the 95% interval is "
-                f"{low:.1%} to {high:.1%} ({setting}, {teacher['n_patients']} patients).")  # fmt: skip
+        return (f"The teacher names {teacher['accuracy']:.1%} of the test scans correctly (95% interval {low:.1%} to "
+                f"{high:.1%}; {setting}, {teacher['n_patients']} patients).")  # fmt: skip
     return "This run has trained no network yet."
 
 
@@ -122,7 +126,7 @@ def run_sections(run: RunFolder, results: Mapping) -> tuple[list[dict], str]:
     edge = {name: found for name, found in results.get("edge", {}).items() if found.get("accuracy") is not None}
     parts = {
         "The networks": {"figures": [report_figures.networks_figure(arms, gain)] if arms else []},
-        "Which class is taken for which": {"figures": matrices},
+        "Which class is taken for which": {"figures": matrices, "lines": ["Counts over all seeds."] * bool(arms)},
         "How they learned": {"figures": learning(run, results)},
         "The student's worst errors": errors(run),
         "On the edge": {"figures": [report_figures.front_figure(edge)] if edge else []},
@@ -161,13 +165,13 @@ def errors(run: RunFolder) -> dict:
     worst, counted = crossval.worst_errors(table, "student_kd", "teacher")
     pictures, cards = pictures_there(run, set(worst["scan_id"])), []
     for row in worst[worst["scan_id"].isin(pictures)].itertuples():
-        words = {who: f"{look(named).label}, {sure:.0%} {'✓' if named == row.label else '✗'}" for who, named, sure in
+        words = {who: f"{'✓' if named == row.label else '✗'} {look(named).label}, {sure:.0%}" for who, named, sure in
                  (("student", row.student, row.student_p), ("teacher", row.teacher, row.teacher_p))}  # fmt: skip
         alt = f"B-scan {row.scan_id}, labeled {look(row.label).label}"
         cards.append({"src": png_uri(pictures[row.scan_id]), "alt": alt, "label": look(row.label).label} | words)
     line = (f"Averaged over its seeds, the distilled student is wrong on {counted['wrong']:,} of {counted['scans']:,} "
             f"test scans. The teacher is right on {counted['saved']:,} of these.")  # fmt: skip
-    return {"lines": [f"{line} Where the student was surest, one scan a patient:" if cards else line], "cards": cards}
+    return {"lines": [f"{line} Where the student was surest, one scan per patient:" if cards else line], "cards": cards}
 
 
 def data(run: RunFolder) -> dict:
@@ -200,7 +204,8 @@ def report_run(run: RunFolder) -> Path:
         run.index_file, "report.html", lead=finding(run, results), sections=sections, links=links,
         opening=opening,
         title=f"What this run found: profile {run.profile.name}, dataset {run.dataset}, seed {run.seed}",
-        notes=[lacking, "For teaching; not a medical device."], tables=run_tables(results),
+        notes=[lacking, f"Profile {run.profile.name}: {run.profile.purpose}. For teaching; not a medical device."],
+        tables=run_tables(results),
         tables_note="Fractions of 1, with 95 % intervals from resampled patients.",
         departs=run.profile.departs_from_paper,
     )  # fmt: skip

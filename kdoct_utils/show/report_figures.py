@@ -62,7 +62,8 @@ def networks_figure(scores: Mapping[str, Mapping], gain: Mapping | None) -> Told
 def _interval_rows(axis: Axes, rows: Sequence[tuple], number: str) -> None:
     """Rows of (look, estimate, (low, high), values of the seeds or None), drawn times 100. number: a format."""
     for place, (drawn, value, interval, seeds) in enumerate(rows):
-        draw_interval(axis, place, tuple(100 * one for one in (value, *interval)), drawn, markeredgecolor="white")
+        draw_interval(axis, place, tuple(100 * one for one in (value, *interval)), drawn, markeredgecolor="white",
+                      markeredgewidth=0.5)  # fmt: skip
         words = number.format(100 * value)
         axis.annotate(words, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)
         if seeds and len(seeds) > 1:
@@ -117,7 +118,7 @@ def front_figure(formats: Mapping[str, Mapping]) -> Told:
     listed = [f"{name} {one['bytes'] / 1000:.0f} kB, {one['latency_ms']:.2g} ms, {one['accuracy']:.1%}"
               for name, one in by_size]  # fmt: skip
     takeaway = (f"Its accuracy is {abs(lost):.1f} points {'lower' if lost >= 0 else 'higher'}. Bars: 95% intervals "
-                "over patients. Dashed: no file is both smaller and more accurate.")  # fmt: skip
+                "over patients. Dashed: no other file beats these in both.")  # fmt: skip
     return figure, f"Accuracy by size of the file: {'; '.join(listed)}.", takeaway
 
 
