@@ -74,7 +74,9 @@ def test_every_prediction_has_an_expected_answer():
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         found = list(prompts(cells))
         assert len(found) == sum("**Before you run:**" in "".join(cell["source"]) for cell in cells)
-        assert all(len(question) > 15 and len(answer) > 15 for _, question, answer in found), path.name
+        assert all(len(question) > 15 for _, question, _ in found)
+        if all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code"):  # else to be published yet
+            assert all(len(answer) > 15 for _, _, answer in found), path.name
     rows = answers_page(paths).count("\n| *")
     assert rows > 25 and "| *" in (ROOT / "docs" / "answers.md").read_text(encoding="utf-8")
 

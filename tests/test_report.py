@@ -88,7 +88,7 @@ def test_a_page_opens_with_what_was_found_and_shows_the_worst_errors(kept):
     pd.DataFrame({"scan_id": [f"p{patient}" for patient in range(10)]}).to_csv(run.table_file, index=False)
     np.save(run.images_file, np.zeros((10, 8, 8), np.uint8))
     page = BeautifulSoup(report_run(run).read_text(encoding="utf-8"), "html.parser")
-    assert "5.0 points more accurate" in page.select_one(".lead").text
+    assert "gained 5.0 points against the same student alone [+1.0, +9.0]" in page.select_one(".lead").text
     assert "wrong on 2 of 10" in page.text and "The teacher is right on 2 of these" in page.text
     cards = [card.get_text(" ").split() for card in page.select(".cards figure")]
     assert cards == [f"label normal student ✗ drusen, {sure} teacher ✓ normal, 90%".split() for sure in ("90%", "60%")]

@@ -11,6 +11,7 @@ from kdoct_utils.course.notebooks import notebook_title
 from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.judge import crossval
 from kdoct_utils.judge.diagnosis import signs_of_trouble
+from kdoct_utils.judge.verdicts import sentence
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, read_json
 from kdoct_utils.show.page import Tables, cell_text, embedded, read_interval, terminal_text, text_table, write_page
 from kdoct_utils.show.style import look, use_style
@@ -94,19 +95,12 @@ def run_text(results: dict) -> str:
 def finding(run: RunFolder, metrics: Mapping[str, Mapping]) -> str:
     """The one sentence on what a run found, with its setting and interval."""
     setting = f"{'phantoms' if run.dataset in PHANTOMS else run.dataset}, {run.profile.image_size} px"
-    for key, shown, unshown in (
-        ("kd_gain", "The student that its teacher taught is {} accurate than the same student alone",
-         "No difference between the student that its teacher taught and the same student alone is shown"),
-        ("leakage_gap", "A split by scan makes a classifier look {} accurate than a split by patient",
-         "No difference between a split by scan and a split by patient is shown"),
-    ):  # fmt: skip
+    for key, who, against in (("kd_gain", "The student with a teacher", "the same student alone"),
+                              ("leakage_gap", "A split by scan", "a split by patient")):  # fmt: skip
         found = metrics.get(key, {})
         if found.get("low") is not None:
-            points = f"{100 * abs(found['estimate']):.1f} points {'more' if found['estimate'] >= 0 else 'less'}"
-            said = shown.format(points) if found["low"] > 0 or found["high"] < 0 else unshown
-            interval = f"95% interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f} points"
             seeds = len(found["seeds"]) if isinstance(found["seeds"], list) else found["seeds"]
-            return f"{said} ({interval}; {setting}, {seeds} seeds)."
+            return f"{sentence(found, who, against)[:-1]} ({setting}, {seeds} seeds)."
     if (teacher := metrics.get("teacher", {})).get("interval"):
         low, high = teacher["interval"]
         return (f"The teacher names {teacher['accuracy']:.1%} of the test scans correctly (95% interval {low:.1%} to "

@@ -6,6 +6,7 @@ Sections of metrics.json in; figure, alternative text and takeaway out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -13,24 +14,19 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kdoct_utils.judge.verdicts import GAIN, LOSS, OPEN, reading
 from kdoct_utils.show.arm_figures import seed_curves
 from kdoct_utils.show.figures import draw_interval
-from kdoct_utils.show.gain_figures import BETTER, OPEN, WORSE
-from kdoct_utils.show.style import ARM_LOOKS, LINE_COLORS, Look, headline, look
+from kdoct_utils.show.style import ARM_LOOKS, LINE_COLORS, READING_LOOKS, Look, headline, look
 from kdoct_utils.show.teacher_figures import training_figure
 
 Told = tuple[Figure, str, str]
+TITLES = {  # by what the interval of the gain allows to say
+    GAIN: "The distilled student is {:.1f} points more accurate than the student alone",
+    LOSS: "The distilled student is {:.1f} points less accurate than the student alone",
+    OPEN: "No difference between the student distilled and alone is shown",
+}
 WIDTH = 4.6  # inches: 414 pixels, where a phone has about 390
-
-
-def gain_message(gain: Mapping[str, float]) -> str:
-    """What the interval of "distilled minus alone" (estimate, low, high: fractions of 1) allows to say."""
-    points = f"{100 * abs(gain['estimate']):.1f} points"
-    if gain["low"] > 0:
-        return f"The distilled student is {points} more accurate than the student alone"
-    if gain["high"] < 0:
-        return f"The distilled student is {points} less accurate than the student alone"
-    return "Distilled or alone: no difference between the students is shown"
 
 
 def networks_figure(scores: Mapping[str, Mapping], gain: Mapping | None) -> Told:
@@ -48,12 +44,11 @@ def networks_figure(scores: Mapping[str, Mapping], gain: Mapping | None) -> Told
     alt = [f"{drawn.label} {value:.1%} ({low:.1%} to {high:.1%})" for drawn, value, (low, high), _ in rows]
     takeaway = "Bars: 95% intervals over patients (of students over training seeds, too). Dots: training seeds."
     if gain:
-        drawn = BETTER if gain["low"] > 0 else WORSE if gain["high"] < 0 else OPEN
-        drawn = Look("gain", drawn.color, drawn.marker, "")
+        drawn = replace(READING_LOOKS[reading(gain)], label="gain")
         _interval_rows(axes[1, 0], [(drawn, gain["estimate"], (gain["low"], gain["high"]), None)], "{:+.1f}")
         axes[1, 0].axvline(0, color="black", linewidth=1, linestyle=":")
         axes[1, 0].set_xlabel("points of accuracy, distilled minus alone")
-        title = gain_message(gain)
+        title = TITLES[reading(gain)].format(100 * abs(gain["estimate"]))
         alt.append(f"gain {100 * gain['estimate']:+.1f} points ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})")
     headline(figure, title)
     return figure, f"Accuracy with 95% intervals: {'; '.join(alt)}.", takeaway
