@@ -1,7 +1,5 @@
 """What to expect at each "Before you run": the page for teachers, made from the published notebooks."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

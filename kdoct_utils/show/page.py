@@ -1,7 +1,5 @@
 """What reports are made of: tables as text, figures in data URIs, and one self-contained HTML page (see templates/)."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path

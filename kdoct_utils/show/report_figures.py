@@ -3,8 +3,6 @@
 Sections of metrics.json in; figure, alternative text and takeaway out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Slides of the course: one figure of a notebook each, its takeaway as the title, in one HTML file without network."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
