@@ -1,6 +1,7 @@
 """The runner, on tiny notebooks: what is refused, what a failure says, what is run again, what is measured."""
 
 import json
+import re
 import time
 from types import SimpleNamespace
 
@@ -59,8 +60,9 @@ def test_a_run_that_goes_on_gives_notebooks_its_dataset_options_again(folder):
 
 def test_a_run_fails_clearly_goes_on_and_measures(folder):
     first = write_notebook(
-        folder / "00_first.ipynb", "import time\nblock = bytearray(300_000_000)\ntime.sleep(1)", "print(seed, profile)"
-    )
+        folder / "00_first.ipynb", "import time\nblock = bytearray(300_000_000)\ntime.sleep(1)", "print(seed, profile)",
+        "from kdoct_utils.show.sliders import Slider, sliders\nsliders(str, object=Slider(0, 1, 0))",
+    )  # fmt: skip
     mended = folder.parent / "mended"
     second_code = [f"import pathlib\nassert pathlib.Path({str(mended)!r}).exists(), 'not mended'", "print(alpha)"]
     write_notebook(
@@ -85,7 +87,9 @@ def test_a_run_fails_clearly_goes_on_and_measures(folder):
     assert set(costs) == {"00", "01"}
     assert costs["01"]["peak_mb"] + 200 < costs["00"]["peak_mb"] < 1000  # 300 MB of it is the block
     assert costs["00"]["seconds"] > 0
-    assert "5 smoke" in executed.read_text()
+    text = executed.read_text()
+    assert "5 smoke" in text
+    assert "<kdoct-slider" in text and not re.search("widget-(view|state)", text)  # no kernel is there for a live face
     assert stream(run.notebooks_dir / "01_second.ipynb") == "1e-05\n"
 
     stamps = {path.name: path.stat().st_mtime_ns for path in run.notebooks_dir.glob("*.ipynb")}

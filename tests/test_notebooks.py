@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdoct_utils.profiles import PROFILES
+from kdoct_utils.show.live import WIDGET_VIEW
 from tools.publish import badges, repository_url, visible
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +72,7 @@ def test_outputs_are_there_and_clean(book):
     text = json.dumps([cell["outputs"] for cell in code])
     assert all(cell["execution_count"] for cell in code)
     assert "Traceback" not in text and "Warning" not in text
+    assert WIDGET_VIEW not in text and "widgets" not in json.loads(book.read_text(encoding="utf-8"))["metadata"]
     assert not re.search(r"/(root|home|work|tmp|usr)/|site-packages", text)
     assert book.stat().st_size < 1_500_000
 

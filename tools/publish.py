@@ -20,7 +20,8 @@ from kdoct_utils.course.notebooks import finished_fingerprint, notebook_number, 
 from kdoct_utils.judge.regimes import REGIMES, by_data_seed, gains, kept_regimes
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, load_run
-from kdoct_utils.show.output import figure_png, without_widgets
+from kdoct_utils.show.live import without_widgets
+from kdoct_utils.show.output import figure_png
 from tools.answers import answers_page
 from tools.overview import carried_map, scans_figure
 

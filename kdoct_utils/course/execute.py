@@ -191,6 +191,8 @@ def main() -> None:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
+    from kdoct_utils.show.live import without_widgets
+
     output = Path(job["output"])
     with FileLock(output.with_name(f".{output.stem}.lock")):  # one whose parent died may still be ending
         notebook = papermill.execute_notebook(
@@ -211,7 +213,9 @@ def main() -> None:
             report_status(numbers.get(id(cell), ""))
 
         place = {"metadata": {"path": job["cwd"]}}
-        client = NotebookClient(notebook, kernel_name="python3", resources=place, on_cell_execute=start)
+        client = NotebookClient(
+            notebook, kernel_name="python3", resources=place, on_cell_execute=start, store_widget_state=False
+        )
         try:
             client.execute()
         except CellExecutionError as error:
@@ -219,6 +223,8 @@ def main() -> None:
         except DeadKernelError:
             sys.exit("its kernel died, most often for lack of memory")
         finally:
+            for cell in code:  # only now: nbclient counts outputs while it updates them
+                cell.outputs = [nbformat.from_dict(output) for output in without_widgets(cell.outputs)]
             save()
 
 

@@ -21,10 +21,11 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
+from kdoct_utils.show.live import without_widgets
+
 if TYPE_CHECKING:
     from nbformat import NotebookNode  # takes a second to import, and a notebook seldom needs it
 
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 SCREEN_DPI = 90  # at which a figure is shown
 PNG_DPI = 2 * SCREEN_DPI  # at which it is kept: sharp on a screen of high resolution, and when enlarged
 PNG_LARGEST_KB = 100
@@ -105,19 +106,6 @@ def with_alt_text(notebook: NotebookNode) -> NotebookNode:
                 alt = html.escape(about["alt"])
                 output.data["text/html"] = f'<img alt="{alt}" {size} src="data:image/png;base64,{png}">'
     return notebook
-
-
-def without_widgets(outputs: list[dict]) -> list[dict]:
-    """A cell's outputs as a saved page can show them. A widget has no kernel there: its HTML twin stays, and a progress
-    bar, which has none (its text is that of its first moment, 0 %), goes."""
-    kept = []
-    for output in outputs:
-        data = output.get("data", {})
-        if WIDGET_VIEW not in data:
-            kept.append(output)
-        elif "text/html" in data:
-            kept.append(output | {"data": {kind: content for kind, content in data.items() if kind != WIDGET_VIEW}})
-    return kept
 
 
 def show_table(frame: pd.DataFrame, caption: str, *, decimals: int = 3, index: bool = True) -> None:
