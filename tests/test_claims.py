@@ -55,7 +55,7 @@ def test_one_claim_has_one_verdict_wherever_it_is_asked():
     assert by_class["estimate"][0] == pytest.approx(0.0275)
     ours = claims.over_data_seeds(TABLE)
     assert ours["text"].tolist() == [claim[0] for claim in claims.CLAIMS[:3]]
-    assert told(["a", "b"], [GAIN, OPEN]) == "A gain is shown: a. Neither gain nor loss is shown: b."
+    assert told(["a", "b"], [GAIN, OPEN]) == "Gain shown: a. Open: b."
 
 
 def test_data_seeds_decide_where_they_are_and_this_run_elsewhere():

@@ -193,7 +193,7 @@ def test_what_an_interval_tells_is_marker_and_word():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["gain shown", "loss shown", "open"]
     dots = [offset for points in axis.collections if len(points.get_offsets()) for offset in points.get_offsets()[:, 0]]
     assert set(np.round(dots, 6)) == {1.0, 3.0, -2.0, 0.0, 2.0}
-    assert "c - b -2.0 points [-3.0, -1.0]" in alt and takeaway.startswith("A gain is shown: a - b. A loss")
+    assert "c - b -2.0 points [-3.0, -1.0]" in alt and takeaway == "Gain shown: a - b. Loss shown: c - b. Open: d - b."
     plain, *_ = gain_figures.forest(rows.drop(columns="by_seed"), "Gains")
     assert "dot" not in plain.axes[0].get_xlabel()
 

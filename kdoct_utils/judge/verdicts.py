@@ -14,6 +14,10 @@ import numpy as np
 GAIN, LOSS, OPEN, NOT_TESTED = "gain", "loss", "open", "not tested here"
 LEVEL = 0.05
 Difference = Mapping[str, float]
+Words = Mapping[str, tuple[str, str]]  # of each reading, for one and for several
+OF_DIFFERENCES: Words = {GAIN: ("gain shown", "gains shown"), LOSS: ("loss shown", "losses shown"),
+                         OPEN: ("open", "open")}  # fmt: skip
+OF_CLAIMS: Words = {GAIN: ("shown", "shown"), LOSS: ("opposite shown", "opposites shown"), OPEN: ("open", "open")}
 
 
 def reading(row: Difference) -> str:
@@ -60,15 +64,13 @@ def sentence(row: Difference, who: str, against: str) -> str:
     return f"{who} {did} {size} against {against} [{interval}; {reason(row)}."
 
 
-def told(texts: Sequence[str], readings: Sequence[str]) -> str:
-    """What is shown of which, in sentences: "A gain is shown: a; b. Neither gain nor loss is shown: c."."""
-    words = {GAIN: "A gain is shown", LOSS: "A loss is shown", OPEN: "Neither gain nor loss is shown"}
-    of_each = {word: [text for text, one in zip(texts, readings, strict=True) if one == word] for word in words}
-    return " ".join(f"{words[word]}: {'; '.join(found)}." for word, found in of_each.items() if found)
+def told(texts: Sequence[str], readings: Sequence[str], words: Words = OF_DIFFERENCES) -> str:
+    """What is shown of which: "Gain shown: a; b. Open: c."."""
+    of_each = {one: [text for text, found in zip(texts, readings, strict=True) if found == one] for one in words}
+    return " ".join(f"{words[one][0].capitalize()}: {'; '.join(found)}." for one, found in of_each.items() if found)
 
 
-def counted(readings: Sequence[str]) -> str:
+def counted(readings: Sequence[str], words: Words = OF_DIFFERENCES) -> str:
     """Such as "3 gains shown, 1 loss shown, 2 open"."""
-    words = {GAIN: ("gain shown", "gains shown"), LOSS: ("loss shown", "losses shown"), OPEN: ("open", "open")}
     counts = {word: list(readings).count(word) for word in words}
     return ", ".join(f"{count} {words[word][count > 1]}" for word, count in counts.items() if count)

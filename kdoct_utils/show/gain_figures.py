@@ -5,6 +5,8 @@ Each takes rows as `judge.verdicts` reads them, and returns figure, alternative 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,25 +14,37 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kdoct_utils.judge.verdicts import GAIN, LOSS, OPEN, counted, in_points, reading, sentence, told
+from kdoct_utils.judge.verdicts import (
+    GAIN,
+    LOSS,
+    OF_DIFFERENCES,
+    OPEN,
+    Words,
+    counted,
+    in_points,
+    reading,
+    sentence,
+    told,
+)
 from kdoct_utils.show.figures import draw_interval
 from kdoct_utils.show.style import READING_LOOKS, headline
 
 Shown = tuple[Figure, str, str]
 
 
-def forest(compared: pd.DataFrame, what: str, *, xlabel: str = "points of accuracy", title: str = "") -> Shown:
+def forest(compared: pd.DataFrame, what: str, *, xlabel: str = "points of accuracy", title: str = "",
+           words: Words = OF_DIFFERENCES) -> Shown:  # fmt: skip
     """Differences with 95 % intervals, a row each, under the heading of their question. what: they are.
 
     compared: text, estimate, low, high (fractions of 1) and, where they are there, question (rows of one together),
     holm, and by_seed (the difference in each data seed), drawn as dots. Filled markers: shown. title: "" counts what
-    is shown.
+    is shown. words: for it.
     """
     questions = compared["question"] if "question" in compared else pd.Series("", compared.index)
     headings = questions.ne(questions.shift()) & questions.ne("")
     places = np.arange(len(compared)) + 0.9 * headings.cumsum().to_numpy()
     readings = [reading(row) for _, row in compared.iterrows()]
-    figure, axis = plt.subplots(figsize=(6.8, 1.35 + 0.29 * (places[-1] + 1)))
+    figure, axis = plt.subplots(figsize=(6.8, max(2.2, 1.35 + 0.29 * (places[-1] + 1))))
     dots = "by_seed" in compared
     np.random.seed(0)  # of seaborn's jitter: the same picture every time
     for place, found, (_, row) in zip(places, readings, compared.iterrows(), strict=True):
@@ -39,7 +53,7 @@ def forest(compared: pd.DataFrame, what: str, *, xlabel: str = "points of accura
             seaborn.stripplot(x=100 * np.array(row["by_seed"]), y=place + 0.32, orient="h", native_scale=True,
                               jitter=0.1, size=3.2, color=look.color, alpha=0.6, ax=axis)  # fmt: skip
         draw_interval(axis, place, tuple(100 * row[["estimate", "low", "high"]].astype(float)), look, markersize=6,
-                      capsize=3, linewidth=1.4, label=look.label, zorder=3,
+                      capsize=3, linewidth=1.4, label=words[found][0], zorder=3,
                       markerfacecolor="white" if found == OPEN else look.color)  # fmt: skip
     above = places[headings.to_numpy()] - 0.95
     axis.set_yticks([*places, *above], [*compared["text"], *questions[headings]])
@@ -47,20 +61,21 @@ def forest(compared: pd.DataFrame, what: str, *, xlabel: str = "points of accura
         label.set_fontweight("bold")
     under = "95% interval; a dot is one data seed" if dots else "95% interval"
     axis.set(xlabel=f"{xlabel}\n({under})", ylim=(places[-1] + 0.7, places[0] - (1.6 if len(above) else 0.6)))
-    _tidy(axis)
-    headline(figure, title or f"{what}: {counted(readings)}")
-    listed = "; ".join(f"{row['text']} {in_points(row)}" for _, row in compared.iterrows())
-    return figure, f"{what}, {xlabel} with 95% intervals: {listed}.", told(compared["text"], readings)
+    _tidy(axis, [one for one, _ in words.values()])
+    headline(figure, title or f"{what}: {counted(readings, words)}")
+    names = compared["text"] if compared["text"].is_unique else questions + ", " + compared["text"]
+    listed = "; ".join(f"{name} {in_points(row)}" for name, (_, row) in zip(names, compared.iterrows(), strict=True))
+    return figure, f"{what}, {xlabel} with 95% intervals: {listed}.", told(names, readings, words)
 
 
-def _tidy(axis: Axes) -> None:
+def _tidy(axis: Axes, words: Sequence[str]) -> None:
     """Zero, no grid across, and a legend that says each word once."""
     axis.axvline(0, color="black", linewidth=1, linestyle=":")
     axis.set_ylabel("")
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", labelsize=8, length=0)
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    handles = {look.label: handles[look.label] for look in READING_LOOKS.values() if look.label in handles}
+    handles = {word: handles[word] for word in words if word in handles}
     axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0),
                 borderaxespad=0.1)  # fmt: skip
 

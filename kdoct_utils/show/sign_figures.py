@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kdoct_utils.judge.signs import MEANT, fired_by_arm, hits_and_false_alarms
-from kdoct_utils.show.style import SEQUENTIAL, headline
+from kdoct_utils.show.style import headline
 
 
 def signs_figure(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[Figure, str, str] | None:
@@ -23,19 +24,20 @@ def signs_figure(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[Figure
     if fired.empty:
         return None
     shares = fired.drop(columns=["group", "seeds"])
-    rows = [f"{labels[arm]} ({fired.loc[arm, 'group']})" for arm in shares.index]
+    groups = fired["group"].str.replace(" is", "")
+    rows = [f"{labels[arm]} ({groups[arm]})" for arm in shares.index]
     figure, axis = plt.subplots(figsize=(6.8, 1.5 + 0.32 * len(shares)))
-    seaborn.heatmap(shares.astype(float), vmin=0, vmax=1, cmap=SEQUENTIAL, annot=True, fmt=".0%", cbar=False,
-                    yticklabels=rows, linewidths=1, annot_kws={"fontsize": 9}, ax=axis)  # fmt: skip
-    for text, share in zip(axis.texts, shares.to_numpy().flat, strict=True):
-        text.set_color("black" if share > 0.47 else "white")
+    seaborn.heatmap(shares.astype(float), vmin=0, vmax=1.4, cmap=seaborn.light_palette("#0072B2", as_cmap=True),
+                    annot=True, fmt=".0%", cbar=False, yticklabels=rows, linewidths=1,
+                    annot_kws={"fontsize": 9, "color": "black"}, ax=axis)  # fmt: skip
     for column, sign in enumerate(shares):
         for row, arm in enumerate(shares.index):
             if arm in MEANT.get(sign, ()):
                 axis.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor="#D55E00", linewidth=3))
-    axis.set_xticklabels([sign.replace(" ", "\n", 1).replace(", ", ",\n") for sign in shares], rotation=0, fontsize=8)
+    axis.set_xticklabels(["\n".join(textwrap.wrap(sign, 14)) for sign in shares], rotation=0, fontsize=8)
     axis.tick_params(axis="y", labelsize=8, length=0)
-    axis.set(ylabel="", xlabel="share of data seeds in which the sign fires; framed: it should")
+    axis.set_ylabel("")
+    axis.set_xlabel("share of data seeds in which the sign fires; framed: it should", loc="right", fontsize=9)
     counts = hits_and_false_alarms(fired)
     hits, alarms = counts[["hits", "should"]].sum(), counts[["alarms", "should_not"]].sum()
     message = (f"Signs fire in {hits['hits']} of {hits['should']} runs where they should, in {alarms['alarms']} of "
