@@ -19,7 +19,7 @@ CLASS_NAMES = ("normal", "drusen", "cnv", "dme")
 class ModelConfig:
     """One network, built by timm.
 
-    architecture: a name that ``timm.list_models`` knows (the course registers two small ones).
+    architecture: a name that ``timm.list_models`` knows (the course registers three small ones).
     options: keyword arguments for ``timm.create_model``, such as depths and widths.
     pretrained_tag: timm's tag of the ImageNet weights, None where there are none.
     """
@@ -69,6 +69,7 @@ class Profile:
     phantom_test_patients: int  # per class, beyond the folds: they only test
     teacher: ModelConfig
     student: ModelConfig
+    lite_student: ModelConfig  # of about its size, made for 8-bit integers: ReLU6, no squeeze-and-excitation
     start_weights: str  # "none", "phantom" or "imagenet"
     teacher_training: TrainingConfig
     student_training: TrainingConfig
@@ -154,6 +155,7 @@ PROFILES = {
             options={"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
         ),
         student=ModelConfig("efficientnet_course_tiny", dropout=0.3),
+        lite_student=ModelConfig("efficientnet_course_lite", dropout=0.3),
         start_weights="none",
         teacher_training=replace(
             PAPER_TEACHER_TRAINING,
@@ -183,6 +185,7 @@ PROFILES = {
         phantom_test_patients=400,
         teacher=QUICK_TEACHER,
         student=ModelConfig("efficientnet_course_small", dropout=0.3),
+        lite_student=ModelConfig("efficientnet_course_lite", dropout=0.3),
         start_weights="phantom",
         teacher_training=replace(
             PAPER_TEACHER_TRAINING,
@@ -216,6 +219,7 @@ PROFILES = {
         phantom_test_patients=100,
         teacher=ModelConfig("convnextv2_tiny", dropout=0.3, drop_path=0.2, pretrained_tag="fcmae_ft_in22k_in1k"),
         student=ModelConfig("efficientnet_b0", dropout=0.3, pretrained_tag="ra_in1k"),
+        lite_student=ModelConfig("efficientnet_lite0", dropout=0.3, pretrained_tag="ra_in1k"),
         start_weights="imagenet",
         teacher_training=replace(PAPER_TEACHER_TRAINING, warmup_epochs=3, frozen_epochs=2, **_ON_SMALL_GPU),
         student_training=replace(PAPER_STUDENT_TRAINING, warmup_epochs=2, **_ON_SMALL_GPU),
@@ -234,6 +238,7 @@ PROFILES = {
         phantom_test_patients=50,
         teacher=ModelConfig("convnextv2_large", dropout=0.3, drop_path=0.3, pretrained_tag="fcmae_ft_in22k_in1k"),
         student=ModelConfig("efficientnet_b2", dropout=0.3, pretrained_tag="ra_in1k"),
+        lite_student=ModelConfig("tf_efficientnet_lite2", dropout=0.3, pretrained_tag="in1k"),
         start_weights="imagenet",
         teacher_training=PAPER_TEACHER_TRAINING,
         student_training=PAPER_STUDENT_TRAINING,

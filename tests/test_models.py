@@ -62,6 +62,16 @@ def test_seed_fixes_the_weights_and_leaves_the_global_generator_alone():
     assert not torch.equal(first.conv_stem.weight, other.conv_stem.weight)
 
 
+def test_lite_students_have_what_integers_like():
+    for profile in PROFILES.values():
+        model = build_model(profile.lite_student, 3, profile.channels)
+        kinds = {type(module).__name__ for module in model.modules()}
+        assert "ReLU6" in kinds and not kinds & {"SiLU", "SqueezeExcite", "Sigmoid"}, profile.name
+    quick = PROFILES["quick"]
+    usual, lite = (count_parameters(build_model(one, 3, 1)) for one in (quick.student, quick.lite_student))
+    assert 0.7 < lite / usual < 1.3  # a fair pair: neither is the larger network
+
+
 def test_parameter_groups_cover_each_parameter_once_with_its_rate_floor_and_decay():
     training = replace(PAPER_TEACHER_TRAINING, learning_rate=1e-3, backbone_learning_rate=2e-4)
     training = replace(training, minimum_learning_rate=1e-6, weight_decay=0.05)

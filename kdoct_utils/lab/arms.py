@@ -19,6 +19,7 @@ TEACHERS = ("course", "noisy", "cross_entropy", "weak", "middling", "blind")
 SCANS = ("train", "clinic")
 LABELED_BY = ("scan", "patient", "nobody")
 STARTS = ("profile", "none", "phantom")
+STUDENTS = ("profile", "lite")
 WEIGHTS = ("average", "best")
 NETWORKS = ("student", "teacher")
 
@@ -38,7 +39,8 @@ class StudentRecipe:
     of its strength) or "heavy" (the paper's teacher's). noise: share of the training labels that are wrong. rare: share
     of RARE_CLASS's training patients that stay, 0 for all.
     teacher: the run's ("course"), or one of TEACHERS_OF. start: the profile's weights, "none", or "phantom"
-    (pre-trained on layers of other phantoms). effort: epochs, as a multiple of the profile's.
+    (pre-trained on layers of other phantoms). effort: epochs, as a multiple of the profile's. student: the profile's,
+    or its "lite" one, made for 8-bit integers.
     """
 
     objective: str = "kd"
@@ -57,10 +59,13 @@ class StudentRecipe:
     teacher: str = "course"
     start: str = "profile"
     effort: float = 1.0
+    student: str = "profile"
 
     def __post_init__(self) -> None:
         _check_choices(self, objective=OBJECTIVES, answers=ANSWERS, augmentation=AUGMENTATIONS, teacher=TEACHERS)
-        _check_choices(self, start=STARTS, scans=SCANS, labeled_by=LABELED_BY)
+        _check_choices(self, start=STARTS, scans=SCANS, labeled_by=LABELED_BY, student=STUDENTS)
+        if self.student == "lite" and self.start == "phantom":
+            raise ValueError("backbones are pre-trained for the profile's student, not for its lite one")
         if not self.can_be_kept and (self.views or self.answers != "view"):
             raise ValueError("repeated views, answers to plain scans and permuted ones need usual views and epochs")
 
@@ -231,6 +236,8 @@ _TABLE = (
     Arm("alone_scratch", "labels alone, from scratch", _FROM_NOTHING, "student_alone", _LABELS | {"start": "none"}),
     Arm("kd_scratch", "KD, from scratch", _FROM_NOTHING, "alone_scratch", {"start": "none"}),
     Arm("kd_test_views", "KD, five test-time views", "Test-time augmentation?", "student_kd", test_views=True),
+    Arm("kd_lite", "KD, student made for integers", "Which student survives 8 bits?", "student_kd", {"student": "lite"},
+        extra=True),
     Arm("kd_decoupled", "DKD", "Is there a better loss?", "student_kd", {"objective": "dkd"}),
     Arm("kd_relations", "DIST", "Is there a better loss?", "student_kd", {"objective": "dist", "temperature": 1.0}),
     Arm("kd_mixup", "same view and mixup, no labels", "Patient and consistent?", "student_kd", {"objective": "mixup"}),

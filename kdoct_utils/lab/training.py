@@ -195,7 +195,8 @@ def _student_training(run: RunFolder, data: CourseData, arm: Arm, seed: int, tea
     config = _scaled(profile.student_training, recipe.effort)
     if recipe.scans == "clinic":
         config = replace(config, select_on="last")  # nobody there has clean labels to choose by
-    varied = replace(run, profile=replace(profile, student_training=config))
+    network = profile.lite_student if recipe.student == "lite" else profile.student
+    varied = replace(run, profile=replace(profile, student_training=config, student=network))
     temperature = profile.temperature if recipe.temperature is None else recipe.temperature
     alpha = profile.alpha if recipe.alpha is None else recipe.alpha
     wanted = stages.training_recipe(varied, data, "student", seed) | _changes(run, arm)
@@ -215,8 +216,8 @@ def _student_training(run: RunFolder, data: CourseData, arm: Arm, seed: int, tea
 
     def build() -> nn.Module:
         if recipe.start == "profile":
-            return stages.new_student(run, data, seed)
-        model = build_model(profile.student, len(data.class_names), profile.channels, "none", seed)
+            return stages.new_student(varied, data, seed)
+        model = build_model(network, len(data.class_names), profile.channels, "none", seed)
         if recipe.start == "phantom":
             load_backbone(model, pretrained_student(run, data))
         return model

@@ -1,9 +1,9 @@
 """Teacher and student networks, built by timm from a profile.
 
-Two EfficientNets small enough for a laptop are registered with timm beside the published ones, so that every
+Three EfficientNets small enough for a laptop are registered with timm beside the published ones, so that every
 profile pairs a ConvNeXtV2 teacher with an EfficientNet student.
 
-Sources: Woo et al. 2023 (ConvNeXt V2), Tan and Le 2019 (EfficientNet), Wightman (timm).
+Sources: Woo et al. 2023 (ConvNeXt V2), Tan and Le 2019 (EfficientNet), Liu 2020 (EfficientNet-Lite), Wightman (timm).
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ class ModelError(ValueError):
     """A network that cannot be built, or weights that do not fit it."""
 
 
-# --- two small EfficientNets -----------------------------------------------------------------------------------------
+# --- three small EfficientNets ---------------------------------------------------------------------------------------
 
 _BLOCKS = {  # timm's strings: name -> blocks, channels of the stem, features before the head
     "efficientnet_course_small": (["ds_r1_k3_s2_e1_c24_se0.25", "ir_r2_k3_s2_e4_c40_se0.25",
                                    "ir_r2_k5_s2_e4_c64_se0.25"], 16, 128),
+    "efficientnet_course_lite": (["ds_r1_k3_s2_e1_c24", "ir_r2_k3_s2_e4_c40", "ir_r2_k5_s2_e4_c64"], 16, 128),
     "efficientnet_course_tiny": (["ds_r1_k3_s2_e1_c8_se0.25", "ir_r1_k3_s2_e3_c16_se0.25"], 8, 32),
 }  # fmt: skip
 _SMALL_CFG = {
@@ -60,6 +61,12 @@ def _small_efficientnet(name: str, pretrained: bool, options: dict) -> Efficient
 def efficientnet_course_small(pretrained: bool = False, **kwargs) -> EfficientNet:
     """About 0.1 M parameters for 64-96 px: five blocks of EfficientNet's kind, strides 2 to 32 as in B0."""
     return _small_efficientnet("efficientnet_course_small", pretrained, kwargs)
+
+
+@register_model
+def efficientnet_course_lite(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """The small one made for integers, as EfficientNet-Lite is: ReLU6 for SiLU, and no squeeze-and-excitation."""
+    return _small_efficientnet("efficientnet_course_lite", pretrained, {"act_layer": nn.ReLU6} | kwargs)
 
 
 @register_model

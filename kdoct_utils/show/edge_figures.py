@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from kdoct_utils.show.figures import draw_bars
@@ -141,3 +142,93 @@ def time_bars(parts: Mapping[str, Mapping[str, float]], *, title: str) -> Figure
     figure.legend(*axis.get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center")
     headline(figure, title)
     return figure
+
+
+def format_front(prices: pd.DataFrame, chosen: tuple[str, str]) -> tuple[Figure, str, str]:
+    """Accuracy against latency and against bytes, a mark a file, a line through those that no other file beats in both.
+
+    prices: of `edge.prices.price_files`, indexed by student and format. chosen: the file that is shipped, ringed.
+    Returns the figure, its alternative text and its takeaway.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 3.9), sharey=True)
+    students, formats = (list(dict.fromkeys(prices.index.get_level_values(level))) for level in (0, 1))
+    panels = (("median_ms", 1.0, "latency, one scan, one thread (ms)"), ("bytes", 1e-3, "file (kB)"))
+    for axis, (cost, factor, label) in zip(axes, panels, strict=True):
+        front = prices[_unbeaten(prices[cost], prices["accuracy"])].sort_values(cost)
+        axis.step(front[cost] * factor, 100 * front["accuracy"], where="post", color="#BBBBBB", linestyle="-", zorder=1)
+        for (student, kind), row in prices.iterrows():
+            place, marker = students.index(student), "osD^"[formats.index(kind)]
+            color, style = LINE_COLORS[place], LINE_STYLES[place]
+            x, bounds = row[cost] * factor, 100 * row[["low", "high"]].to_numpy(float)
+            axis.plot([x, x], bounds, color=color, linestyle=style, linewidth=1.2, zorder=2)
+            axis.plot(x, 100 * row["accuracy"], marker, color=color, markersize=6, zorder=3)
+        axis.plot(prices.loc[chosen, cost] * factor, 100 * prices.loc[chosen, "accuracy"], "o", markersize=14,
+                  markerfacecolor="none", markeredgecolor="black", zorder=4)  # fmt: skip
+        axis.set(xlabel=label, xlim=(0, 1.12 * factor * prices[cost].max()))
+    axes[0].set_ylabel("accuracy on test patients (%)")
+    handles = [Line2D([], [], color=LINE_COLORS[i], linestyle=LINE_STYLES[i], label=name)
+               for i, name in enumerate(students)]  # fmt: skip
+    handles += [Line2D([], [], color="#222222", linestyle="", marker="osD^"[i], label=name)
+                for i, name in enumerate(formats)]  # fmt: skip
+    handles += [Line2D([], [], color="black", linestyle="", marker="o", markersize=11, markerfacecolor="none",
+                       label="shipped"),
+                Line2D([], [], color="#BBBBBB", linestyle="-", label="beaten by none in both")]  # fmt: skip
+    figure.legend(handles=handles, fontsize=8, ncols=3, loc="outside lower center")
+    row = prices.loc[chosen]
+    headline(figure, f"{chosen[0]}, {chosen[1]}: {row['median_ms']:.2f} ms, {row['bytes'] / 1000:.0f} kB, "
+             f"{row['accuracy']:.1%} right")  # fmt: skip
+    every = "; ".join(f"{student}, {kind}: {one['median_ms']:.2f} ms, {one['bytes'] / 1000:.0f} kB, "
+                      f"{one['accuracy']:.1%} [{one['low']:.1%}, {one['high']:.1%}]"
+                      for (student, kind), one in prices.iterrows())  # fmt: skip
+    quickest, smallest = prices["median_ms"].idxmin(), prices["bytes"].idxmin()
+    takeaway = (f"{', '.join(quickest)} answers soonest, in {prices['median_ms'].min():.2f} ms; {', '.join(smallest)} "
+                f"is the smallest file, with {prices['bytes'].min() / 1000:.0f} kB.")  # fmt: skip
+    return figure, f"Accuracy with 95% intervals against latency and file size. {every}.", takeaway
+
+
+def _unbeaten(cost: pd.Series, worth: pd.Series) -> list[bool]:
+    """For each whether no other costs at most as much and is worth more, or costs less and is worth as much."""
+    return [not (((cost <= c) & (worth > w)) | ((cost < c) & (worth >= w))).any()
+            for c, w in zip(cost, worth, strict=True)]  # fmt: skip
+
+
+def cost_figure(
+    costs: pd.DataFrame, large: str = "ConvNeXtV2-Large", small: str = "EfficientNet-B2"
+) -> tuple[Figure, str, str]:
+    """Latency of each network in each runtime, one scan at a time. costs: of `edge.prices.kept_costs`.
+
+    large, small: the networks that the title sets beside each other. Returns the figure, its alternative text and its
+    takeaway: how much smaller the one is, and how much quicker.
+    """
+    timed = costs.dropna(subset="median_ms")
+    networks, runtimes = (list(dict.fromkeys(timed[name])) for name in ("network", "runtime"))
+    figure, axis = plt.subplots(figsize=(6.8, 1.4 + 0.62 * len(networks)))
+    for k, (runtime, marker) in enumerate(zip(runtimes, "osD^v", strict=False)):
+        for threads in (1, 2):
+            part = timed[(timed["runtime"] == runtime) & (timed["threads"] == threads)]
+            y = [networks.index(name) + 0.15 * (k - (len(runtimes) - 1) / 2) for name in part["network"]]
+            axis.plot(part["median_ms"], y, marker, color=LINE_COLORS[k], markersize=5, label=runtime,
+                      markerfacecolor=LINE_COLORS[k] if threads == 1 else "white")  # fmt: skip
+    axis.set(xscale="log", xlabel="milliseconds a scan (log scale); filled: one thread, hollow: two",
+             yticks=range(len(networks)), yticklabels=networks)  # fmt: skip
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles[::2], labels[::2], fontsize=8, ncols=3, loc="outside lower center")
+    alone = timed[timed["threads"] == 1].set_index(["network", "runtime"])
+    at_best = alone["median_ms"].groupby("network").min()
+    fewer = alone["parameters"].groupby("network").first()
+    smaller, quicker = fewer[large] / fewer[small], at_best[large] / at_best[small]
+    headline(figure, f"{smaller:.1f} times fewer parameters answer {quicker:.0f} times sooner")
+    both = ("torch, eager", "ONNX Runtime, FP32")
+    eager, exported = (alone["median_ms"][small, runtime] for runtime in both)
+    alt = "Median latency, one thread: " + "; ".join(
+        f"{network}: " + ", ".join(f"{runtime} {ms:.3g} ms" for runtime, ms in alone["median_ms"][network].items())
+        for network in networks
+    )
+    return figure, alt + ".", (
+        f"{small} has {smaller:.1f} times fewer parameters than {large} and answers {quicker:.0f} times sooner, each "
+        f"in its quickest runtime on one thread ({at_best[small]:.0f} against {at_best[large]:,.0f} ms). In ONNX "
+        f"Runtime it is {eager / exported:.1f} times as quick as in torch, with the same 32-bit weights."
+    )
