@@ -119,7 +119,7 @@ def a_course(root, text):
     return root
 
 
-PAGES = ("glossary", "workshop", "datasets", "sweeps", "package", "speed")
+PAGES = ("glossary", "workshop", "datasets", "sweeps", "package", "board", "speed")
 
 
 def build(course, output):

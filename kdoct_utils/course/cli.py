@@ -244,6 +244,18 @@ def workshop(
         raise typer.Exit(1)
 
 
+@app.command()
+def bundle(
+    model: Annotated[Path, typer.Argument(help="An ONNX file of notebook 06, such as runs/quick/student_int8.onnx.")],
+    output: Annotated[Path, typer.Option(help="A .zip, or a folder.")] = Path("oct_bundle.zip"),
+    card: Annotated[Path | None, typer.Option(help="Its model card, to go along.")] = None,
+) -> None:
+    """Pack a model for a machine with only numpy, pillow and onnxruntime: programs, frames to check, timing."""
+    from kdoct_utils.edge.bundle import write_bundle
+
+    typer.echo(f"wrote {write_bundle(model, output, card)}; there: python check.py, python classify.py FRAME.jpeg")
+
+
 @app.callback(invoke_without_command=True)
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
