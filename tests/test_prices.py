@@ -1,7 +1,5 @@
 """What files cost beside one another, which one is shipped, and the carried measurement of the large networks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

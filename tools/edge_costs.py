@@ -8,8 +8,6 @@ The quick student and its lite sibling at 64 px; the paper's student, its lite s
 (`kdoct_utils/edge/costs.csv`) and into docs/board.md.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """A bundle: a model and all that it needs on a machine with numpy, pillow and onnxruntime, as one folder or zip."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -4,8 +4,6 @@ The large networks of the paper are measured by ``python -m tools.edge_costs`` a
 alone is 800 MB of weights and minutes of work. Everything else is measured where it is asked for.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from importlib.resources import files

@@ -4,8 +4,6 @@ Classifies the frames in parity/ and compares. Exit status 0: the same decisions
 that parity/expected.json names; 1: something differs.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -4,8 +4,6 @@ Exit status 0: every frame was answered, "refused" and "not sure" included; 2: a
 Teaching and research only: this is not a medical device.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

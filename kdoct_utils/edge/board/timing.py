@@ -5,8 +5,6 @@ of the network alone (median and 95th percentile) for each number of threads, an
 slows down as it warms up: --minutes goes on for that long and says how the last tenth differs from the first.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
