@@ -210,6 +210,7 @@ check_deal = Check(
     _deal,
     (lambda patients: dict(zip(patients, dealt_patients(patients)["role"], strict=True)),
      "Hand in the same list in another order and look at one patient: that was the bug."),
+    (lambda patients: dict.fromkeys(patients, "train"), "Nobody is left to test on. Which three roles were asked for?"),
     observe=_deals,
     passed="Every script may call it, whatever list it starts from.",
     otherwise="Not so yet: {where}. Return a mapping, patient -> train, validation or test.",

@@ -34,7 +34,7 @@ def signs_figure(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[Figure
         for row, arm in enumerate(shares.index):
             if arm in MEANT.get(sign, ()):
                 axis.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor="#D55E00", linewidth=3))
-    axis.set_xticklabels(["\n".join(textwrap.wrap(sign, 14)) for sign in shares], rotation=0, fontsize=8)
+    axis.set_xticklabels(["\n".join(textwrap.wrap(sign, 12)) for sign in shares], rotation=0, fontsize=8)
     axis.tick_params(axis="y", labelsize=8, length=0)
     axis.set_ylabel("")
     axis.set_xlabel("share of data seeds in which the sign fires; framed: it should", loc="right", fontsize=9)
