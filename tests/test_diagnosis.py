@@ -8,6 +8,7 @@ from kdoct_utils.judge.diagnosis import (
     NEAR_TEACHER,
     TEACHER_GATE,
     WEAK_STUDENT,
+    divergence,
     signs_of_trouble,
 )
 
@@ -52,3 +53,11 @@ def test_every_sign_gives_its_numbers_and_what_to_check_next():
     for interval, words in (([0.01, 0.05], "excludes zero"), ([-0.02, 0.05], "chance may have done it")):
         sign = signs_of_trouble(**HEALTHY | {"teacher": 0.90}, difference=interval)[0]
         assert sign.fires == (interval[0] > 0) and words in sign.finding
+
+
+def test_divergence_is_kl_from_the_teacher_at_its_temperature():
+    teacher = np.log([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]])
+    student = np.log([[0.25, 0.5, 0.25], [0.2, 0.3, 0.5]])
+    assert divergence(teacher, [teacher, teacher + 3], 4.0) < 1e-12
+    assert np.isclose(divergence(teacher, [student], 1.0), 0.25 * np.log(2) / 2)
+    assert np.isclose(divergence(4 * teacher, [4 * student, 4 * teacher], 4.0), 0.25 * np.log(2) / 4)

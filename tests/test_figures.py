@@ -153,30 +153,27 @@ def test_figures_of_scans_and_splits_say_what_they_show():
 # --- arms ------------------------------------------------------------------------------------------------------------
 
 
-def history(accuracies: list[float]) -> pd.DataFrame:
-    return pd.DataFrame({"epoch": range(len(accuracies)), "validation_accuracy": accuracies})
-
-
-def test_seed_curves_average_the_epochs_that_all_reached():
-    histories = {
-        "student_alone": [history([0.2, 0.4, 0.9]), history([0.4, 0.6])],
-        "student_kd": [history([0.5, 0.5, 0.5]), history([0.5, 0.7, 0.9])],
-    }
-    figure, last = arm_figures.seed_curves(histories, title="learning")
-    assert last == pytest.approx({"student_alone": 0.5, "student_kd": 0.6})
-    drawn = [line for line in figure.axes[0].get_lines() if len(line.get_xdata())]
-    assert np.allclose(drawn[0].get_ydata(), [0.3, 0.5]) and np.allclose(drawn[0].get_xdata(), [1, 2])
-    low, high = figure.axes[0].collections[0].get_paths()[0].get_extents().get_points()[:, 1]
-    assert (low, high) == pytest.approx((0.2, 0.6))  # the band from the lowest seed to the highest
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["student alone", "student, KD"]
-
-
 def test_bars_have_the_lengths_of_pushes():
     pushes = {"teacher": np.array([0.2, -0.1, -0.1]), "label": np.array([-0.4, 0.6, -0.2])}
     pushes["sum"] = pushes["teacher"] + pushes["label"]
-    figure = arm_figures.pushes_figure({"one": pushes, "two": pushes}, CLASSES, xlabel="push", title="Pushes")
+    figure, alt, takeaway = arm_figures.pushes_figure({0.0: pushes, 1.0: pushes}, CLASSES)
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == [*pushes["teacher"], *pushes["label"], *pushes["sum"]]
+    assert "disagree on normal, drusen" in takeaway and "α = 1: normal -0.20, drusen +0.50, CNV -0.30" in alt
+
+
+def test_a_gain_elsewhere_is_drawn_in_pairs():
+    picture = np.zeros((4, 4))
+    gain = {"estimate": 0.02, "low": 0.01, "high": 0.03, "by_seed": [0.01, 0.03]}
+    gains = {"here": gain, "there": gain | {"low": -0.01}}
+    scores = {"here": {"student_alone": [0.8, 0.7], "student_kd": [0.82, 0.72]},
+              "there": {"student_alone": [0.6, 0.5], "student_kd": [0.62, 0.55]}}  # fmt: skip
+    figure, alt, takeaway = arm_figures.transfer_figure({"here": picture, "there": picture}, scores, gains)
+    *_, slopes, paired = figure.axes
+    assert [line.get_ydata().tolist() for line in slopes.lines][2:] == [[0.82, 0.62], [0.72, 0.55]]
+    assert [drawn.lines[0].get_xdata()[0] for drawn in paired.containers] == [2.0, 2.0]
+    assert "gain is shown: here. Neither gain nor loss is shown: there" in figure.get_suptitle().replace("\n", " ")
+    assert "student alone 0.750 and 0.550" in alt and "there +2.0 points" in takeaway
 
 
 def test_what_an_interval_tells_is_marker_and_word():

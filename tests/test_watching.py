@@ -23,7 +23,7 @@ run, data = run_and_data(TINY, seed=0)
 
 
 def test_a_watched_training_tells_each_scans_p_in_each_epoch_and_is_kept(run, data, monkeypatch):
-    table = watched(run, data, "noisy_alone", 0)
+    logits, table = watched(run, data, "noisy_alone", 0)
     scans = student_scans(data, rare_arms(data)[1]["cross-entropy"].recipe, run.seed)
     assert list(table) == ["given", "right", "1", "2"] and len(table) == len(data.rows("train")) > len(scans)
     wrong = table["given"] != table["right"]
@@ -31,9 +31,17 @@ def test_a_watched_training_tells_each_scans_p_in_each_epoch_and_is_kept(run, da
     p = p_matrix(table)
     assert p.shape == (len(table), 2) and ((p > 0) & (p < 1)).all() and not torch.equal(p[:, 0], p[:, 1])
     monkeypatch.setattr(stages.Trainer, "fit", lambda trainer: pytest.fail("trained again"))
-    assert watched(run, data, "noisy_alone", 0).equals(table)
+    assert watched(run, data, "noisy_alone", 0)[1].equals(table)
+    np.testing.assert_array_equal(asked(run, data, "noisy_alone", 0), logits)  # it is the arm's own network
     with pytest.raises(ValueError, match="'noisy_focal' is not trained with cross-entropy"):
         watched(run, data, "noisy_focal", 0)
+
+
+def test_a_watched_network_is_the_one_that_the_arm_would_have(run, data, tmp_path):
+    """Trained under observation, or without: the same weights."""
+    seen = watched(run, data, "rare_alone", 1)[0]
+    other = open_run(tmp_path, profile=TINY, dataset="phantom")
+    np.testing.assert_array_equal(asked(other, stages.course_data(other, progress=False), "rare_alone", 1), seen)
 
 
 def test_watching_changes_no_loss_and_every_scan_has_its_own_p():
@@ -59,7 +67,8 @@ def test_the_teacher_is_trained_among_them_only_where_several_are(run, data, mon
         return {name: name for name in tasks}
 
     monkeypatch.setattr(watching, "side_by_side", pretend)
-    for jobs, names in ((1, ["a"]), (2, ["the run's teacher", "a"])):
+    students = [f"student alone, seed {seed}" for seed in range(TINY.seeds)]
+    for jobs, names in ((1, ["a"]), (2, ["the run's teacher", "a", *students])):
         monkeypatch.setattr(watching, "workers", lambda run, trainings, jobs=jobs: jobs)
         assert beside_teacher(run, data, {"a": None}) == {"a": "a"}
         assert done.pop() == (names, jobs)

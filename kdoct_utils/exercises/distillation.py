@@ -1,8 +1,7 @@
-"""Checks of the exercises of notebook 05: a teacher asked, one step, cached logits, one list of patients, a lesion."""
+"""Checks of the exercises of notebook 05: a teacher asked, one step, cached logits, permuted answers, a lesion."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -126,44 +125,61 @@ check_kept_answer = Check(
     otherwise="You have {got}. An answer belongs to a scan and to a view: which row and column is it?",
 )  # fmt: skip
 
-_SHARES = {"test": 0.20, "validation": 0.16, "train": 0.64}
-_PATIENTS = [f"{name}/{number}" for name in ("NORMAL", "CNV", "DRUSEN") for number in range(1, 34)]  # not sorted
-_SCANS = [patient for patient in _PATIENTS for _ in range(3)]  # one entry a scan
+_ANSWERS = torch.arange(3 * 24 * CLASSES, dtype=torch.float32).reshape(3, 24, CLASSES)  # each number stands there once
+_LABELS = torch.tensor([2, 0, 1, 0, 2, 1, 1, 0, 2, 2, 0, 1] * 2)
 
 
-def _dealt(names: list[str], seed: int) -> dict[str, str]:
-    shuffled = np.random.default_rng(seed).permutation(names)
-    parts = np.split(shuffled, [round(0.20 * len(names)), round(0.36 * len(names))])
-    return {str(name): role for role, part in zip(_SHARES, parts, strict=True) for name in part}
+def _shuffled(answers: Tensor, labels: Tensor, generator: torch.Generator, apart: bool = True) -> Tensor:
+    """Each scan gets the answers to a scan of its label, drawn without replacement; apart=False: of any label."""
+    order = torch.arange(len(labels))
+    for label in labels.unique() if apart else [None]:
+        places = (labels == label).nonzero()[:, 0] if apart else order.clone()
+        order[places] = places[torch.randperm(len(places), generator=generator)]
+    return answers[:, order]
 
 
-def _what_fails(answer: Callable) -> str | None:
-    """Of the conditions on roles, which many roles meet, the first that does not hold; "" where all do."""
-    first = answer(list(_SCANS), 1)
-    if first is None:
+def _what_is_lost(answer: Callable) -> str | None:
+    """Of the conditions on permuted answers, which many permutations meet, the first that does not hold; "" where all
+    do."""
+    given = _ANSWERS.clone()
+    found = [answer(given, _LABELS, torch.Generator().manual_seed(seed)) for seed in (0, 1, 0)]
+    if found[0] is None:
         return None
-    counts = Counter(first.values())
+    first, second, again = found
+    if not isinstance(first, Tensor) or first.shape != _ANSWERS.shape:
+        return f"answers of shape {tuple(_ANSWERS.shape)} come back in that shape"
+    whose = [[(_ANSWERS[v] == row).all(dim=1).nonzero().flatten().tolist() for row in first[v]] for v in range(3)]
+    real = all(len(one) == 1 for of_view in whose for one in of_view)
+    column = torch.tensor([one[0] for one in whose[0]]) if real else None
     conditions = {
-        "each patient once": sorted(map(str, first)) == sorted(_PATIENTS),
-        "no role but train, validation and test": set(counts) <= set(_SHARES),
-        "the same roles when called again": first == answer(list(_SCANS), 1),
-        "the same roles in another order of the scans": first == answer(_SCANS[::-1], 1),
-        "the same roles with one scan of each patient": first == answer(list(_PATIENTS), 1),
-        "other roles with another seed": first != answer(list(_SCANS), 2),
-    } | {f"{share:.0%} {role}": abs(counts[role] / len(first) - share) < 0.03 for role, share in _SHARES.items()}
-    return next((name for name, holds in conditions.items() if not holds), "")
+        "the answers that you were given stay as they were": lambda: torch.equal(given, _ANSWERS),
+        "every answer is the teacher's to some scan, in the same view": lambda: real,
+        "a scan gets the answer to a scan of its own label": lambda: torch.equal(_LABELS[column], _LABELS),
+        "every answer is used once": lambda: len(column.unique()) == len(column),
+        "one scan's answers to all views go to one scan": lambda: all(one == whose[0] for one in whose),
+        "hardly any scan keeps its own answer": lambda: (column == torch.arange(24)).sum() <= 8,
+        "the generator decides": lambda: torch.equal(first, again) and not torch.equal(first, second),
+    }
+    return next((name for name, holds in conditions.items() if not holds()), "")
 
 
-check_roles = Check(
-    lambda patients, seed: _dealt(sorted(set(patients)), seed),
-    (lambda patients, seed: _dealt(list(dict.fromkeys(patients)), seed),
-     "Turn the table round and the same seed gives other roles: a shuffle moves positions, not patients."),
-    (lambda patients, seed: _dealt(sorted(set(patients)), 0),
-     "Every seed gives the same roles. Where does `seed` go in?"),
-    (lambda patients, seed: _dealt([f"{name}, scan {k}" for k, name in enumerate(patients)], seed),
-     "Your keys are scans. A patient's scans would land in training and in test."),
-    observe=_what_fails,
-    passed="One list, one seed, one split: teacher and student cannot disagree.",
+def _by_view(answers: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.cat([_shuffled(one[None], labels, generator) for one in answers])
+
+
+def _class_means(answers: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.stack([answers[:, labels == label].mean(dim=1) for label in labels], dim=1)
+
+
+check_permuted = Check(
+    _shuffled,
+    (lambda answers, labels, generator: _shuffled(answers, labels, generator, apart=False),
+     "A drusen scan may get the answer to a healthy one. Then the answers are wrong, and not only about another scan."),
+    (_by_view, "Each view has an order of its own. Over the epochs a scan would hear many scans, and so their mean."),
+    (_class_means, "A mean is no answer that the teacher gave: how much its answers differ is lost as well."),
+    (lambda answers, labels, generator: answers.clone(), "Nothing has moved. What should a scan no longer learn?"),
+    observe=_what_is_lost,
+    passed="The class stays, how sure the teacher is stays, the scan is gone.",
     otherwise="This does not hold: {got}.",
 )  # fmt: skip
 

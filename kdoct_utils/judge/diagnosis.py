@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import rel_entr, softmax
 
 TEACHER_GATE = 0.90  # accuracy that a teacher should have before it teaches
 WEAK_STUDENT = 0.80  # accuracy
@@ -26,6 +27,12 @@ class Sign:
     fires: bool
     finding: str
     check_next: str
+
+
+def divergence(teacher: np.ndarray, students: Sequence[np.ndarray], temperature: float) -> float:
+    """Mean KL(teacher_T || student_T) of a scan and seed in nats, without T^2. Logits (n, classes), of each student."""
+    soft, *ours = (softmax(np.asarray(one, float) / temperature, axis=1) for one in (teacher, *students))
+    return float(np.mean([rel_entr(soft, one).sum(axis=1) for one in ours]))
 
 
 def signs_of_trouble(

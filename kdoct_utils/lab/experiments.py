@@ -21,7 +21,7 @@ from kdoct_utils.lab import stages
 from kdoct_utils.lab.arms import ARMS, TEACHERS_OF, Arm, find_arm
 from kdoct_utils.lab.material import pretrained_student
 from kdoct_utils.lab.stages import CourseData
-from kdoct_utils.lab.training import Trained, plan, train
+from kdoct_utils.lab.training import Trained, Training, plan, train
 from kdoct_utils.runs import RunError, RunFolder, memory_limit
 
 T = TypeVar("T")
@@ -44,6 +44,19 @@ def train_all(
     return list(_train_each(run, data, wanted, (temperature, alpha, teacher), jobs, progress))
 
 
+def train_and_ask(
+    run: RunFolder,
+    data: CourseData,
+    wanted: Sequence[tuple[str | Arm, int]],
+    temperature: float | None = None,
+    alpha: float | None = None,
+    jobs: int | None = None,
+    progress: bool = True,
+) -> list[Trained]:
+    """As `train_all`, with what each network says of the test scans, asked side by side too: logits, and no model."""
+    return list(_train_each(run, data, wanted, (temperature, alpha, None), jobs, progress, ask=True))
+
+
 def run_arms(
     run: RunFolder,
     data: CourseData,
@@ -63,12 +76,12 @@ def run_arms(
     seeds = list(range(run.profile.seeds)) if seeds is None else list(seeds)
     wanted = [(arm, seed) for arm in arms for seed in seeds]
     results: dict[str, list[Trained]] = {arm.name: [] for arm in arms}
-    each = _train_each(run, data, wanted, (temperature, alpha, None), jobs, progress)
     answers: dict[bool, dict] = {True: {}, False: {}}  # of the course's students, and of the others
-    for (arm, seed), trained in zip(wanted, each, strict=True):
-        logits = stages.test_logits(run, data, trained.model, views=arm.test_views)
-        answers[arm.course][arm.name, seed] = logits
-        results[arm.name].append(replace(trained, model=None, logits=logits))
+    for (arm, seed), trained in zip(
+        wanted, train_and_ask(run, data, wanted, temperature, alpha, jobs, progress), strict=True
+    ):
+        answers[arm.course][arm.name, seed] = trained.logits
+        results[arm.name].append(trained)
     for course, found in answers.items():
         # Those of notebook 05 stay: metrics.json tells of them, and they may have another alpha.
         stages.keep_predictions(run, data, found, replace=not course)
@@ -77,7 +90,7 @@ def run_arms(
 
 def _train_each(
     run: RunFolder, data: CourseData, wanted: Sequence[tuple[str | Arm, int]], options: tuple, jobs: int | None,
-    progress: bool,
+    progress: bool, ask: bool = False,
 ) -> Iterator[Trained]:  # fmt: skip
     """One network at a time, so that not all of them lie in memory. options: the further arguments of `train`."""
     arms = [(find_arm(arm), seed) for arm, seed in wanted]
@@ -89,21 +102,36 @@ def _train_each(
         pretrained_student(run, data)
     for name in {recipe.teacher for recipe in recipes if recipe.asks_teacher} - {"course"}:
         train(run, data, TEACHERS_OF[name], run.seed, progress=own_bars)
-    plans = {one.file: (one, pair) for pair in arms if (one := plan(run, data, *pair, *options)).is_missing}
+    sharing: dict[Path, tuple[Training, list]] = {}  # arms may share a training, and be tested in other ways
+    for pair in arms:
+        one = plan(run, data, *pair, *options)
+        sharing.setdefault(one.file, (one, []))[1].append(pair)
+    missing = {file for file, (one, _) in sharing.items() if one.is_missing}
     # The longest first, so that no process ends with one while the others have nothing left to do.
-    order = sorted(plans.values(), key=lambda each: -each[0].cost)
+    order = sorted(sharing.items(), key=lambda each: -each[1][0].cost * (each[0] in missing))
     tasks = {
-        one.title: partial(_without_result, train, run, data, *pair, *options, progress=own_bars) for one, pair in order
-    }
-    side_by_side(tasks, workers(run, len(tasks), jobs), progress=progress and not own_bars)
+        one.title: partial(_train_one, run, data, pairs, options, ask, progress=own_bars)
+        for file, (one, pairs) in order if ask or file in missing
+    }  # fmt: skip
+    found = side_by_side(tasks, workers(run, len(tasks), jobs), progress=progress and not own_bars)
+    said = {key: logits for each in found.values() for key, logits in each.items()}
     for arm, seed in arms:
         trained = train(run, data, arm, seed, *options, progress=False)
-        yield replace(trained, reused=trained.file not in plans)
+        model = None if ask else trained.model
+        logits = said.get((arm.name, seed))
+        yield replace(trained, reused=trained.file not in missing, model=model, logits=logits)
 
 
-def _without_result(make: Callable[..., object], *arguments: object, **options: object) -> None:
-    """A network is read from its file, and need not travel between processes."""
-    make(*arguments, **options)
+def _train_one(
+    run: RunFolder, data: CourseData, pairs: Sequence[tuple[Arm, int]], options: tuple, ask: bool, progress: bool
+) -> dict[tuple[str, int], np.ndarray]:
+    """Train the network that these arms share. It is read from its file; what it says of the test scans comes along."""
+    said = {}
+    for arm, seed in pairs if ask else pairs[:1]:
+        model = train(run, data, arm, seed, *options, progress=progress).model
+        if ask:
+            said[arm.name, seed] = stages.test_logits(run, data, model, views=arm.test_views)
+    return said
 
 
 # --- side by side ----------------------------------------------------------------------------------------------------

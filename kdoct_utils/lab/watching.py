@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from kdoct_utils.lab import stages
 from kdoct_utils.lab.arms import ARMS, RARE_CLASS, Arm, find_arm
 from kdoct_utils.lab.experiments import side_by_side, workers
-from kdoct_utils.lab.keep import keep
+from kdoct_utils.lab.keep import keep, keep_network
 from kdoct_utils.lab.material import ablations, student_scans
 from kdoct_utils.lab.stages import CourseData
 from kdoct_utils.lab.training import plan, train, training_name
 from kdoct_utils.learn.objectives import CrossEntropyObjective
+from kdoct_utils.learn.trainer import TrainingResult
 from kdoct_utils.runs import RunFolder
 
 RARE_ARMS = {"cross-entropy": "rare_alone", "focal": "rare_focal", "weighted CE": "rare_weighted",
@@ -42,11 +44,20 @@ def rare_arms(data: CourseData) -> tuple[str, dict[str, Arm]]:
 def beside_teacher(
     run: RunFolder, data: CourseData, tasks: Mapping[str, Callable[[], object]], desc: str = "trainings"
 ) -> dict[str, object]:
-    """What each task returns, by name; where several are done at a time, the run's teacher is trained among them."""
-    teacher = {"the run's teacher": partial(stages.teacher_file, run, data, progress=False)}
+    """What each task returns, by name. Where several are done at a time, so is what later notebooks need.
+
+    The run's teacher (03) comes first, for it takes longest, and last the students that ask no teacher (05).
+    """
     jobs = workers(run, len(tasks))
-    found = side_by_side((teacher if jobs > 1 else {}) | dict(tasks), jobs, desc)  # the teacher takes longest
+    teacher = {"the run's teacher": partial(stages.teacher_file, run, data, progress=False)}
+    students = {f"student alone, seed {seed}": partial(_made, run, data, seed) for seed in range(run.profile.seeds)}
+    found = side_by_side(teacher | dict(tasks) | students if jobs > 1 else dict(tasks), jobs, desc)
     return {name: found[name] for name in tasks}
+
+
+def _made(run: RunFolder, data: CourseData, seed: int) -> None:
+    """It lies in its file: nothing need travel between processes."""
+    train(run, data, "student_alone", seed, progress=False)
 
 
 def asked(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> np.ndarray:
@@ -62,28 +73,38 @@ def sensitivities(data: CourseData, logits: np.ndarray) -> dict[str, float]:
     return by_class | {"macro": float(np.mean(list(by_class.values())))}
 
 
-def watched(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> pd.DataFrame:
-    """p_t of every training scan in every epoch, as training with cross-entropy meets it: in a view, with dropout.
+def watched(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """What `asked` returns, and p_t of every training scan in every epoch, as the training met it: in a view, with
+    dropout.
 
-    arm: one that learns from labels alone, such as "rare_alone". A row a training scan: given, the label that it has
-    in training; right, the one it should have (class numbers); then a column per epoch, "1" and so on.
+    arm: one that learns from labels alone, such as "rare_alone". The table has a row per training scan: given, the label
+    that it has in training; right, the one it should have (class numbers); then a column per epoch, "1" and so on.
     Raises ValueError for an arm with another loss.
     """
     arm = find_arm(arm)
     if arm.network != "student" or arm.recipe.objective != "labels":
         raise ValueError(f"arm {arm.name!r} is not trained with cross-entropy alone, so there is no p_t to watch")
+    training = plan(run, data, arm, seed)
 
     def watch() -> pd.DataFrame:
         scans, objective = student_scans(data, arm.recipe, run.seed), Watching()
         model = stages.new_student(run, data, seed)
-        stages.student_trainer(run, data, model, objective, seed, train=scans, progress=False).fit()
+
+        def fit(checkpoint: Path) -> TrainingResult:  # no checkpoint: what was met before it would be lost
+            return stages.student_trainer(run, data, model, objective, seed, train=scans, progress=False).fit()
+
+        if training.is_missing:  # to be watched changes no network, so this is the arm's
+            keep_network(training.home, model, training.file, training.recipe, fit)
+        else:
+            fit(training.file)
         met = objective.table(len(scans)).loc[scans.indices.numpy()]
         return pd.DataFrame({"given": scans.target.numpy(), "right": data.target[scans.rows]}).join(
             met.reset_index(drop=True)
         )
 
     file = ablations(run).path / f"watched_{training_name(arm, seed)}.csv"
-    return keep(file, plan(run, data, arm, seed).recipe | {"watched": "p_t"}, watch, code=(watched, Watching))
+    table = keep(file, training.recipe | {"watched": "p_t"}, watch, code=(watched, Watching))
+    return asked(run, data, arm, seed), table
 
 
 def p_matrix(table: pd.DataFrame) -> Tensor:

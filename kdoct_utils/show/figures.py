@@ -112,22 +112,27 @@ def layer_overlay(
 def maps_figure(
     images: np.ndarray, masks: np.ndarray, maps: Mapping[str, np.ndarray], row_titles: Sequence[str], *, title: str
 ) -> Figure:
-    """Scans with their lesion outlined, and beside each the maps over it; a cross marks each map's largest pixel.
+    """Scans with their lesion outlined, and over each the maps; a cross marks each map's largest pixel.
 
-    images, masks: (n, H, W). maps: name -> (n, H, W), a column each. row_titles: (n,).
+    images, masks: (n, H, W). maps: name -> (n, H, W) in 0..1, a column each: the more, the less of the scan is seen.
+    row_titles: (n,).
     """
     columns = 1 + len(maps)
-    figure, axes = plt.subplots(len(images), columns, figsize=(1.6 * columns, 1.6 * len(images) + 0.5), squeeze=False)
+    side = min(2.2, 6.8 / columns)
+    figure, axes = plt.subplots(len(images), columns, figsize=(side * columns, side * len(images) + 0.6),
+                             squeeze=False)  # fmt: skip
     for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
         for axis, (name, drawn) in zip(axes[row], [("lesion", None), *maps.items()], strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-            axis.contour(mask, levels=[0.5], colors="#FFD166", linewidths=1.2)
+            axis.imshow(image, cmap="gray", vmin=0, vmax=np.percentile(image, 99))
             if drawn is not None:
-                axis.imshow(drawn[row], cmap="cividis", vmin=0, vmax=1, alpha=0.5)
+                veil = np.empty((*mask.shape, 4))
+                veil[..., :3], veil[..., 3] = to_rgb("#D55E00"), 0.75 * np.clip(drawn[row], 0, 1)
+                axis.imshow(veil)
                 if drawn[row].any():
                     down, across = np.unravel_index(drawn[row].argmax(), mask.shape)
-                    axis.plot(across, down, "x", color="white", markersize=9, markeredgewidth=3)
-                    axis.plot(across, down, "x", color="black", markersize=8, markeredgewidth=1.4)
+                    axis.plot(across, down, "x", color="white", markersize=10, markeredgewidth=3.5)
+                    axis.plot(across, down, "x", color="black", markersize=9, markeredgewidth=1.6)
+            axis.contour(mask, levels=[0.5], colors="#56D0FF", linewidths=1.4)
             if row == 0:
                 axis.set_title(name, fontsize=9, fontweight="normal")
             axis.set(xticks=[], yticks=[])

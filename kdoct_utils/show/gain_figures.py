@@ -33,12 +33,12 @@ Shown = tuple[Figure, str, str]
 
 
 def forest(compared: pd.DataFrame, what: str, *, xlabel: str = "points of accuracy", title: str = "",
-           words: Words = OF_DIFFERENCES) -> Shown:  # fmt: skip
+           words: Words = OF_DIFFERENCES, dot: str = "data seed") -> Shown:  # fmt: skip
     """Differences with 95 % intervals, a row each, under the heading of their question. what: they are.
 
     compared: text, estimate, low, high (fractions of 1) and, where they are there, question (rows of one together),
-    holm, and by_seed (the difference in each data seed), drawn as dots. Filled markers: shown. title: "" counts what
-    is shown. words: for it.
+    holm, and by_seed (the difference in each data seed, or what dot says), drawn as dots. Filled markers: shown.
+    title: "" counts what is shown. words: for it.
     """
     questions = compared["question"] if "question" in compared else pd.Series("", compared.index)
     headings = questions.ne(questions.shift()) & questions.ne("")
@@ -59,7 +59,7 @@ def forest(compared: pd.DataFrame, what: str, *, xlabel: str = "points of accura
     axis.set_yticks([*places, *above], [*compared["text"], *questions[headings]])
     for label in axis.get_yticklabels()[len(places) :]:
         label.set_fontweight("bold")
-    under = "95% interval; a dot is one data seed" if dots else "95% interval"
+    under = f"95% interval; a dot is one {dot}" if dots else "95% interval"
     axis.set(xlabel=f"{xlabel}\n({under})", ylim=(places[-1] + 0.7, places[0] - (1.6 if len(above) else 0.6)))
     _tidy(axis, [one for one, _ in words.values()])
     headline(figure, title or f"{what}: {counted(readings, words)}")

@@ -21,6 +21,7 @@ from kdoct_utils.show.style import Look, headline
 
 WITH_TEACHER = Look("the teacher's answers", "#D55E00", "P", "")
 WITH_PERMUTED = Look("its answers, permuted within a class", "#0072B2", "s", "")
+YOURS = Look("this run", "#222222", "D", "")
 TOLD = {
     "same labels": "same labels\n(the paper's setting)",
     "patients' labels": "patients' labels\n(a second clinic)",
@@ -69,11 +70,14 @@ def map_message(table: pd.DataFrame) -> str:
     return f"A teacher helps here: {'; '.join(helped)}" if helped else "No gain is shown in any of these places"
 
 
-def map_figure(table: pd.DataFrame) -> tuple[Figure, str, str]:
+def map_figure(
+    table: pd.DataFrame, here: Mapping[str, Mapping[str, float]] | None = None
+) -> tuple[Figure, str, str]:
     """The map: gain in points by regime, a small dot a data seed. Returns figure, alternative text and takeaway.
 
     table: of `kept_regimes`. A plus is the mean over data seeds with its 95 % t-interval, a square the same for
     permuted answers. Beside each row stand the accuracies of the student alone, with its teacher, and of the teacher.
+    here: regime -> estimate, low and high of one run, drawn as a diamond over its row.
     """
     rows = map_rows(table)
     figure, (axis, beside) = plt.subplots(1, 2, figsize=(6.8, 1.3 + 0.75 * len(rows)), width_ratios=(2.3, 1),
@@ -91,9 +95,13 @@ def map_figure(table: pd.DataFrame) -> tuple[Figure, str, str]:
                               markeredgecolor="white" if not below else look.color, markeredgewidth=0.8,
                               markerfacecolor="white" if below else look.color, zorder=3,
                               label=None if places[name] else look.label)  # fmt: skip
+    here = {name: gain for name, gain in (here or {}).items() if name in places}
+    for k, (name, gain) in enumerate(here.items()):
+        draw_interval(axis, places[name] - 0.38, tuple(100 * gain[key] for key in ("estimate", "low", "high")), YOURS,
+                      markersize=5, capsize=3, label=None if k else YOURS.label)  # fmt: skip
     axis.axvline(0, color="black", linewidth=1, linestyle=":")
     axis.set(yticks=range(len(rows)), yticklabels=[TOLD[name] for name in rows.index], ylabel="",
-             ylim=(len(rows) - 0.45, -0.5), xlabel="points of accuracy gained by the teacher\n"
+             ylim=(len(rows) - 0.45, -0.55), xlabel="points of accuracy gained by the teacher\n"
              f"(mean and 95% interval; a dot is one of {_seeds(rows)} data seeds)")  # fmt: skip
     axis.grid(axis="y", visible=False)
     beside.set_axis_off()
@@ -103,7 +111,7 @@ def map_figure(table: pd.DataFrame) -> tuple[Figure, str, str]:
         beside.annotate(heading, (column, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
         for name, row in rows.iterrows():
             beside.text(column, places[name], f"{row[key]:.1%}", ha="center", va="center", fontsize=9)
-    axis.legend(fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1,
+    axis.legend(fontsize=8, ncols=2 + bool(here), loc="lower left", bbox_to_anchor=(-0.1, 1.0), borderaxespad=0.1,
                 columnspacing=1.0, handletextpad=0.3)  # fmt: skip
     headline(figure, map_message(table))
     listed = [
@@ -113,6 +121,7 @@ def map_figure(table: pd.DataFrame) -> tuple[Figure, str, str]:
         for name, row in rows.iterrows()
     ]
     alt = f"Gain by regime over {_seeds(rows)} data seeds, a dot a data seed. {'; '.join(listed)}."
+    alt += "".join(f" This run, {name}: {in_points(gain)}." for name, gain in here.items())
     parts = [f"{name} {in_points(row)}" for name, row in rows.iterrows()]
     takeaway = f"On phantoms, accuracy with the 95% interval over data seeds: {'; '.join(parts)}."
     return figure, alt, takeaway
