@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdoct_utils.judge.verdicts import in_points, reading, told
@@ -106,17 +107,21 @@ def transfer_figure(
     slopes.set(xticks=(0, 1), xticklabels=names, xlim=(-0.15, 1.15), ylabel="mean sensitivity")
     slopes.set_title("a line is one network", fontsize=9, fontweight="normal")
     slopes.legend(fontsize=8, loc="lower left")
-    for row, gain in enumerate(gains.values()):
-        draw_interval(paired, row, tuple(100 * gain[key] for key in ("estimate", "low", "high")), look("student_kd"))
-        seaborn.stripplot(x=[100 * one for one in gain["by_seed"]], y=row + 0.25, orient="h", native_scale=True,
-                          jitter=0.04, size=4, color=look("student_kd").color, ax=paired)  # fmt: skip
-    paired.axvline(0, color="black", linewidth=1, linestyle=":")
-    paired.set(yticks=range(len(gains)), yticklabels=list(gains), ylim=(len(gains) - 0.5, -0.5), ylabel="",
-               xlabel="KD − alone, points (95% interval;\na dot is one seed's pair)")  # fmt: skip
-    paired.grid(axis="y", visible=False)
+    _draw_gains(paired, gains)
     headline(figure, f"KD − alone. {told(list(gains), [reading(gain) for gain in gains.values()])}")
     listed = "; ".join(f"{name} {in_points(gain)}" for name, gain in gains.items())
     means = [f"{look(arm).label} " + " and ".join(f"{np.mean(scores[name][arm]):.3f}" for name in names)
              for arm in arms]  # fmt: skip
     alt = f"A scan of each; mean sensitivities on {' and '.join(names)}: {'; '.join(means)}. KD − alone: {listed}."
     return figure, alt, f"KD minus alone, mean sensitivity, in pairs: {listed}."
+
+
+def _draw_gains(axis: Axes, gains: Mapping[str, Mapping[str, float]]) -> None:
+    for row, gain in enumerate(gains.values()):
+        draw_interval(axis, row, tuple(100 * gain[key] for key in ("estimate", "low", "high")), look("student_kd"))
+        seaborn.stripplot(x=[100 * one for one in gain["by_seed"]], y=row + 0.25, orient="h", native_scale=True,
+                          jitter=False, size=4, color=look("student_kd").color, ax=axis)  # fmt: skip
+    axis.axvline(0, color="black", linewidth=1, linestyle=":")
+    axis.set(yticks=range(len(gains)), yticklabels=list(gains), ylim=(len(gains) - 0.5, -0.5), ylabel="",
+               xlabel="KD − alone, points (95% interval;\na dot is one seed's pair)")  # fmt: skip
+    axis.grid(axis="y", visible=False)
