@@ -111,7 +111,7 @@ def map_figure(
         beside.annotate(heading, (column, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
         for name, row in rows.iterrows():
             beside.text(column, places[name], f"{row[key]:.1%}", ha="center", va="center", fontsize=9)
-    axis.legend(fontsize=8, ncols=2 + bool(here), loc="lower left", bbox_to_anchor=(-0.1, 1.0), borderaxespad=0.1,
+    axis.legend(fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1,
                 columnspacing=1.0, handletextpad=0.3)  # fmt: skip
     headline(figure, map_message(table))
     listed = [
@@ -124,6 +124,8 @@ def map_figure(
     alt += "".join(f" This run, {name}: {in_points(gain)}." for name, gain in here.items())
     parts = [f"{name} {in_points(row)}" for name, row in rows.iterrows()]
     takeaway = f"On phantoms, accuracy with the 95% interval over data seeds: {'; '.join(parts)}."
+    if here:
+        takeaway = "This run, one draw: " + "; ".join(f"{name} {in_points(gain)}" for name, gain in here.items()) + "."
     return figure, alt, takeaway
 
 
