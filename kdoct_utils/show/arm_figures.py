@@ -106,7 +106,7 @@ def transfer_figure(
                         label=None if k else look(arm).label)  # fmt: skip
     slopes.set(xticks=(0, 1), xticklabels=names, xlim=(-0.15, 1.15), ylabel="mean sensitivity")
     slopes.set_title("a line is one network", fontsize=9, fontweight="normal")
-    slopes.legend(fontsize=8, loc="lower left")
+    slopes.legend(fontsize=8)
     _draw_gains(paired, gains)
     headline(figure, f"KD − alone. {told(list(gains), [reading(gain) for gain in gains.values()])}")
     listed = "; ".join(f"{name} {in_points(gain)}" for name, gain in gains.items())
