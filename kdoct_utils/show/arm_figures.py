@@ -3,8 +3,6 @@
 Each takes data and returns (figure, alternative text, takeaway), for `output.show`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
