@@ -12,6 +12,7 @@ from kdoct_utils.lab.material import student_scans
 from kdoct_utils.lab.watching import Watching, asked, beside_teacher, p_matrix, rare_arms, sensitivities, watched
 from kdoct_utils.learn.objectives import CrossEntropyObjective
 from kdoct_utils.profiles import get_profile
+from kdoct_utils.runs import open_run
 
 SMOKE = get_profile("smoke")
 TINY = replace(

@@ -77,8 +77,8 @@ def watched(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> tupl
     """What `asked` returns, and p_t of every training scan in every epoch, as the training met it: in a view, with
     dropout.
 
-    arm: one that learns from labels alone, such as "rare_alone". The table has a row per training scan: given, the label
-    that it has in training; right, the one it should have (class numbers); then a column per epoch, "1" and so on.
+    arm: one that learns from labels alone, such as "rare_alone". The table has a row per training scan: given, the
+    label that it has in training; right, the one it should have (class numbers); then a column per epoch, "1" and so on.
     Raises ValueError for an arm with another loss.
     """
     arm = find_arm(arm)
