@@ -78,7 +78,7 @@ def watched(run: RunFolder, data: CourseData, arm: str | Arm, seed: int) -> tupl
     dropout.
 
     arm: one that learns from labels alone, such as "rare_alone". The table has a row per training scan: given, the
-    label that it has in training; right, the one it should have (class numbers); then a column per epoch, "1" and so on.
+    label that it has in training; right, the one it should have (class numbers); then a column per epoch, "1" and on.
     Raises ValueError for an arm with another loss.
     """
     arm = find_arm(arm)
