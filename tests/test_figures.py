@@ -172,7 +172,7 @@ def test_a_gain_elsewhere_is_drawn_in_pairs():
     *_, slopes, paired = figure.axes
     assert [line.get_ydata().tolist() for line in slopes.lines][2:] == [[0.82, 0.62], [0.72, 0.55]]
     assert [drawn.lines[0].get_xdata()[0] for drawn in paired.containers] == [2.0, 2.0]
-    assert "gain is shown: here. Neither gain nor loss is shown: there" in figure.get_suptitle().replace("\n", " ")
+    assert "Gain shown: here. Open: there" in figure.get_suptitle().replace("\n", " ")
     assert "student alone 0.750 and 0.550" in alt and "there +2.0 points" in takeaway
 
 
