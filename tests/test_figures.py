@@ -153,6 +153,24 @@ def test_figures_of_scans_and_splits_say_what_they_show():
 # --- arms ------------------------------------------------------------------------------------------------------------
 
 
+def history(accuracies: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"epoch": range(len(accuracies)), "validation_accuracy": accuracies})
+
+
+def test_seed_curves_average_the_epochs_that_all_reached():
+    histories = {
+        "student_alone": [history([0.2, 0.4, 0.9]), history([0.4, 0.6])],
+        "student_kd": [history([0.5, 0.5, 0.5]), history([0.5, 0.7, 0.9])],
+    }
+    figure, last = arm_figures.seed_curves(histories, title="learning")
+    assert last == pytest.approx({"student_alone": 0.5, "student_kd": 0.6})
+    drawn = [line for line in figure.axes[0].get_lines() if len(line.get_xdata())]
+    assert np.allclose(drawn[0].get_ydata(), [0.3, 0.5]) and np.allclose(drawn[0].get_xdata(), [1, 2])
+    low, high = figure.axes[0].collections[0].get_paths()[0].get_extents().get_points()[:, 1]
+    assert (low, high) == pytest.approx((0.2, 0.6))  # the band from the lowest seed to the highest
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["student alone", "student, KD"]
+
+
 def test_bars_have_the_lengths_of_pushes():
     pushes = {"teacher": np.array([0.2, -0.1, -0.1]), "label": np.array([-0.4, 0.6, -0.2])}
     pushes["sum"] = pushes["teacher"] + pushes["label"]

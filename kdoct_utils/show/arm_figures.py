@@ -1,6 +1,6 @@
 """Figures of 05 and 05c: what a student is told and pushed to, how answers move, what a gain is worth elsewhere.
 
-Each takes data and returns (figure, alternative text, takeaway), for `output.show`.
+Each takes data and returns (figure, alternative text, takeaway), for `output.show`; `seed_curves` is the report's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from kdoct_utils.judge.verdicts import in_points, reading, told
 from kdoct_utils.show.explorers import PUSHES
 from kdoct_utils.show.figures import draw_bars, draw_interval, draw_scan, scan_grid
-from kdoct_utils.show.style import LINE_COLORS, headline, look
+from kdoct_utils.show.style import LINE_COLORS, headline, look, message
 
 Shown = tuple[Figure, str, str]
 
@@ -82,6 +82,30 @@ def views_figure(
     listed = "; ".join(title.replace("\n", " ") for title in titles)
     takeaway = f"Of the scans asked, this one's answers move most ({moved[0]:.2f} nats, the mean is {moved[1]:.3f})."
     return figure, f"A scan and views of it. The teacher says, {listed}.", takeaway
+
+
+def seed_curves(
+    histories: Mapping[str, Sequence[pd.DataFrame]], *, title: str, size: tuple[float, float] | None = None
+) -> tuple[Figure, dict[str, float]]:
+    """Validation accuracy by epoch: for each arm the mean of its seeds, in a band from the lowest to the highest.
+
+    Epochs that not every training reached are left out of the means. size: in inches, if not the style's.
+    Returns the figure and each arm's last mean.
+    """
+    table = pd.concat([history.assign(arm=look(arm).label, seed=seed, epoch=history["epoch"] + 1)
+                       for arm, runs in histories.items() for seed, history in enumerate(runs)])  # fmt: skip
+    reached = min(len(history) for runs in histories.values() for history in runs)
+    both = table[table["epoch"] <= reached]
+    figure, axis = plt.subplots(figsize=size)
+    seaborn.lineplot(both, x="epoch", y="validation_accuracy", hue="arm", ax=axis, style="arm",
+                     palette={look(arm).label: look(arm).color for arm in histories},
+                     markers={look(arm).label: look(arm).marker for arm in histories},
+                     errorbar=("pi", 100), err_kws={"alpha": 0.15}, markersize=7, markeredgewidth=0.5)  # fmt: skip
+    axis.set(ylabel="validation accuracy", xticks=range(1, reached + 1, -(-reached // 12)))
+    axis.legend(fontsize=8)
+    message(axis, title)
+    last = both[both["epoch"] == reached].groupby("arm")["validation_accuracy"].mean()
+    return figure, {arm: float(last[look(arm).label]) for arm in histories}
 
 
 def transfer_figure(
