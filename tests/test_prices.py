@@ -7,9 +7,9 @@ import pytest
 from kdoct_utils.edge.classifier import EdgeError
 from kdoct_utils.edge.export import export_onnx, quantize_int8
 from kdoct_utils.edge.measure import cold_start, time_in_turns
-from kdoct_utils.edge.prices import choose_file, price_files, shipping_sentence
-from kdoct_utils.learn.models import build_model
-from kdoct_utils.profiles import ModelConfig
+from kdoct_utils.edge.prices import choose_file, kept_costs, price_files, shipping_sentence
+from kdoct_utils.learn.models import build_model, count_parameters
+from kdoct_utils.profiles import PROFILES, ModelConfig
 from kdoct_utils.show import edge_figures
 
 CLASSES = ("normal", "drusen", "cnv")
@@ -89,3 +89,20 @@ def test_the_front_goes_through_what_nothing_else_beats():
     speed, size = (axis.lines[0] for axis in figure.axes)
     assert [list(line.get_xdata()) for line in (speed, size)] == [[0.5, 1.0], [100, 300, 400]]
     assert "a, INT8: 0.50 ms, 100 kB, 80.0%" in alt and "a, INT8 answers soonest" in takeaway
+
+
+def test_the_carried_costs_are_of_the_networks_that_the_profiles_name():
+    try:
+        costs, note = kept_costs()
+    except FileNotFoundError:
+        pytest.skip("not measured yet: python -m tools.edge_costs measure")
+    assert "torch" in note and "onnxruntime" in note
+    quick, paper = PROFILES["quick"], PROFILES["paper"]
+    for name, config, channels in (
+        ("EfficientNet-B2", paper.student, 3), ("quick lite student", quick.lite_student, 1)
+    ):  # fmt: skip
+        rows = costs[costs["network"] == name]
+        assert set(rows["parameters"]) == {count_parameters(build_model(config, 3, channels))}, name
+        assert set(rows["threads"]) == {1, 2} and (rows["median_ms"] <= rows["p95_ms"]).all()
+    _, alt, takeaway = edge_figures.cost_figure(costs)
+    assert "25.5 times fewer parameters than ConvNeXtV2-Large" in takeaway and "INT8" in alt
