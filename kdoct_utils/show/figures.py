@@ -126,7 +126,7 @@ def maps_figure(
             axis.imshow(image, cmap="gray", vmin=0, vmax=np.percentile(image, 99))
             if drawn is not None:
                 veil = np.empty((*mask.shape, 4))
-                veil[..., :3], veil[..., 3] = to_rgb("#D55E00"), 0.75 * np.clip(drawn[row], 0, 1)
+                veil[..., :3], veil[..., 3] = to_rgb("#FFA630"), 0.75 * np.clip(drawn[row], 0, 1)
                 axis.imshow(veil)
                 if drawn[row].any():
                     down, across = np.unravel_index(drawn[row].argmax(), mask.shape)
