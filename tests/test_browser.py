@@ -1,4 +1,4 @@
-"""Sliders as their reader meets them: in an exported page without a kernel, in JupyterLab 4 and in Notebook 7."""
+"""Sliders as their reader meets them: drawn in an exported page, live in JupyterLab 4 and Notebook 7."""
 
 import base64
 import importlib.util
@@ -16,6 +16,7 @@ from nbconvert import HTMLExporter
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from kdoct_utils.show.live import WIDGET_VIEW
 from kdoct_utils.show.output import with_alt_text
 from kdoct_utils.show.sliders import Choice, Slider, sliders
 from kdoct_utils.show.svg import bars_svg
@@ -164,6 +165,80 @@ def test_every_drawing_of_the_course_fits_in_a_wide_and_a_narrow_font():
 
 # --- in JupyterLab and Notebook 7 ------------------------------------------------------------------------------------
 
+LIVE = """
+import math
+
+from kdoct_utils.show.sliders import Choice, Slider, sliders
+from kdoct_utils.show.svg import bars_svg
+
+LOGITS = {"easy": (4.0, 1.0, 0.5), "hard": (2.0, 1.5, 0.5)}
+
+
+def soft_label(temperature, scan, number):
+    if number == 13:
+        raise ValueError("no scan <13>")
+    powers = [math.exp(logit / temperature) for logit in LOGITS[scan]]
+    shares = [power / sum(powers) for power in powers]
+    return bars_svg(["normal", "drusen", "cnv"], shares, title=f"T = {temperature:g}, {scan}, {number}", maximum=1)
+
+
+panel = sliders(soft_label, temperature=Slider(0.25, 20.0, 4.0, 1, "temperature T", log=True), height=180,
+                scan=Choice(("easy", "hard")), number=Slider(1, 99, 1, 1, "number", live_only=True))
+panel
+"""
+
+
+def live_control(page, label):
+    """The handle of a live slider: ipywidgets ties no label to it."""
+    return page.locator(".widget-slider", has_text=label).first.get_by_role("slider")
+
+
+def live_texts(page):
+    """Title and numbers of the first live drawing."""
+    texts = page.locator(".widget-html svg").first.locator("text").all_text_contents()
+    return texts[0], [text for text in texts if re.fullmatch(r"[01]\.\d{3}", text)]
+
+
+def typed(page, label, value, expected):
+    """Write a value beside a live slider, wait until the drawing's title has it; title and numbers."""
+    page.locator(".widget-slider", has_text=label).first.locator(".widget-readout").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type(value)
+    page.keyboard.press("Enter")
+    page.locator(".widget-html svg text", has_text=expected).first.wait_for()
+    return live_texts(page)
+
+
+def test_in_jupyterlab_a_live_slider_computes_what_no_drawn_frame_holds(tmp_path):
+    pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
+    path = tmp_path / "notebooks" / "live.ipynb"
+    path.parent.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(LIVE)]), path)
+    with jupyter("jupyterlab", path.parent, tmp_path) as server, open_page() as page:
+        go_offline(page)
+        page.goto(f"{server}/lab/tree/live.ipynb?reset", timeout=90_000)
+        run_all(page, server)
+        page.locator(".widget-html svg").wait_for(timeout=60_000)
+        box = page.locator(".jp-OutputArea-child .widget-vbox")
+        height = box.bounding_box()["height"]
+        title, numbers = typed(page, "temperature T", "3.33", "T = 3.33")
+        assert title == "T = 3.33, easy, 1" and numbers == [f"{share:.3f}" for share in shares(LOGITS["easy"], 3.33)]
+        live_control(page, "temperature T").focus()
+        page.keyboard.press("ArrowRight")  # a tenth of a doubling
+        page.locator(".widget-html svg text", has_text="T = 3.57").wait_for()
+        typed(page, "number", "14", "easy, 14")
+        page.keyboard.press("Control+a")
+        page.keyboard.type("13")
+        page.keyboard.press("Enter")
+        page.locator(".widget-html [role=alert]", has_text="no scan <13>").wait_for()
+        assert box.bounding_box()["height"] == height  # nothing jumps
+        page.get_by_role("button", name="Reset").click()
+        page.locator(".widget-html svg text", has_text="T = 4, easy, 1").wait_for()
+        output = saved_outputs(page, path)[0]["data"]
+        assert {WIDGET_VIEW, "text/html", "text/plain"} == set(output)
+        assert "kdoct-slider" in "".join(output["text/html"])  # what stays once the kernel has gone
+        assert page.said == []
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -186,16 +261,16 @@ def test_notebook_04_is_run_and_its_temperature_moved(app, address, tmp_path):
         run_all(page, server)
         outputs = saved_outputs(page, path)
         assert [output for output in outputs if output["output_type"] == "error"] == []
-        slider = scrolled_to(page, page.get_by_role("slider", name="temperature T").first)
-        before = drawn(page)
-        slider.focus()
-        for _ in range(5):
-            page.keyboard.press("ArrowRight")
-        value, after = float(slider.get_attribute("aria-valuetext")), drawn(page)
-        assert value > 4 and f"{value:g}" in after[1]
-        assert max(map(float, after[0][:3])) < max(map(float, before[0][:3]))  # hotter is softer, in the three classes
+        slider = scrolled_to(page, live_control(page, "temperature T"))
+        title, before = live_texts(page)
+        moved = typed(page, "temperature T", "6.78", "T = 6.78")  # no drawn frame holds it
+        assert "T = 4" in title and moved[0] == title.replace("T = 4", "T = 6.78")
+        cooler, hotter = (max(map(float, texts[:3])) for texts in (before, moved[1]))
+        assert hotter < cooler  # hotter is softer, in the teacher's three classes
+        assert slider.get_attribute("aria-valuetext") == "6.78"
         page.get_by_role("button", name="Reset").first.click()
-        assert drawn(page) == before
+        page.wait_for_timeout(1000)
+        assert live_texts(page) == (title, before)
         # Notebook 7.6 reads a setting that it lacks: an error of its own bundle
         assert [error for error in page.said if f"{server}/static/" not in error] == []
 

@@ -6,8 +6,10 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
+from kdoct_utils.data.band import to_picture
 from kdoct_utils.data.cache import open_pictures, picture_key
-from kdoct_utils.data.images import ScanError
+from kdoct_utils.data.frames import clean_frame
+from kdoct_utils.data.images import ScanError, decode_image
 from kdoct_utils.data.scans import ScanSet, read_scans
 from kdoct_utils.datasets import PHANTOMS
 from kdoct_utils.lab.keep import keep
@@ -103,3 +105,12 @@ def patients_by_role(run: RunFolder) -> pd.DataFrame:
         split = pd.concat([split.replace({"role": {"test": "test of the fold"}}), beyond])
     found = split.groupby("role", sort=False)["group"].agg(["nunique", "size"]).reset_index()
     return found.set_axis(["role", "patients", "scans"], axis=1)
+
+
+def picture_of_file(run: RunFolder, content: bytes) -> np.ndarray:
+    """One more B-scan as the run's networks see theirs: uint8 (R, R). content: of an image file.
+
+    Raises ScanError for a file that is no image of a retina, as far as that can be told.
+    """
+    frame, _ = clean_frame(decode_image(content, "your file").pixels)
+    return to_picture(frame, run.profile.resize_size, crop=run.profile.crop_to_band, clean=True)

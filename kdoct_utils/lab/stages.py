@@ -26,7 +26,7 @@ from kdoct_utils.learn.objectives import FocalObjective, Objective
 from kdoct_utils.learn.pipelines import EVALUATION, STUDENT, TEACHER, AugmentConfig, weakened
 from kdoct_utils.learn.trainer import Trainer, TrainingResult, threads
 from kdoct_utils.profiles import Profile
-from kdoct_utils.runs import RunFolder, atomic_path, write_json
+from kdoct_utils.runs import RunFolder, atomic_path, read_json, write_json
 
 PREDICTION_COLUMNS = ["network", "seed", "fold", "scan_id", "group", "label"]
 
@@ -184,6 +184,17 @@ def teacher(run: RunFolder, data: CourseData, progress: bool = True) -> nn.Modul
 
     keep_network(run, model, run.teacher_file, teacher_recipe(run, data), train)
     return model
+
+
+def kept_teacher(run: RunFolder) -> tuple[nn.Module, tuple[str, ...]] | None:
+    """The teacher that the run folder holds, in eval mode, and its classes; None where there is none. Trains nothing,
+    and reads no scan."""
+    if not (run.teacher_file.exists() and run.provenance_file.exists()):
+        return None
+    class_names = tuple(read_json(run.provenance_file)["class_names"])
+    model = build_model(run.profile.teacher, len(class_names), run.profile.channels)
+    models.load_weights(model, run.teacher_file)
+    return model.eval(), class_names
 
 
 def teacher_file(run: RunFolder, data: CourseData, progress: bool = True) -> Path:

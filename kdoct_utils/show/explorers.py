@@ -1,4 +1,4 @@
-"""Drawings for the sliders of single notebooks: splits and lesions (01), pushes (05).
+"""Drawings for the sliders of single notebooks: splits and lesions (01), the temperature bench (04), pushes (05).
 
 Strings of SVG, each made in a millisecond or two. Every meaning is said twice: by color, and by letter, hatch or words.
 """
@@ -21,7 +21,7 @@ from kdoct_utils.phantom.anatomy import (
     visible_classes,
 )
 from kdoct_utils.show.style import look
-from kdoct_utils.show.svg import framed_svg, svg_prose, svg_text
+from kdoct_utils.show.svg import framed_svg, png_uri, svg_prose, svg_text
 
 # --- notebook 01: who is tested in a split ---------------------------------------------------------------------------
 
@@ -191,3 +191,63 @@ def pushes_svg(pushes: Mapping[str, np.ndarray], class_names: Sequence[str], *, 
         parts.append(svg_text(x + 16, bottom + 15, f"{who} ({('first', 'second', 'third')[k]} bar)", 112, size=12))
     spoken = "; ".join(f"{look(n).label} {v:+.3f}" for n, v in zip(class_names, pushes["sum"], strict=True))
     return framed_svg(title, f"sum {spoken}", width, bottom + 26, parts)
+
+
+# --- notebook 04: the temperature bench ------------------------------------------------------------------------------
+
+SCAN_ROOM, COLUMN, BENCH_ROW, STRONGEST = 166, 192, 22, 2.0  # pixels; the push that fills a bar
+
+
+def bench_svg(
+    image: np.ndarray, answers: Mapping[str, Mapping[str, object]], class_names: Sequence[str], *, title: str,
+    caption: str,
+) -> str:  # fmt: skip
+    """A scan, and beside it what each network says of it at one temperature and what that costs.
+
+    image: (H, W) uint8. answers: for each network "at T" and "at 1", its probabilities (classes,); any numbers, each
+    under its name, nan where there is none; and, of a student, "push": minus the gradient of its loss, (classes,).
+    """
+    rows = max(sum(np.ndim(value) == 0 for value in found.values()) for found in answers.values())
+    foot = 52 + BENCH_ROW * (2 * len(class_names) + 1) + 17 * rows
+    parts = [f'<image href="{png_uri(image)}" x="8" y="34" width="150" height="150" '
+             'preserveAspectRatio="none" style="image-rendering: pixelated"/>',
+             *svg_prose(8, 202, caption, SCAN_ROOM - 16, size=12)]  # fmt: skip
+    for k, (who, found) in enumerate(answers.items()):
+        parts += _bench_column(SCAN_ROOM + COLUMN * k, who, found, class_names, rows)
+    width = SCAN_ROOM + COLUMN * len(answers)
+    parts.append(svg_text(SCAN_ROOM, foot + 14, "Upright ticks: probability at T = 1. Push: where the loss moves each "
+                          "logit.", width - SCAN_ROOM - 8, size=12))  # fmt: skip
+    spoken = []
+    for who, found in answers.items():
+        shares = zip(class_names, found["at T"], strict=True)
+        spoken.append(f"{who}: " + ", ".join(f"{look(name).label} {p:.3f}" for name, p in shares))
+    return framed_svg(title, ". ".join([caption, *spoken]), width, foot + 24, parts)
+
+
+def _bench_column(x: int, who: str, found: Mapping, class_names: Sequence[str], rows: int) -> list[str]:
+    bar, label, y = x + 56, 52, 44
+    parts = [svg_text(x, y, who, COLUMN - 12, bold=True)]
+    for name, p, plain in zip(class_names, found["at T"], found["at 1"], strict=True):
+        y += BENCH_ROW
+        parts += [svg_text(x, y, look(name).label, label, size=12),
+                  f'<rect x="{bar}" y="{y - 12}" width="{80 * p:.1f}" height="15" fill="{look(name).color}"/>',
+                  f'<path d="M{bar + 80 * plain:.1f} {y - 15}v21" stroke="black" stroke-width="2"/>',
+                  svg_text(bar + 86, y, f"{p:.3f}", 42, size=12)]  # fmt: skip
+    y += 6
+    for name, value in found.items():
+        if np.ndim(value) == 0:
+            y += 17
+            number = "no label" if np.isnan(value) else f"{value:.3f}"
+            parts.append(svg_text(x, y, f"{name} {number}", COLUMN - 12, size=12))
+    if "push" not in found:
+        return parts
+    y, zero = 50 + BENCH_ROW * len(class_names) + 17 * rows + 20, bar + 40
+    parts += [svg_text(x, y, "push on each logit", COLUMN - 12, size=12, bold=True),
+              f'<path d="M{zero} {y + 6}v{BENCH_ROW * len(class_names)}" stroke="black"/>']  # fmt: skip
+    for name, push in zip(class_names, found["push"], strict=True):
+        y += BENCH_ROW
+        length = 40 * float(np.clip(push / STRONGEST, -1, 1))
+        parts += [svg_text(x, y, look(name).label, label, size=12),
+                  f'<rect x="{min(zero, zero + length):.1f}" y="{y - 11}" width="{abs(length):.1f}" height="13" '
+                  f'fill="#D55E00"/>', svg_text(bar + 86, y, f"{push:+.3f}", 42, size=12)]  # fmt: skip
+    return parts
