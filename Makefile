@@ -61,8 +61,8 @@ real: $(ENVIRONMENT)
 	$(PY) -m kdoct_utils.course.cli run --profile smoke --dataset ucsd --data-root $(UCSD) --run-dir runs/smoke-ucsd
 	$(PY) -m kdoct_utils.course.cli run --profile smoke --dataset ucsd --data-root $(UCSD) --run-dir runs/smoke-ucsd --only more
 
-lab: $(ENVIRONMENT)
-	$(PY) -m jupyterlab notebooks
+lab: $(ENVIRONMENT)  # serves runs/ too: notebook 06 shows a page of the run folder
+	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
 bench: $(ENVIRONMENT)
 	KDOCT_BENCH_WRITE=1 $(PY) -m pytest -o addopts= -s tests/benchmarks

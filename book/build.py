@@ -22,6 +22,9 @@ from kdoct_utils.show.output import with_alt_text
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
 FOLDERS = ("", "more", "exercises", "solutions")  # under notebooks/
+DEMO = "runs/quick/demo/index.html"  # `kdoct demo --run-dir runs/quick` writes it; part of the site where it is there
+DEMO_LINE = '- **Trying it?** <a href="demo/index.html">Two students read a B-scan</a>, in your browser alone.'
+NO_DEMO = "The page that stands here is not part of this site; <code>kdoct demo --run-dir runs/quick</code> makes it."
 BADGE = re.compile(r"\[!\[([^\]]+)\]\(https://[^)]+\.svg\)\]\(([^)]+)\)")
 BETWEEN = ")\n[!["  # two badges
 ATTACHMENT = re.compile(r"!\[([^\]]*)\]\(attachment:([^)]+)\)")
@@ -31,7 +34,9 @@ ANCHOR = re.compile(r"\]\((?!https?:)([^)\s#]*)#([^)\s]+)\)")
 def stage(root: Path, target: Path) -> list[Path]:
     """Write what Sphinx reads of the course in `root` into the folder `target`, files that changed only. Returns them.
     """
-    pages = {"index.md": (HERE / "index.md").read_text(encoding="utf-8")}
+    demo = (root / DEMO).is_file()
+    index = (HERE / "index.md").read_text(encoding="utf-8")
+    pages = {"index.md": index.replace("<!-- demo -->\n", DEMO_LINE + "\n" if demo else "")}
     for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
         pages[path.relative_to(root).as_posix()] = on_the_site(path.read_text(encoding="utf-8"))
     for folder in FOLDERS:
@@ -40,7 +45,7 @@ def stage(root: Path, target: Path) -> list[Path]:
             title = notebook["cells"][0]
             if folder == "solutions":  # so that a search tells it from the exercise
                 title["source"] = re.sub(r"\A(# .*): exercises", r"\1: solutions", "".join(title["source"]))
-            pages[path.relative_to(root).as_posix()] = json.dumps(page_of(notebook), indent=1, ensure_ascii=False)
+            pages[path.relative_to(root).as_posix()] = json.dumps(page_of(notebook, demo), indent=1, ensure_ascii=False)
     for stale in {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} - pages.keys():
         (target / stale).unlink()
     for name, text in pages.items():
@@ -53,8 +58,11 @@ def stage(root: Path, target: Path) -> list[Path]:
     return [target / name for name in pages]
 
 
-def page_of(notebook: dict) -> dict:
-    """A notebook as its page shows it: pictures with their words, no progress bars, which have no end on a page."""
+def page_of(notebook: dict, demo: bool) -> dict:
+    """A notebook as its page shows it: pictures with their words, no progress bars, which have no end on a page.
+
+    demo: whether the site has the demo page; else a sentence stands for it.
+    """
     notebook = with_alt_text(nbformat.from_dict(notebook))
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
@@ -69,6 +77,9 @@ def page_of(notebook: dict) -> dict:
         if "solution" in tags:
             fold(cell, "hide-cell", "A solution")
         cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]
+        for output in cell["outputs"]:
+            if not demo and '<iframe class="demo"' in (data := output.get("data", {})).get("text/html", ""):
+                data["text/html"] = NO_DEMO
     return notebook
 
 
@@ -108,10 +119,14 @@ def build(output: Path, work: Path, root: Path = ROOT) -> int:
     stage(root, work / "source")
     if (output / ".buildinfo").exists():  # a site that Sphinx made: pages of sources that are gone go too
         shutil.rmtree(output)
-    return main([
+    code = main([
         "--fail-on-warning", "--keep-going", "--quiet", "--jobs", "auto", "--builder", "html",
         "--conf-dir", str(HERE), "--doctree-dir", str(work / "doctrees"), str(work / "source"), str(output),
     ])  # fmt: skip
+    if (root / DEMO).is_file():
+        (output / "demo").mkdir(exist_ok=True)
+        shutil.copyfile(root / DEMO, output / "demo" / "index.html")
+    return code
 
 
 if __name__ == "__main__":

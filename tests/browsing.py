@@ -36,6 +36,15 @@ def open_page(**settings) -> Iterator:
             browser.close()
 
 
+def axe_faults(page, context: dict | None = None, only: list[str] | None = None) -> dict[str, list[str]]:
+    """What axe-core finds on a page: rule -> the first elements that break it. only: these rules; None: all."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    options = {"resultTypes": ["violations"], "preload": False} | ({"runOnly": only} if only else {})
+    rules = Axe().run(page, context=context, options=options).response["violations"]
+    return {rule["id"]: [node["html"][:150] for node in rule["nodes"][:3]] for rule in rules}
+
+
 @contextmanager
 def jupyter(app: str, folder: Path, scratch: Path) -> Iterator[str]:
     """Serve a folder with ``python -m app`` and settings of its own; gives its address. It ends with its kernels."""

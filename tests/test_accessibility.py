@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from browsing import CHROMIUM, open_page
+from browsing import CHROMIUM, axe_faults, open_page
 from bs4 import BeautifulSoup
 from matplotlib.text import Text
 from test_figures import linear
@@ -125,17 +125,12 @@ def axe(request):
     """Finds what axe-core finds on a page: rule -> the first elements that break it."""
     if CHROMIUM is None or not all(map(importlib.util.find_spec, ("playwright", "axe_playwright_python"))):
         pytest.skip("no Chromium, or no playwright, or no axe-playwright-python")
-    from axe_playwright_python.sync_playwright import Axe
-
+    only = ["color-contrast"] if request.param == "dark" else None  # nothing else differs
     with open_page(color_scheme=request.param) as page:
 
         def find(path, **context):
             page.goto(path.as_uri())
-            options = {"resultTypes": ["violations"], "preload": False}
-            if request.param == "dark":
-                options["runOnly"] = ["color-contrast"]  # nothing else differs
-            rules = Axe().run(page, context=context or None, options=options).response["violations"]
-            return {rule["id"]: [node["html"][:150] for node in rule["nodes"][:3]] for rule in rules}
+            return axe_faults(page, context or None, only)
 
         yield find
 

@@ -256,6 +256,20 @@ def bundle(
     typer.echo(f"wrote {write_bundle(model, output, card)}; there: python check.py, python classify.py FRAME.jpeg")
 
 
+@app.command()
+def demo(
+    run_dir: Annotated[Path, typer.Option(help="A run folder with trained students.")],
+    output: Annotated[Path | None, typer.Option(help="The folder to write; the run's demo if not given.")] = None,
+) -> None:
+    """Write a web page on which a run's two students read a B-scan in the browser, offline."""
+    from kdoct_utils.course.demo import run_demo
+    from kdoct_utils.runs import load_run
+
+    page = run_demo(load_run(run_dir), output)
+    size = page.stat().st_size / 1e6
+    typer.echo(f"wrote {page} ({size:.1f} MB): open it in a browser, from the disk or a server; it needs no network")
+
+
 @app.callback(invoke_without_command=True)
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,

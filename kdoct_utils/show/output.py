@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import html
 import io
+import os
+import re
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -87,11 +90,21 @@ def say(text: str, plain: str | None = None) -> None:
     display({"text/markdown": text, "text/plain": plain or text}, raw=True)
 
 
+def show_page(path: Path, title: str, height: int = 860) -> None:
+    """Display an HTML file of a run's ``demo`` folder in a frame. height: pixels.
+
+    Jupyter finds it by its path from the notebook, which must lie under the folder that it serves.
+    """
+    place = html.escape(Path(os.path.relpath(path)).as_posix())
+    frame = f'<iframe class="demo" src="{place}" title="{html.escape(title)}" width="100%" height="{height}"></iframe>'
+    display({"text/html": frame, "text/plain": f"{title}: {path}"}, raw=True)
+
+
 def with_alt_text(notebook: NotebookNode) -> NotebookNode:
     """A copy for nbconvert's HTMLExporter, whose default template writes "No description" over our alternative text.
 
     Every ``image/png`` output with ``alt`` metadata becomes an HTML image that carries it. Progress bars are left out,
-    so that the page fetches no script to draw them.
+    so that the page fetches no script to draw them. The frame of `show_page` is where run folder and site have it.
     """
     from nbformat import from_dict
 
@@ -105,6 +118,8 @@ def with_alt_text(notebook: NotebookNode) -> NotebookNode:
                 png, size = "".join(output.data.pop("image/png").split()), f'width="{about.get("width", "")}"'
                 alt = html.escape(about["alt"])
                 output.data["text/html"] = f'<img alt="{alt}" {size} src="data:image/png;base64,{png}">'
+            if '<iframe class="demo"' in (framed := "".join(output.get("data", {}).get("text/html", ""))):
+                output.data["text/html"] = re.sub(r'(?<=class="demo" src=")[^"]*', "../demo/index.html", framed)
     return notebook
 
 
