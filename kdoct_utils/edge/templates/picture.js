@@ -4,6 +4,7 @@
 // A grey image is {width, height, levels}: one level a pixel, row by row.
 
 const FRAME_ROWS = 496, BAND_ROWS = 300, BAND_COLUMNS = 512; // of a Spectralis frame: 1.16 mm of depth, 6 mm of width
+const DEEPER = 20; // rows from the middle of the retina to that of all tissue
 const FLAT = 8, WHITE = 180; // levels: the least contrast of a frame; a white border after JPEG
 const GROWN = 4; // pixels that a border's edge rings into the frame
 const COLORED = 16, MOST_COLORED = 2e-4; // levels that channels are apart; share of the pixels that may be so
@@ -28,65 +29,76 @@ function toGrey(width, height, rgba) {
   return { width, height, levels };
 }
 
-/** The frame with white borders mirrored at their edge. A border holds a corner: from each side the run of white
- * pixels inward, its running median, and of it only what no gap parts from a corner. */
-function fillBorders({ width, height, levels }) {
-  const darkest = levels.reduce((a, b) => Math.min(a, b)), brightest = levels.reduce((a, b) => Math.max(a, b));
-  if (brightest - darkest < FLAT || darkest >= WHITE) {
-    throw new Error(`it is flat or white, about ${brightest} of 255: there is no retina in it`);
-  }
-  const grown = Math.max(roundEven(GROWN * Math.min(height / FRAME_ROWS, 1)), 1);
-  const nearest = new Int32Array(levels.length).fill(levels.length); // pixels to the edge of a border
-  let source = Int32Array.from(levels, (_, k) => k); // the number of each pixel's mirror image
-  const sides = [ // each side is the top once: its length, its depth, and the place of (down, along)
+/** The four sides of a frame, each the top once: how long it is, how deep the frame below it, and the place of
+ * (down, along) among the pixels. */
+function sidesOf(width, height) {
+  return [
     [width, height, (down, along) => down * width + along],
     [width, height, (down, along) => (height - 1 - down) * width + along],
     [height, width, (down, along) => along * width + down],
     [height, width, (down, along) => along * width + width - 1 - down],
   ];
+}
+
+/** The frame with white borders mirrored at their edge. A border holds a corner: from each side the white run inward,
+ * its running median, and of it only what no gap parts from a corner. */
+function fillBorders({ width, height, levels }) {
+  const grown = Math.max(roundEven(GROWN * Math.min(height / FRAME_ROWS, 1)), 1);
+  const mask = new Uint8Array(levels.length), filled = levels.slice();
+  const whiteAllOver = levels.every((level) => level >= WHITE), sides = whiteAllOver ? [] : sidesOf(width, height);
   for (const [length, deep, place] of sides) {
-    const white = (down, along) => levels[place(down, along)] >= WHITE;
-    let run = new Array(length).fill(0).map((_, along) => {
+    let run = Array.from({ length }, (_, along) => {
       let down = 0;
-      while (down < deep && white(down, along)) down++;
+      while (down < deep && levels[place(down, along)] >= WHITE) down++;
       return down;
     });
     if (run.every((depth) => depth === 0)) continue; // as in most frames
     run = around(run, Math.floor(length / 16), (near) => near.sort((a, b) => a - b)[near.length >> 1]);
-    const first = run.indexOf(0);
-    if (first >= 0) run.fill(0, first, run.lastIndexOf(0) + 1);
+    const gap = run.indexOf(0);
+    if (gap >= 0) run.fill(0, gap, run.lastIndexOf(0) + 1);
     run = around(run, grown, (near) => Math.max(...near));
+    run.forEach((depth, along) => {
+      for (let down = 0; depth > 0 && down < Math.min(depth + grown, deep); down++) mask[place(down, along)] = 1;
+    });
+  }
+  const nearest = new Int32Array(levels.length).fill(levels.length); // pixels to the mask's edge, along row or column
+  for (const [length, deep, place] of sides) {
     for (let along = 0; along < length; along++) {
-      const edge = run[along] > 0 ? run[along] + grown : 0;
-      for (let down = 0; down < Math.min(edge, deep); down++) {
-        const here = place(down, along), depth = edge - down;
-        if (depth >= nearest[here]) continue;
-        nearest[here] = depth;
-        source[here] = place(Math.min(down + 2 * depth - 1, deep - 1), along);
+      let edge = Infinity; // the next pixel below that is not masked
+      for (let down = deep - 1; down >= 0; down--) {
+        const here = place(down, along);
+        if (!mask[here]) edge = down;
+        if (!mask[here] || edge >= deep || edge - down >= nearest[here]) continue;
+        const mirror = Math.min(2 * edge - down, deep - 1);
+        filled[here] = levels[place(mask[place(mirror, along)] ? edge : mirror, along)];
+        nearest[here] = edge - down;
       }
     }
   }
-  for (let again = 0; again < 3; again++) source = source.map((from) => source[from]); // it may lie in another border
-  return { width, height, levels: Uint8Array.from(source, (from) => levels[from]) };
+  const most = levels.reduce((a, b) => Math.max(a, b));
+  const contrast = filled.reduce((a, b) => Math.max(a, b)) - filled.reduce((a, b) => Math.min(a, b));
+  if (contrast < FLAT || whiteAllOver) {
+    throw new Error(`it is flat or white, about ${most} of 255: there is no retina in it`);
+  }
+  return { width, height, levels: filled };
 }
 
 /** The box of a frame without borders: its central 6 mm, its BAND_ROWS with most bright tissue. */
 function findBand(filled) {
-  const { width, height } = filled;
-  const wide = Math.min(width, roundEven(((width > 2 * height ? 2 : 1) * height * BAND_COLUMNS) / FRAME_ROWS));
+  const { width, height } = filled, scale = height / FRAME_ROWS;
+  const wide = Math.min(width, roundEven((width > 2 * height ? 2 : 1) * scale * BAND_COLUMNS));
+  const tall = roundEven(scale * BAND_ROWS), step = Math.max(Math.floor(4 * scale), 1); // averaged: less speckle
   const left = Math.floor((width - wide) / 2), right = left + wide;
-  const { levels, width: across } = resize(
-    cut(filled, { top: 0, bottom: height, left, right }), Math.ceil(height / 4), Math.ceil(wide / 4),
-  );
+  const middle = cut(filled, { top: 0, bottom: height, left, right });
+  const { levels, width: across } = resize(middle, Math.ceil(height / step), Math.ceil(wide / step));
   const mean = levels.reduce((a, b) => a + b, 0) / levels.length;
   const spread = Math.sqrt(levels.reduce((sum, level) => sum + (level - mean) ** 2, 0) / levels.length);
   const tissue = new Float64Array(levels.length / across);
   levels.forEach((level, k) => { tissue[Math.floor(k / across)] += Math.max(level - mean - spread, 0); });
   tissue[0] = tissue[tissue.length - 1] = 0; // what is left of a thin white border is no tissue
-  const tall = roundEven((height * BAND_ROWS) / FRAME_ROWS);
   const held = new Float64Array(height + tall - 1); // tissue in each position, hanging over the frame or not
   for (let row = 0; row < height; row++) {
-    for (let k = 0; k < tall; k++) held[row + k] += tissue[Math.floor(row / 4)];
+    for (let k = 0; k < tall; k++) held[row + k] += tissue[Math.floor(row / step)];
   }
   const enough = held.reduce((a, b) => Math.max(a, b)) * (1 - 1e-3);
   let sum = 0, count = 0;
@@ -95,7 +107,7 @@ function findBand(filled) {
     sum += k - tall + 1;
     count += 1;
   });
-  const top = Math.min(Math.max(roundEven(sum / count), 0), height - tall);
+  const top = Math.min(Math.max(roundEven(sum / count - DEEPER * scale), 0), height - tall);
   return { top, bottom: top + tall, left, right };
 }
 
