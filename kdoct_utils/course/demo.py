@@ -14,7 +14,7 @@ from kdoct_utils.runs import RunError, RunFolder
 from kdoct_utils.show.output import say, show_page
 from kdoct_utils.show.style import CLASS_LOOKS
 
-STUDENTS = {"student_alone": "Student alone", "student_kd": "Student with a teacher"}  # training seed 0 of each
+STUDENTS = {"student_alone": "Student alone", "student_kd": "Taught student"}  # training seed 0 of each
 
 
 def run_demo(run: RunFolder, folder: str | Path | None = None) -> Path:

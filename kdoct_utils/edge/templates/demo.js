@@ -332,8 +332,8 @@ function openFile(file) {
 
 function showTemperature() {
   const chosen = chosenTemperature();
-  byId("temperature-value").textContent = chosen === null ? "each its own" : chosen.toFixed(2);
-  byId("temperature").setAttribute("aria-valuetext", byId("temperature-value").textContent);
+  byId("temperature-value").textContent = chosen === null ? "own" : chosen.toFixed(2);
+  byId("temperature").setAttribute("aria-valuetext", chosen === null ? "each student's own" : chosen.toFixed(2));
   shown?.prepared.forEach(draw);
 }
 
