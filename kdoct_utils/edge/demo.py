@@ -1,7 +1,7 @@
 """Two students in a browser: one HTML file with the networks, ONNX Runtime Web and ten scans inside.
 
 Nothing is loaded from elsewhere, and the page's own policy forbids every connection. It is one file, since a page
-opened from a disk may not fetch the files beside it, nor may one in Jupyter's sandboxed frame.
+opened from a disk may not fetch the files beside it.
 """
 
 from __future__ import annotations
