@@ -68,7 +68,7 @@ def test_javascript_makes_the_pictures_that_python_makes():
                 assert difference.max() <= 1 and difference.mean() < 0.01, name
         assert "there is no retina" in in_browser(np.full((90, 90), 7, np.uint8), 69, True)
         colored = frames["color channels"].copy()
-        colored[:30, :30, 0] = 255
+        colored[200:230, :60, 0] = 255
         assert "it holds colors" in in_browser(colored, 69, True)
 
 
