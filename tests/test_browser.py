@@ -214,7 +214,8 @@ def test_in_jupyterlab_a_live_slider_computes_what_no_drawn_frame_holds(tmp_path
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
     path = tmp_path / "notebooks" / "live.ipynb"
     path.parent.mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(LIVE)]), path)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}  # none: it asks
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(LIVE)], metadata=kernel), path)
     with jupyter("jupyterlab", path.parent, tmp_path) as server, open_page() as page:
         go_offline(page)
         page.goto(f"{server}/lab/tree/live.ipynb?reset", timeout=90_000)
