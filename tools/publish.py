@@ -18,6 +18,7 @@ from pathlib import Path
 from kdoct_utils.course.execute import own_code_cells
 from kdoct_utils.course.notebooks import finished_fingerprint, notebook_number, notebook_path, notebook_title
 from kdoct_utils.judge.regimes import REGIMES, by_data_seed, gains, kept_regimes
+from kdoct_utils.judge.verdicts import in_points
 from kdoct_utils.profiles import get_profile
 from kdoct_utils.runs import RunError, RunFolder, atomic_path, load_run
 from kdoct_utils.show.live import without_widgets
@@ -178,14 +179,18 @@ def regimes_block() -> str:
     table, _ = kept_regimes()
     scores = by_data_seed(table)
     found = gains(table, [(arm, against) for arm, against, _ in REGIMES.values()]).set_index("arm")
-    lines = ["| what the student has | alone | with the teacher | gain in points, 95% interval |", "|---|---|---|---|"]
+    lines = ["| what the student has | alone | with the teacher | gain, 95% interval |", "|---|---|---|---|"]
     for arm, against, has in REGIMES.values():
         alone, taught, gain = scores[against].mean(), scores[arm].mean(), found.loc[arm]
-        points = " ".join([f"{100 * gain.estimate:+.1f}", f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"])
-        lines.append(f"| {has} | {alone:.1%} | {taught:.1%} | {points} |")
+        lines.append(f"| {has} | {alone:.1%} | {taught:.1%} | {in_points(gain)} |")
     patients, teacher = 3 * get_profile("quick").phantom_test_patients, f"{scores['teacher'].mean():.1%}"
     setting = f"Means over {len(scores)} data seeds that nothing was chosen on, {patients:,} test patients in each"
-    return "\n".join([*lines, "", f"{setting} (phantoms, 64 px). Accuracy of the teacher: {teacher}."])
+    rivals = {"labels alone for as many seconds as KD takes": ("student_kd", "alone_equal_seconds"),
+              "labels alone, both with twice the epochs": ("kd_longer", "alone_longer")}  # fmt: skip
+    longer = gains(table, list(rivals.values())).set_index("arm").to_dict("index")
+    told = "; ".join(f"{in_points(longer[arm])} against {words}" for words, (arm, _) in rivals.items() if arm in longer)
+    return "\n".join([*lines, "", f"{setting} (phantoms, 64 px). Accuracy of the teacher: {teacher}.", "",
+                      f"How long a student trains counts as well. In the first row KD gains {told}."])  # fmt: skip
 
 
 def carry_outputs(notebook: dict, done: dict, name: str) -> None:

@@ -39,7 +39,9 @@ CORE = {"student_alone": 2, "student_kd": 2, "kd_permuted": 1, "clinic_alone": 1
 MORE = dict.fromkeys((
     "student_cached", "kd_alpha_1", "kd_one_sided", "kd_temperature_20", "alone_short", "kd_short", "kd_weak_teacher",
     "kd_middling_teacher", "kd_blind_teacher", "alone_smoothed", "alone_weighted", "kd_temperature_2",
-    "alone_equal_seconds", "kd_cross_entropy_teacher", "kd_views_1", "alone_longer", "kd_longer",
+    "alone_equal_seconds", "alone_half_longer", "kd_cross_entropy_teacher", "kd_views_1", "alone_longer", "kd_longer",
+    "kd_temperature_1", "kd_cross_entropy_teacher_1", "kd_cross_entropy_teacher_2", "kd_cross_entropy_teacher_20",
+    "alone_pretrained", "kd_pretrained",
 ), 1)  # fmt: skip
 
 FOCAL = dict.fromkeys((

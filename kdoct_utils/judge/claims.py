@@ -41,7 +41,7 @@ WHOSE = {"The paper claims that": CLAIMS, "This course claims that": OUR_CLAIMS}
 FAIR: Mapping[str, Pairs] = {
     "KD, live − students without a teacher": (
         ("student_kd", "student_alone"), ("student_kd", "alone_weighted"), ("student_kd", "alone_smoothed"),
-        ("student_kd", "alone_equal_seconds"),
+        ("student_kd", "alone_equal_seconds"), ("student_kd", "alone_half_longer"),
     ),
     "KD − the same with permuted answers": (
         ("student_kd", "kd_permuted"), ("clinic_kd", "clinic_permuted"), ("pool_kd", "pool_permuted"),
