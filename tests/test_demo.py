@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import CHROMIUM, axe_faults, jupyter, open_page
+from browsing import CHROMIUM, axe_faults, open_page
 from PIL import Image
 
 from kdoct_utils.course import cli
@@ -176,7 +176,7 @@ def test_the_page_is_used_by_keyboard_and_refuses_what_is_no_scan(opened, tmp_pa
     opened.get_by_role("radio").first.focus()
     opened.keyboard.press("ArrowRight")
     wait_for(opened, "Phantom 2")
-    assert "Phantom 2. Student alone: " in opened.get_by_role("status").inner_text()
+    assert "Phantom 2. Student alone: " in opened.locator("#said").inner_text()
     slider, bars = opened.get_by_role("slider", name="Temperature T"), cards.first.locator("tbody td:last-child")
     shipped = bars.all_inner_texts()
     slider.focus()
@@ -226,17 +226,6 @@ def test_the_page_passes_axe_and_fits_a_phone_and_a_laptop(made, width):
             if width > 1000:  # on one screen: all but the notes below
                 bottom = page.locator("main").bounding_box()
                 assert bottom["y"] + bottom["height"] <= 780
-
-
-@pytest.mark.slow
-def test_jupyter_shows_the_page_in_its_sandbox(made, tmp_path):
-    """As IFrame of a path from the notebook: served with a policy of Jupyter's own, which isolates it."""
-    pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
-    folder = made[0].parents[1]
-    with jupyter("jupyterlab", folder, tmp_path) as server, open_page() as page:
-        page.goto(f"{server}/files/demo/index.html")
-        wait_for(page, "Phantom 1")
-        assert "sandbox" in page.request.get(f"{server}/files/demo/index.html").headers["content-security-policy"]
 
 
 def test_the_page_names_its_scripts_by_their_hash():
