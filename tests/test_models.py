@@ -69,7 +69,7 @@ def test_lite_students_have_what_integers_like():
         assert "ReLU6" in kinds and not kinds & {"SiLU", "SqueezeExcite", "Sigmoid"}, profile.name
     quick = PROFILES["quick"]
     usual, lite = (count_parameters(build_model(one, 3, 1)) for one in (quick.student, quick.lite_student))
-    assert 0.7 < lite / usual < 1.3  # a fair pair: neither is the larger network
+    assert 1 < lite / usual < 1.5  # wider for the gates that it lacks, and no more than that
 
 
 def test_parameter_groups_cover_each_parameter_once_with_its_rate_floor_and_decay():
