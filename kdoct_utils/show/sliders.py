@@ -197,7 +197,8 @@ class Upload:
 
     def widget(self, name: str) -> Any:
         """Its ipywidget."""
-        return ipywidgets.FileUpload(accept=self.accept, description=self.label or name, layout={"width": "max-content"})
+        layout = {"width": "max-content"}
+        return ipywidgets.FileUpload(accept=self.accept, description=self.label or name, layout=layout)
 
     def taken(self, value: Any) -> bytes | None:
         """The file chosen last: ipywidgets 7 gives a dict by name, 8 a tuple."""
