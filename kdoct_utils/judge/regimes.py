@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
@@ -36,8 +37,10 @@ def kept_regimes() -> tuple[pd.DataFrame, str]:
     ece, sensitivity_<class>, best_temperature (of the teacher), steps, seconds.
     """
     text = (files("kdoct_utils.judge") / "regimes_quick.csv").read_text(encoding="utf-8")
-    note, _, table = text.partition("\n")
-    return pd.read_csv(io.StringIO(table)), note.strip("# ")
+    note, _, rows = text.partition("\n")
+    table, (setting, _, calls) = pd.read_csv(io.StringIO(rows)), note.strip("# ").partition(": ")
+    codes = " and ".join(dict.fromkeys(re.findall(r"code (\w+)", calls)))
+    return table, f"{setting}, data seeds {table['seed'].min()} to {table['seed'].max()}, code {codes}"
 
 
 def by_data_seed(table: pd.DataFrame, score: str = "accuracy") -> pd.DataFrame:

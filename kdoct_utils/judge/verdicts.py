@@ -58,7 +58,7 @@ def sentence(row: Difference, who: str, against: str) -> str:
     """The difference as a sentence about the two: "KD gained 2.0 points on labels alone [+1.6, +2.5]; the ..."."""
     found = reading(row)
     if found == OPEN:
-        return f"{who} minus {against} is {in_points(row)}: no difference is shown, for {reason(row)}."
+        return f"{who} minus {against} is {in_points(row)}. No difference is shown: {reason(row)}."
     size, _, interval = in_points(row).lstrip("+-").partition(" [")
     did = "gained" if found == GAIN else "lost"
     return f"{who} {did} {size} against {against} [{interval}; {reason(row)}."
