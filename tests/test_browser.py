@@ -209,7 +209,6 @@ def typed(page, label, value, expected):
     return live_texts(page)
 
 
-@pytest.mark.slow
 def test_in_jupyterlab_a_live_slider_computes_what_no_drawn_frame_holds(tmp_path):
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
     path = tmp_path / "notebooks" / "live.ipynb"
