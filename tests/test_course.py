@@ -110,7 +110,7 @@ def check_report(run):
     run.update_metrics("teacher", {"accuracy": 0.91, "interval": [0.88, 0.94], "n_scans": 10, "n_patients": 4})
     run.update_metrics("kd_gain", {"estimate": 0.01, "low": -0.02, "high": 0.04, "seeds": 3})
     text = report_run(run).read_text()
-    assert "no difference is shown, for the interval includes zero (phantoms, 32 px, 3 seeds)." in text
+    assert "No difference is shown: the interval includes zero (phantoms, 32 px, 3 seeds)." in text
     assert text.count("<h1>") == 1 and '<html lang="en">' in text and "prefers-color-scheme: dark" in text
     assert '<th scope="col">accuracy</th>' in text and '<th scope="row">teacher</th>' in text
     assert "open: the interval includes zero" in text

@@ -29,7 +29,7 @@ def made_up(means: dict[str, float], seeds: int = 12, spread: float = 0.01) -> p
 
 
 @pytest.mark.parametrize(("gap", "words", "told"), [(0.05, "is more accurate than", "gained"),
-    (-0.05, "is less accurate than", "lost"), (0.0, "No difference", "no difference is shown")])  # fmt: skip
+    (-0.05, "is less accurate than", "lost"), (0.0, "No difference", "No difference is shown")])  # fmt: skip
 def test_a_pair_is_told_as_far_as_its_interval_goes(gap, words, told):
     table = made_up({"teacher_average": 0.9 + gap, "teacher_best": 0.9})
     row = ask(table, [("teacher_average", "teacher_best")]).iloc[0]
@@ -45,7 +45,7 @@ def test_one_difference_has_one_verdict_and_says_why():
     assert sentence(row, "KD", "labels alone") == (
         "KD gained 2.0 points against labels alone [+1.0, +3.0]; the interval excludes zero.")  # fmt: skip
     assert verdict(row | {"holm": 0.2}).endswith("among so many claims chance can do that (p = 0.20 after Holm)")
-    assert "no difference is shown" in sentence(row | {"holm": 0.2}, "a", "b")
+    assert "No difference is shown" in sentence(row | {"holm": 0.2}, "a", "b")
     lost = {"estimate": -0.02, "low": -0.03, "high": -0.01}
     assert "lost 2.0 points" in sentence(lost, "a", "b") and verdict(lost).startswith("a loss is shown")
     assert verdict({"estimate": 0.0, "low": -0.01, "high": 0.01}) == (
