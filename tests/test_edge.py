@@ -16,7 +16,8 @@ from onnx import TensorProto, helper
 
 from kdoct_utils.edge import export
 from kdoct_utils.edge.card import model_card
-from kdoct_utils.edge.classifier import EdgeError, OnnxClassifier
+from kdoct_utils.edge.classifier import EdgeError, OnnxClassifier, processor
+from kdoct_utils.edge.decide import fit_decision, measure_decision, set_decision
 from kdoct_utils.edge.export import export_onnx, quantize_int8, to_fp16, weights_hash
 from kdoct_utils.edge.measure import check_parity, run_without_torch, time_by_operation, time_calls
 from kdoct_utils.learn.augment import augment
@@ -259,41 +260,36 @@ def test_time_by_operation_names_what_the_runtime_ran(path, int8_path):
     assert list(small.values()) == sorted(small.values(), reverse=True)
 
 
+SCORES = {
+    "accuracy": 0.812, "sensitivity": 0.8, "specificity": 0.9, "interval": [0.7, 0.9], "n_scans": 50,
+    "n_patients": 9, "per_class": {"normal": {"sensitivity": 0.9}, "cnv": {"sensitivity": 0.456}},
+}  # fmt: skip
 CARD = {
-    "name": "student", "class_names": CLASSES, "image_size": 64, "stored_size": 69, "training": "Distilled.",
-    "data": {"dataset": "phantom", "title": "Phantoms", "license": "MIT"},
-    "student": {
-        "accuracy": 0.812, "sensitivity": 0.8, "specificity": 0.9, "interval": [0.7, 0.9], "n_scans": 50,
-        "n_patients": 9, "per_class": {"normal": {"sensitivity": 0.9}, "cnv": {"sensitivity": 0.456}},
-    },
-    "formats": {
-        "fp32": {"bytes": 400_000, "latency_ms": 0.1, "accuracy": 0.812},
-        "int8": {"bytes": 200_000, "latency_ms": 0.2, "accuracy": 0.790},
-    },
+    "name": "student", "data": {"dataset": "phantom", "title": "Phantoms", "license": "MIT"}, "scores": SCORES,
+    "formats": {"INT8": {"bytes": 200_000, "latency_ms": 0.2, "accuracy": 0.790}}, "choice": "Ship INT8.",
+    "training": "Distilled.",
 }  # fmt: skip
 
 
-def test_card_is_written_from_the_numbers():
-    card = model_card(**CARD)
+def test_card_tells_of_the_very_file(int8_path, tmp_path):
+    file = tmp_path / "ships.onnx"
+    file.write_bytes(int8_path.read_bytes())
+    rule = fit_decision(OnnxClassifier(file), IMAGES, TARGET)
+    with pytest.raises(KeyError, match="decision"):  # nothing is filled in
+        model_card(OnnxClassifier(file), **CARD)
+    set_decision(file, measure_decision(OnnxClassifier(file), rule, IMAGES, TARGET, np.arange(len(IMAGES))))
+    classifier = OnnxClassifier(file)
+    card, about = model_card(classifier, **CARD), classifier.about
     for words in (
-        "accuracy 0.812, 95% interval over patients 0.700 to 0.900 (50 scans of 9 patients)",
-        "| int8 | 200 | 0.20 | 0.790 |",
-        "2.0 times smaller and 2.0 times slower; its accuracy changes by -2.2 points",
-        "weakest class is cnv: it finds 46% of them",
-        "not a medical device",
-        "synthetic scans only",
-        "uint8, (batch, 1, 69, 69)",
-    ):
+        "Results of this file on 50 test scans of 9 patients", "95% interval over patients 0.700 to 0.900",
+        "| INT8 | 200 | 0.20 | 0.790 |", "Ship INT8.", "weakest class is cnv: it finds 46% of them",
+        "not a medical device", "synthetic scans only", "uint8, (batch, 1, 35, 35)", about["weights_sha256"],
+        f"temperature {rule['temperature']:.2f}", f"probability of disease of {rule['threshold']:.3f}",
+        about["quantized"], processor()["name"], onnxruntime.__version__,
+        "sensitivity {estimate:.3f}, 95% interval {low:.3f} to {high:.3f}".format(**about["decision"]["sensitivity"]),
+    ):  # fmt: skip
         assert words in card, words
-    real = model_card(**CARD | {"data": {"dataset": "ucsd", "refused": {"not an image": 2}}})
+    real = model_card(classifier, **CARD | {"data": {"dataset": "ucsd", "refused": {"not an image": 2}}})
     assert "synthetic" not in real and "2 scans were left out: not an image." in real
-
-
-def test_card_says_when_the_small_file_is_the_larger_one_and_fills_nothing_in():
-    """In a tiny network the names and nodes of an INT8 file outweigh the weights that it saves."""
-    formats = {"fp32": CARD["formats"]["int8"], "int8": CARD["formats"]["fp32"]}
-    assert "INT8 is 2.0 times larger and 2.0 times faster; its" in model_card(**CARD | {"formats": formats})
-    formats["int8"] = formats["fp32"]
-    assert "neither smaller nor larger and neither faster nor slower" in model_card(**CARD | {"formats": formats})
     with pytest.raises(KeyError, match="interval"):
-        model_card(**CARD | {"student": {"accuracy": 0.8}})
+        model_card(classifier, **CARD | {"scores": {"accuracy": 0.8}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -14,7 +15,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from kdoct_utils.judge.sample_size import half_width
 from kdoct_utils.profiles import CLASS_NAMES
-from kdoct_utils.show import arm_figures, claim_figures, data_figures, edge_figures, figures, gain_figures
+from kdoct_utils.show import arm_figures, claim_figures, data_figures, edge_figures, figures, gain_figures, ship_figures
 from kdoct_utils.show.style import ARM_LOOKS, CLASS_LOOKS, look, use_style
 
 # Linear-RGB matrices for full color-vision deficiency: Machado, Oliveira and Fernandes 2009.
@@ -237,3 +238,20 @@ def test_edge_figures_hold_the_numbers_that_they_were_given():
     axis = edge_figures.logit_scatter(full, full + 1, CLASSES, title="t").axes[0]
     assert [line.get_label() for line in axis.lines] == ["equal", "normal", "drusen", "CNV"]
     assert list(axis.lines[2].get_ydata()) == [2, 5]
+
+
+def test_figures_of_what_ships_say_their_numbers():
+    frames = {"eye": np.zeros((9, 9), np.uint8), "page": np.zeros((9, 9, 3), np.uint8)}
+    answers = [SimpleNamespace(decision="cnv", probabilities={"cnv": 0.9}),
+               SimpleNamespace(decision="refused", probabilities={})]  # fmt: skip
+    _, alt, takeaway = ship_figures.answers_figure(frames, answers)
+    assert "eye: cnv, p = 0.90; page: refused" in alt and "1 of 2" in takeaway
+    assert "40% stay" in ship_figures.mistakes_figure({"a": 0.1, "b": 0.4}, 9)[2]
+    assert "50.0% of them lie in the" in ship_figures.rounding_figure(*2 * [np.linspace(0, 1, 50)], 0.01)[2]
+    share = {"low": 0.7, "high": 0.9}
+    found = [{"sensitivity": {"estimate": e, **share}, "specificity": {"estimate": 0.8, **share}} for e in (0.9, 0.75)]
+    assert "sensitivity 75.0% [70.0%, 90.0%]" in ship_figures.threshold_figure(np.array([0, 1.0]), found, 0.9)[2]
+    figure, _, takeaway = ship_figures.risk_figure(np.array([0.5, 1.0]), np.array([0.0, 0.2]), 0.75)
+    assert "errs on 10.0% of the rest in place of 20.0% of all" in takeaway and figure.axes[0].lines
+    far = {"test scans": np.array([1.0, 2, 3, 9]), "text": np.array([np.inf, 20.0])}
+    assert "25.0% of the test scans, and 100.0% of the others" in ship_figures.distance_figure(far, 5.0)[2]

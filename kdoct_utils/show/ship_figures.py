@@ -99,19 +99,21 @@ def risk_figure(coverage: np.ndarray, risk: np.ndarray, chosen: float) -> Told:
 
 
 def distance_figure(distances: Mapping[str, np.ndarray], allowed: float) -> Told:
-    """How far pictures are from the training scans, a row a kind. distances: kind -> (n,), the scans first."""
+    """How far pictures are from the training scans, a row a kind. distances: kind -> (n,), the scans first; inf:
+    stopped before there was a distance."""
     figure, axis = plt.subplots(figsize=(6.8, 1.0 + 0.32 * len(distances)))
     refused = {kind: float((np.asarray(values) > allowed).mean()) for kind, values in distances.items()}
     labels = {kind: f"{kind} ({refused[kind]:.0%} refused)" for kind in distances}
-    points = [(labels[kind], value) for kind, values in distances.items() for value in np.asarray(values)[:200]]
+    end = 2 * max(np.max(values, where=np.isfinite(values), initial=0) for values in distances.values())
+    points = [(labels[kind], min(value, end)) for kind, values in distances.items() for value in values[:200]]
     seaborn.stripplot(x=[value for _, value in points], y=[name for name, _ in points], size=3, alpha=0.6, jitter=0.25,
                       color=LINE_COLORS[0], ax=axis)
     axis.axvline(allowed, color=LINE_COLORS[1], linestyle="--", label=f"allowed: {allowed:.1f}")
-    axis.set(xscale="log", xlabel="distance from the training scans (log scale)", ylabel="")
+    axis.set(xscale="log", xlabel="distance from the training scans (log scale; right end: stopped before)", ylabel="")
     axis.legend(fontsize=8, loc="lower right")
     known, *odd = refused
-    headline(figure, f"{refused[known]:.1%} of the {known} are refused, and what is none")
+    others = np.mean([refused[kind] for kind in odd])
+    headline(figure, f"Refused: {refused[known]:.1%} of the {known}, {others:.0%} of what is none")
     words = "; ".join(f"{kind} {share:.0%}" for kind, share in refused.items())
     return figure, f"Distances by kind of picture, and the largest allowed, {allowed:.1f}. Refused: {words}.", (
-        f"Refused are {refused[known]:.1%} of the {known}, and {np.mean([refused[kind] for kind in odd]):.1%} of the"
-        " others, on average over their kinds.")  # fmt: skip
+        f"Refused are {refused[known]:.1%} of the {known} and {others:.1%} of the others, on average over their kinds.")
