@@ -79,7 +79,8 @@ def threshold_figure(lines: np.ndarray, found: Sequence[Mapping], chosen: float)
     at = found[int(np.abs(lines - chosen).argmin())]
     words = " and ".join("{} {estimate:.1%} [{low:.1%}, {high:.1%}]".format(name, **at[name])
                          for name in ("sensitivity", "specificity"))  # fmt: skip
-    headline(figure, f"At the threshold chosen on validation: {words.replace(' [', ', [')}")
+    shares = (f"{name} {at[name]['estimate']:.0%}" for name in ("sensitivity", "specificity"))
+    headline(figure, f"At {chosen:.2f}, chosen on validation: {' and '.join(shares)} on test")
     return figure, f"Sensitivity falls and specificity rises with the threshold. At {chosen:.2f}, marked: {words}.", (
         f"On test scans, with intervals that count patients: {words}.")  # fmt: skip
 
