@@ -254,4 +254,4 @@ def test_figures_of_what_ships_say_their_numbers():
     figure, _, takeaway = ship_figures.risk_figure(np.array([0.5, 1.0]), np.array([0.0, 0.2]), 0.75)
     assert "errs on 10.0% of the rest in place of 20.0% of all" in takeaway and figure.axes[0].lines
     far = {"test scans": np.array([1.0, 2, 3, 9]), "text": np.array([np.inf, 20.0])}
-    assert "25.0% of the test scans, and 100.0% of the others" in ship_figures.distance_figure(far, 5.0)[2]
+    assert "25.0% of the test scans and 100.0% of the others" in ship_figures.distance_figure(far, 5.0)[2]
