@@ -181,7 +181,8 @@ def test_every_arm_runs_with_the_budget_of_its_rival(run, data, arms, results):
     assert {network.steps for network in results["student_kd"]} == {steps}
     answers = {name: networks[0].logits.tobytes() for name, networks in results.items()}
     same = [pair for pair in combinations(answers, 2) if answers[pair[0]] == answers[pair[1]]]
-    assert same in ([], [("kd_weak_teacher", "kd_middling_teacher")])  # with 8 patients of a class both know all
+    # 1.3 and 1.5 times three epochs are four; and with 8 patients of a class both teachers know all
+    assert set(same) <= {("alone_equal_seconds", "alone_half_longer"), ("kd_weak_teacher", "kd_middling_teacher")}
     kept = pd.read_csv(run.predictions_file)
     assert set(kept["network"]) == {arm.name for arm in arms}
     assert (kept[kept["seed"] == 0].groupby("network").size() == len(data.rows("test"))).all()

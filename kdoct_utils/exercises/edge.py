@@ -136,7 +136,7 @@ def _but(*missing: int) -> dict[str, bool]:
 
 check_small_file = Check(
     _but(),
-    (_but(0), "It answers and refuses, and is too large. What takes bytes: weights of 32 bits, scales, protections, operators?"),
+    (_but(0), "It answers and refuses, and is too large. What takes bytes: weights, scales, protections, operators?"),
     (_but(1), "Small enough, and it guesses. Did it train long enough, and was it calibrated on training scans?"),
     (_but(2), "Small and right, but it would answer to a black picture. What does export_onnx need for a distance?"),
     observe=_facts,
