@@ -65,7 +65,7 @@ def shipped_student(run: RunFolder, data: CourseData, arm: str) -> Path:
 def show_demo(run: RunFolder) -> None:
     """The page in a notebook. Nothing is downloaded here: without ONNX Runtime Web it says which command does."""
     if not runtime_file().is_file():
-        say(f"The page needs ONNX Runtime Web once: `kdoct demo --run-dir {run.path.name}` downloads it (33 MB) and "
+        say("The page needs ONNX Runtime Web once: `kdoct demo` with `--run-dir` downloads it (33 MB) and "
             "writes the page. Then run this cell again.")  # fmt: skip
         return
     show_page(run_demo(run), "Two students read a B-scan")

@@ -43,7 +43,8 @@ def model_card(
         f"Results of this file on {scores['n_scans']} test scans of {scores['n_patients']} patients": [
             f"- accuracy {scores['accuracy']:.3f}, 95% interval over patients {low:.3f} to {high:.3f}",
             f"- sensitivity {scores['sensitivity']:.3f}, specificity {scores['specificity']:.3f} (macro, each class)",
-            *([f"- expected calibration error {scores['ece']:.3f}"] if scores.get("ece") is not None else []),
+            *([f"- expected calibration error {scores['ece']:.3f}, before the file's temperature"]
+              if scores.get("ece") is not None else []),
         ],
         "When it answers": _rule_lines(rule),
         "Formats": [*_format_lines(formats), "", choice],

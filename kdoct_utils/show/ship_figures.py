@@ -26,10 +26,11 @@ def answers_figure(frames: Mapping[str, np.ndarray], answers: Sequence) -> Told:
     refused = sum(one.decision == "refused" for one in answers)
     titles = [f"{name}:\n{text}" for name, text in zip(frames, said, strict=True)]
     grey = [frame if frame.ndim == 2 else frame.mean(axis=2) for frame in frames.values()]
-    title = f"One file: {len(said) - refused} frames answered, {refused} refused"
+    unsure = sum(one.decision == "not sure" for one in answers)
+    title = f"One file: {len(said) - refused - unsure} frames named, {unsure} not sure, {refused} refused"
     figure = scan_grid(grey, titles, columns=3, width=2.3, title=title)
     alt = f"{len(frames)} pictures with the file's answer above each. {'; '.join(titles)}.".replace("\n", " ")
-    return figure, alt, f"From a frame to an answer in one call; {refused} of {len(frames)} get none, with a reason."
+    return figure, alt, f"From a frame to an answer in one call; {refused + unsure} of {len(frames)} get no class."
 
 
 def mistakes_figure(kept: Mapping[str, float], count: int) -> Told:
@@ -104,7 +105,7 @@ def distance_figure(distances: Mapping[str, np.ndarray], allowed: float) -> Told
     stopped before there was a distance."""
     figure, axis = plt.subplots(figsize=(6.8, 1.0 + 0.32 * len(distances)))
     refused = {kind: float((np.asarray(values) > allowed).mean()) for kind, values in distances.items()}
-    labels = {kind: f"{kind} ({refused[kind]:.0%} refused)" for kind in distances}
+    labels = {kind: f"{kind} ({refused[kind]:.1%} refused)" for kind in distances}
     end = 2 * max(np.max(values, where=np.isfinite(values), initial=0) for values in distances.values())
     points = [(labels[kind], min(value, end)) for kind, values in distances.items() for value in values[:200]]
     seaborn.stripplot(x=[value for _, value in points], y=[name for name, _ in points], size=3, alpha=0.6, jitter=0.25,
