@@ -142,7 +142,7 @@ def wrong_labels_figure(p_true: np.ndarray, wrong: np.ndarray, shares: Mapping[s
 def rare_or_hard(shares: pd.DataFrame, label: str) -> str:
     """What focal loss adds to a rare class's share of the pull. shares: a row per epoch, a column per loss."""
     more = 100 * (shares["focal"] - shares["cross-entropy"])
-    words = "Here *rare* is known at once, and *hard* is found out later."
+    words = "Weights know from the start which class is rare; focal loss turns to it only later."
     if more.iloc[-1] <= more.iloc[0] + 1:
         words = "Here focal loss does not find the rare class later on either."
     return (f"Against cross-entropy, focal loss changes the share of {label} by {more.iloc[0]:+.0f} points in the "
@@ -156,7 +156,7 @@ def chased(shares: Mapping[str, float], wrong: float, right: float) -> str:
     if shares["of focal's pull"] <= shares["of CE's pull"] + 0.01:
         words = "So its attention does not go to the wrong labels in this training."
     kept = f"{wrong:.0%} at wrong labels and {right:.0%} at right ones"
-    return f"Of cross-entropy's pull focal loss keeps {kept}. {words}"
+    return f"Of cross-entropy's pull focal loss has {kept}. {words}"
 
 
 def when_to_look(auc: pd.Series) -> str:
@@ -164,4 +164,6 @@ def when_to_look(auc: pd.Series) -> str:
     best, last = auc.idxmax(), auc.index[-1]
     if auc[best] > auc[last] + 0.01:
         return f"Wrong labels are found best in epoch {best}: AUC {auc[best]:.2f}, and {auc[last]:.2f} at the end"
+    if auc[last] > auc.iloc[0] + 0.01:
+        return f"Wrong labels are found better later on: AUC {auc.iloc[0]:.2f} at first, {auc[last]:.2f} last"
     return f"Wrong labels are found as well at the end as before (AUC {auc[last]:.2f})"
