@@ -97,7 +97,7 @@ def show_page(path: Path, title: str, height: int = 860) -> None:
     """
     place = html.escape(Path(os.path.relpath(path)).as_posix())
     frame = f'<iframe class="demo" src="{place}" title="{html.escape(title)}" width="100%" height="{height}"></iframe>'
-    display({"text/html": frame, "text/plain": f"{title}: {path}"}, raw=True)
+    display({"text/html": frame, "text/plain": f"{title}: {place}"}, raw=True)
 
 
 def with_alt_text(notebook: NotebookNode) -> NotebookNode:
